@@ -1,0 +1,1 @@
+//! Configuration, plan, journal, engine, steps, targets and gate of a release. No terminal, no HTTP server.

@@ -1,0 +1,1 @@
+//! Backup, proof, clone, fingerprint, migrations and swap of a PostgreSQL database. Knows no release.

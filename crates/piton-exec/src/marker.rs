@@ -1,0 +1,102 @@
+//! Finds processes by a variable in their environment.
+//!
+//! A process id in a file can be lost between the spawn and the write, and can come to name somebody else's process. A
+//! variable in the environment is there from the first instruction and is inherited by every child.
+
+use std::time::{Duration, Instant};
+
+use procfs::process::Process;
+use rustix::process::{Pid, Signal};
+
+/// A running process that carries the mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// The process id.
+    pub pid: i32,
+    /// The id of its parent.
+    pub parent: i32,
+    /// When it started, in clock ticks after boot; with the id it names one process for ever.
+    pub started: u64,
+}
+
+/// Lists the living processes whose environment holds `name=value`, oldest first.
+///
+/// Zombies and processes of other users are left out.
+pub fn find(name: &str, value: &str) -> Vec<Marked> {
+    find_where(name, |found| found == value)
+}
+
+/// Lists the living processes whose environment holds `name` with a value that the test accepts, oldest first.
+pub fn find_where(name: &str, accepts: impl Fn(&str) -> bool) -> Vec<Marked> {
+    let Ok(all) = procfs::process::all_processes() else {
+        return Vec::new();
+    };
+    let mut marked: Vec<Marked> = all
+        .flatten()
+        .filter_map(|process| {
+            let environ = process.environ().ok()?;
+            let value = environ.get(std::ffi::OsStr::new(name))?.to_str()?;
+            accepts(value).then(|| describe(&process))?
+        })
+        .collect();
+    marked.sort_by_key(|m| (m.started, m.pid));
+    marked
+}
+
+fn describe(process: &Process) -> Option<Marked> {
+    let stat = process.stat().ok()?;
+    (stat.state != 'Z').then_some(Marked { pid: stat.pid, parent: stat.ppid, started: stat.starttime })
+}
+
+/// Ends every process that carries the mark: SIGTERM, and SIGKILL for those that are there after `grace`.
+///
+/// Returns how many had to be ended. Does not return before none is left, or 5 s after the SIGKILL.
+pub async fn stop(name: &str, value: &str, grace: Duration) -> usize {
+    let first = find(name, value);
+    signal(&first, Signal::TERM);
+    let begin = Instant::now();
+    let mut killed = false;
+    loop {
+        let left = find(name, value);
+        if left.is_empty() || begin.elapsed() > grace + Duration::from_secs(5) {
+            return first.len();
+        }
+        if begin.elapsed() >= grace {
+            // A child that came up after the SIGTERM is ended with the rest.
+            signal(&left, Signal::KILL);
+            killed = true;
+        }
+        let pause = if killed { 10 } else { 25 };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+fn signal(processes: &[Marked], signal: Signal) {
+    for marked in processes {
+        if let Some(pid) = Pid::from_raw(marked.pid) {
+            // It has ended by itself meanwhile: what was wanted.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn children_are_found_and_a_deaf_process_is_killed() {
+        let value = format!("marker-test-{}", std::process::id());
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "trap '' TERM; sleep 60 & wait; sleep 60"])
+            .env("PITON_TEST_MARK", &value)
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(find("PITON_TEST_MARK", &value).len(), 2);
+        let reaper = std::thread::spawn(move || child.wait());
+        assert_eq!(stop("PITON_TEST_MARK", &value, Duration::from_millis(200)).await, 2);
+        assert!(find("PITON_TEST_MARK", &value).is_empty());
+        reaper.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,1 @@
+//! The traffic data plane: slots, weights, stickiness, hold, drain, per-slot statistics.

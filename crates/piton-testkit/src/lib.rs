@@ -1,0 +1,1 @@
+//! What the tests share: a sealed environment, throw-away PostgreSQL clusters, load and fault makers.

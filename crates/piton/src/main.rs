@@ -1,0 +1,2 @@
+//! Takes a web app and its database from staging to production and back.
+fn main() {}
