@@ -1,1 +1,3 @@
 //! What the tests share: a sealed environment, throw-away PostgreSQL clusters, load and fault makers.
+
+pub mod postgres;
