@@ -1,1 +1,3 @@
 //! Configuration, plan, journal, engine, steps, targets and gate of a release. No terminal, no HTTP server.
+
+pub mod config;
