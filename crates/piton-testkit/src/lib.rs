@@ -1,3 +1,5 @@
 //! What the tests share: a sealed environment, throw-away PostgreSQL clusters, load and fault makers.
 
+pub mod example;
+pub mod load;
 pub mod postgres;

@@ -1,0 +1,12 @@
+//! What sets this release apart from the others: purchases have receipts.
+
+mod receipts;
+
+use axum::Router;
+
+use crate::App;
+
+/// Adds what this release has beyond the pages of the first one.
+pub fn complete(pages: Router<App>) -> Router<App> {
+    pages.merge(receipts::routes())
+}
