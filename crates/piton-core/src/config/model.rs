@@ -1,0 +1,238 @@
+//! The file `piton.toml` as it is written: the types that the JSON Schema is made from.
+//!
+//! Values are kept as text here, because `${NAME}` in them is filled in for one environment at a time.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::settings::{Engine, MigrationTool, ReferentialAction, RunWith};
+
+/// How a web app and its database are released.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "piton.toml")]
+pub(super) struct File {
+    /// The app's name: small letters, digits, `-` and `_`.
+    pub app: String,
+    /// How a release is built.
+    pub build: Option<Build>,
+    /// How the app runs.
+    pub run: Run,
+    /// The app's database. Leave it out for an app without one.
+    pub database: Option<Database>,
+    /// How traffic moves in protected environments. The others switch at once, unless they have a rollout of their own.
+    pub rollout: Option<Rollout>,
+    /// What sends a release back.
+    pub gate: Option<Gate>,
+    /// What is known about secrets.
+    pub secrets: Option<Secrets>,
+    /// The environments, by name.
+    pub environments: BTreeMap<String, Environment>,
+    /// What has to hold before traffic moves.
+    #[serde(default)]
+    pub check: Vec<Check>,
+}
+
+/// How a release is built.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Build {
+    /// The commands, run in this order in the release folder, each split by shell quoting rules and run without a shell.
+    #[serde(default)]
+    pub run: Vec<String>,
+}
+
+/// How the app runs.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Run {
+    /// What starts and ends the app. Default: `process`.
+    pub with: Option<RunWith>,
+    /// The command, run in the release folder with the port to listen on in `PORT`.
+    pub command: String,
+    /// How the app says that it is ready.
+    pub ready: Ready,
+    /// How long the app may take to end after SIGTERM, before SIGKILL. Default: `10s`.
+    pub stop_within: Option<String>,
+}
+
+/// How the app says that it is ready.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ready {
+    /// The path that answers 200 when the app is ready.
+    pub get: String,
+    /// How long a start may take. Default: `60s`.
+    pub within: Option<String>,
+}
+
+/// The app's database.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Database {
+    /// The database's kind. Default: `postgres`.
+    pub engine: Option<Engine>,
+    /// The URL to reach it. Default: `${DATABASE_URL}`.
+    pub url: Option<String>,
+    /// What applies migrations. Default: `sql`.
+    pub migrations: Option<MigrationTool>,
+    /// The folder that holds the migrations. Default: `migrations` or `db/migrations`, whichever exists.
+    pub folder: Option<String>,
+}
+
+/// How traffic moves to a release.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollout {
+    /// Shares of the traffic and how long each is judged, like `5% for 2h`; ascending, the last one `100%`.
+    pub steps: Option<Vec<String>>,
+    /// How long the way back stays open after the last step.
+    pub watch: Option<String>,
+}
+
+/// What sends a release back.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gate {
+    /// The largest share of failed responses. Default: `1%`.
+    pub errors: Option<String>,
+    /// The largest 95th percentile of the latency. Default: no limit.
+    pub p95: Option<String>,
+    /// How many responses the candidate must have given before a limit may judge. Default: 50.
+    #[schemars(range(min = 1))]
+    pub at_least: Option<u32>,
+}
+
+/// What is known about secrets.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secrets {
+    /// The names of variables that may have the same value in two environments.
+    #[serde(default)]
+    pub shared: Vec<String>,
+}
+
+/// A place where the app runs for somebody.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Environment {
+    /// Whether people depend on it: releases go in steps and test keys are refused. Default: false.
+    pub protected: Option<bool>,
+    /// The file with the app's variables. Default: `.env.NAME`, when it exists.
+    pub env_file: Option<String>,
+    /// The environment in which a commit must have been released before.
+    pub after: Option<String>,
+    /// From which environment the database is made at each release.
+    pub data: Option<Data>,
+    /// The ports of the two slots.
+    pub ports: Ports,
+    /// Where the proxy takes traffic: an address with a port, or a port.
+    pub listen: String,
+    /// How traffic moves, in this environment.
+    pub rollout: Option<Rollout>,
+    /// Where backups go and how long they stay.
+    pub backup: Option<Backup>,
+    /// The hours in which a release may start, like `Tue 10:00-12:00 America/New_York`. Default: always.
+    pub window: Option<String>,
+}
+
+/// From which environment a database is made.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// The environment's name.
+    pub from: String,
+}
+
+/// The ports of the two slots.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ports {
+    /// The blue slot's port.
+    #[schemars(range(min = 1))]
+    pub blue: u16,
+    /// The green slot's port.
+    #[schemars(range(min = 1))]
+    pub green: u16,
+}
+
+/// Where backups go and how long they stay.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backup {
+    /// How long a backup is kept. Default: `14d`.
+    pub keep: Option<String>,
+    /// The folder. Default: `backups`.
+    pub to: Option<String>,
+}
+
+/// Something that has to hold before traffic moves; it has exactly one of `get`, `sql`, `command` and `table`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Check {
+    /// The name, unique in the file.
+    pub name: String,
+    /// The environments that it is made in. Default: all.
+    pub on: Option<Vec<String>>,
+    /// How long it may take.
+    pub within: Option<String>,
+    /// The path of a GET request to the app.
+    pub get: Option<String>,
+    /// A query that returns one row; its first column is compared with `expect`.
+    pub sql: Option<String>,
+    /// A program that has to end with exit code 0, run in the release folder.
+    pub command: Option<String>,
+    /// A table whose structure is compared: `table` or `schema.table`.
+    pub table: Option<String>,
+    /// What must be seen: the value of a query, or status and JSON of an answer. Default for `get`: status 200.
+    pub expect: Option<Expect>,
+    /// The table's columns with their types, like `text not null`.
+    pub columns: Option<BTreeMap<String, String>>,
+    /// The columns of the table's primary key.
+    pub primary_key: Option<Vec<String>>,
+    /// Sets of columns that must be unique.
+    pub unique: Option<Vec<Vec<String>>>,
+    /// The table's foreign keys.
+    pub foreign_keys: Option<Vec<ForeignKey>>,
+}
+
+/// What a check must see.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Expect {
+    /// What an HTTP answer must be.
+    Answer(Answer),
+    /// The boolean that a query must return.
+    Boolean(bool),
+    /// The whole number that a query must return.
+    Integer(i64),
+    /// The text that a query must return.
+    Text(String),
+}
+
+/// What an HTTP answer must be.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Answer {
+    /// The status. Default: 200.
+    #[schemars(range(min = 100, max = 599))]
+    pub status: Option<u16>,
+    /// What the body must hold at least, by key or by dotted path.
+    pub json: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// A foreign key that must be there.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForeignKey {
+    /// The columns that refer.
+    pub columns: Vec<String>,
+    /// The table and its columns that they refer to, like `TokenPurchase(id)`.
+    pub references: String,
+    /// What a change of the referenced row does. Default: `no-action`.
+    pub on_update: Option<ReferentialAction>,
+    /// What a removal of the referenced row does. Default: `no-action`.
+    pub on_delete: Option<ReferentialAction>,
+}

@@ -1,0 +1,252 @@
+//! Turns the file into the settings of one environment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use piton_exec::{ExposeSecret, Secret};
+
+use super::checks;
+use super::context::{Context, Variables, has_variable};
+use super::model;
+use super::secrets;
+use super::settings::{
+    Backup, Build, DataFrom, Database, Engine, Gate, MigrationTool, Migrations, Ports, Ready, Rollout, Run,
+    RunWith, Settings,
+};
+use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
+
+/// Where migrations are looked for when no folder is configured.
+pub(super) const MIGRATION_FOLDERS: [&str; 2] = ["migrations", "db/migrations"];
+
+/// What a protected environment does when no rollout is configured, and what another one does.
+const CAREFUL_STEPS: [&str; 4] = ["5% for 2h", "25% for 4h", "50% for 8h", "100%"];
+const STEPS_AT_ONCE: [&str; 1] = ["100%"];
+
+/// The file, the folder that it is in, and the environment that is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) root: &'a Path,
+    pub(super) file: &'a model::File,
+    pub(super) name: &'a str,
+    pub(super) environment: &'a model::Environment,
+}
+
+impl Asked<'_> {
+    /// Returns the path of a key of the environment.
+    fn own(&self, key: &str) -> String {
+        format!("environments.{}.{key}", self.name)
+    }
+}
+
+/// Resolves every value; `None` when one is wrong, which the context notes, or not known yet.
+pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Context<'_>) -> Option<Settings> {
+    let Asked { root, file, name, environment } = asked;
+    let protected = environment.protected.unwrap_or(false);
+    cx.note("app", &file.app);
+    let build = build(file, cx);
+    let run = run(asked, cx);
+    let database = file.database.as_ref().map(|database| self::database(root, database, cx));
+    let gate = gate(file, cx);
+    cx.note(&asked.own("protected"), protected);
+    if let Some(after) = &environment.after {
+        cx.note(&asked.own("after"), after);
+    }
+    let listen = listen(asked, cx);
+    let rollout = rollout(asked, protected, cx);
+    if let Some(data) = &environment.data {
+        cx.note(&asked.own("data.from"), &data.from);
+    }
+    let backup = backup(asked, cx);
+    let window = cx.optional(&asked.own("window"), environment.window.as_deref(), FromStr::from_str);
+    let checks = checks::resolve(file, name, cx);
+    Some(Settings {
+        app: file.app.clone(),
+        environment: name.to_owned(),
+        protected,
+        after: environment.after.clone(),
+        root: root.to_owned(),
+        build: build?,
+        run: run?,
+        database: match database {
+            Some(database) => Some(database?),
+            None => None,
+        },
+        listen: listen?,
+        rollout: rollout?,
+        gate: gate?,
+        data: environment.data.as_ref().map(|data| DataFrom { environment: data.from.clone() }),
+        backup: backup?,
+        window: window?,
+        checks: checks?,
+        vars: vars(asked, variables, cx),
+        shared_secrets: file.secrets.iter().flat_map(|secrets| secrets.shared.iter().cloned()).collect(),
+        origins: std::mem::take(&mut cx.origins),
+    })
+}
+
+fn build(file: &model::File, cx: &mut Context<'_>) -> Option<Build> {
+    let lines = file.build.as_ref().map(|build| &build.run[..]).unwrap_or_default();
+    let run: Vec<Option<CommandLine>> = lines
+        .iter()
+        .enumerate()
+        .map(|(i, line)| cx.required(&format!("build.run[{i}]"), line, FromStr::from_str))
+        .collect();
+    Some(Build { run: run.into_iter().collect::<Option<_>>()? })
+}
+
+fn run(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Run> {
+    let run = &asked.file.run;
+    let with = run.with.unwrap_or(RunWith::Process);
+    cx.note_word("run.with", with);
+    let command = cx.required("run.command", &run.command, FromStr::from_str);
+    let get = cx.required("run.ready.get", &run.ready.get, parse_path);
+    let within = cx.parse("run.ready.within", run.ready.within.as_deref(), "60s", parse_duration);
+    let stop_within = cx.parse("run.stop_within", run.stop_within.as_deref(), "10s", parse_duration);
+    let ports = Ports { blue: asked.environment.ports.blue, green: asked.environment.ports.green };
+    cx.note(&asked.own("ports.blue"), ports.blue);
+    cx.note(&asked.own("ports.green"), ports.green);
+    Some(Run {
+        with,
+        command: command?,
+        ready: Ready { get: get?, within: within? },
+        stop_within: stop_within?,
+        ports,
+    })
+}
+
+/// Reads the path of a request.
+pub(super) fn parse_path(text: &str) -> Result<String, ValueError> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.starts_with('/') && printable {
+        Ok(text.to_owned())
+    } else {
+        Err(ValueError::new(format!(
+            "`{text}` is not the path of a request: it begins with `/` and has no spaces"
+        )))
+    }
+}
+
+fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Option<Database> {
+    let path = "database.url";
+    let engine = database.engine.unwrap_or(Engine::Postgres);
+    cx.note_word("database.engine", engine);
+    if database.url.as_deref().and_then(secrets::password_of).is_some_and(|word| !has_variable(word)) {
+        cx.refuse_unseen("`database.url` has a password in it, and piton.toml is no place for secrets: write the URL into the env_file as DATABASE_URL");
+        return None;
+    }
+    let url = cx.secret(path, database.url.as_deref(), "${DATABASE_URL}");
+    if let Some(url) = &url
+        && !["postgres://", "postgresql://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
+    {
+        cx.refuse(path, "`database.url` does not begin with `postgres://`");
+    }
+    let tool = database.migrations.unwrap_or(MigrationTool::Sql);
+    cx.note_word("database.migrations", tool);
+    let found = MIGRATION_FOLDERS.into_iter().find(|folder| root.join(folder).is_dir());
+    let folder = cx.optional("database.folder", database.folder.as_deref().or(found), parse_folder)?;
+    Some(Database { engine, url: url?, migrations: folder.map(|folder| Migrations { tool, folder }) })
+}
+
+/// Reads a folder of the app, which has to be there in every checkout of it.
+fn parse_folder(text: &str) -> Result<PathBuf, ValueError> {
+    let path = PathBuf::from(text);
+    let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if inside && !text.is_empty() {
+        Ok(path)
+    } else {
+        Err(ValueError::new(format!(
+            "`{text}` is not a folder of the app: it is a path below piton.toml's folder"
+        )))
+    }
+}
+
+fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
+    let gate = file.gate.as_ref();
+    let errors = cx.parse("gate.errors", gate.and_then(|g| g.errors.as_deref()), "1%", Percent::from_str);
+    let p95 = cx.optional("gate.p95", gate.and_then(|g| g.p95.as_deref()), parse_duration);
+    let at_least = gate.and_then(|g| g.at_least).unwrap_or(50);
+    cx.note("gate.at_least", at_least);
+    Some(Gate { errors: Some(errors?), p95: p95?, at_least })
+}
+
+fn listen(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<SocketAddr> {
+    let (path, ports) = (asked.own("listen"), &asked.environment.ports);
+    let listen = cx.required(&path, &asked.environment.listen, parse_listen)?;
+    for (slot, port) in [("blue", ports.blue), ("green", ports.green)] {
+        if port == listen.port() {
+            cx.refuse(&path, format!("port {port} is the {slot} slot's: the proxy needs one of its own"));
+        }
+    }
+    Some(listen)
+}
+
+fn rollout(asked: Asked<'_>, protected: bool, cx: &mut Context<'_>) -> Option<Rollout> {
+    let own = asked.environment.rollout.as_ref();
+    let common = asked.file.rollout.as_ref().filter(|_| protected);
+    let own_path = asked.own("rollout");
+    let source = |written: fn(&model::Rollout) -> bool| match (own, common) {
+        (Some(own), _) if written(own) => (own_path.as_str(), Some(own)),
+        (_, Some(common)) if written(common) => ("rollout", Some(common)),
+        _ => (own_path.as_str(), None),
+    };
+    let (path, table) = source(|rollout| rollout.steps.is_some());
+    let defaults: &[&str] = if protected { &CAREFUL_STEPS } else { &STEPS_AT_ONCE };
+    let steps = match table.and_then(|table| table.steps.as_ref()) {
+        Some(steps) => rollout_steps(&format!("{path}.steps"), steps, cx),
+        None => rollout_steps(&format!("{path}.steps"), defaults, cx),
+    };
+    let (path, table) = source(|rollout| rollout.watch.is_some());
+    let default = if protected { "24h" } else { "0s" };
+    let watch = table.and_then(|table| table.watch.as_deref());
+    let watch = cx.parse(&format!("{path}.watch"), watch, default, parse_duration);
+    Some(Rollout { steps: steps?, watch: watch? })
+}
+
+fn rollout_steps<S: AsRef<str>>(path: &str, texts: &[S], cx: &mut Context<'_>) -> Option<Vec<RolloutStep>> {
+    let place = |i: usize| format!("{path}[{i}]");
+    let steps: Vec<Option<RolloutStep>> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| cx.required(&place(i), text.as_ref(), FromStr::from_str))
+        .collect();
+    let steps: Vec<RolloutStep> = steps.into_iter().collect::<Option<_>>()?;
+    let mut before = Percent::ZERO;
+    for (i, step) in steps.iter().enumerate() {
+        if step.share <= before {
+            cx.refuse(&place(i), format!("{} is not more than the {before} before it", step.share));
+        }
+        before = step.share;
+    }
+    match steps.last() {
+        None => cx.refuse(path, "a rollout needs at least one step: `steps = [\"100%\"]`"),
+        Some(last) if last.share != Percent::FULL => {
+            cx.refuse(&place(steps.len() - 1), format!("the last step is 100%, not {}", last.share));
+        }
+        Some(_) => {}
+    }
+    Some(steps)
+}
+
+fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
+    let backup = asked.environment.backup.as_ref();
+    let keep = backup.and_then(|backup| backup.keep.as_deref());
+    let keep = cx.parse(&asked.own("backup.keep"), keep, "14d", parse_duration);
+    let to = backup.and_then(|backup| backup.to.as_deref());
+    let to = cx.parse(&asked.own("backup.to"), to, "backups", |to| match to {
+        "" => Err(ValueError::new("a backup needs a folder")),
+        to => Ok(asked.root.join(to)),
+    });
+    Some(Backup { keep: keep?, to: to? })
+}
+
+/// Takes all variables of the environment's file, none of which is shown.
+fn vars(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Context<'_>) -> BTreeMap<String, Secret> {
+    let Variables::Known { env_file: Some(file), .. } = variables else {
+        return BTreeMap::new();
+    };
+    cx.note(&asked.own("env_file"), file.path.display());
+    cx.note_variables(file);
+    file.variables.iter().map(|(name, found)| (name.clone(), found.value.clone().into())).collect()
+}

@@ -1,0 +1,152 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use piton_exec::ExposeSecret;
+
+use super::super::{CheckKind, Origin, Percent, ReferentialAction, Scalar, load};
+use super::{FULL, SMALL, folder, read, render, resolve};
+
+const STAGING: (&str, &str) =
+    (".env.staging", "DATABASE_URL=postgres://u:hunter2@localhost/et_staging\nNODE_ENV=staging\n");
+const PRODUCTION: (&str, &str) =
+    (".env.production", "NODE_ENV=production\nDATABASE_URL=postgres://u:hunter3@localhost/et\n");
+
+#[test]
+fn every_key_arrives() {
+    let dir = folder(&[("piton.toml", FULL), STAGING, PRODUCTION]);
+    let below = dir.path().join("src/deep");
+    std::fs::create_dir_all(&below).unwrap();
+    let config = load(&below).unwrap();
+    assert_eq!(config.environments(), ["staging", "production"]);
+    assert_eq!(config.app(), "electricity-tokens");
+    let settings = config.environment("production", &|_| None).unwrap();
+
+    assert_eq!(settings.root, dir.path().canonicalize().unwrap());
+    assert!(settings.protected);
+    assert_eq!(settings.after.as_deref(), Some("staging"));
+    assert_eq!(settings.build.run.len(), 2);
+    assert_eq!(settings.run.command.args, ["--name", "two words"]);
+    assert_eq!((settings.run.ports.blue, settings.run.ports.green), (3001, 3002));
+    assert_eq!(settings.listen.to_string(), "0.0.0.0:80");
+    assert_eq!(settings.rollout.steps[0].share, Percent::from_basis_points(500).unwrap());
+    assert_eq!(settings.rollout.watch, Duration::from_secs(86_400));
+    assert_eq!(settings.gate.errors, Percent::from_basis_points(50));
+    assert_eq!((settings.gate.p95, settings.gate.at_least), (Some(Duration::from_millis(500)), 100));
+    assert_eq!(settings.data, None);
+    assert_eq!(settings.backup.keep, Duration::from_secs(14 * 86_400));
+    assert_eq!(settings.backup.to, settings.root.join("backups/"));
+    assert_eq!(settings.window.as_ref().unwrap().to_string(), "Tue 10:00-12:00 America/New_York");
+    assert_eq!(settings.vars["NODE_ENV"].expose_secret(), "production");
+    assert!(settings.shared_secrets.contains("SENTRY_DSN"));
+    let database = settings.database.as_ref().unwrap();
+    assert_eq!(database.url.expose_secret(), "postgres://u:hunter3@localhost/et");
+    assert_eq!(database.migrations.as_ref().unwrap().folder, PathBuf::from("migrations"));
+
+    let kinds: Vec<&CheckKind> = settings.checks.iter().map(|check| &check.kind).collect();
+    let [CheckKind::Http(http), CheckKind::Sql(sql), CheckKind::Table(table)] = kinds[..] else {
+        panic!("{kinds:?}");
+    };
+    assert_eq!(http.status, 200);
+    let json: Vec<_> = http.json.iter().map(|e| (e.path.join("/"), e.value.as_str().unwrap())).collect();
+    let expected = [("database/state", "connected"), ("environment", "production"), ("status", "ok")];
+    assert_eq!(json, expected.map(|(path, value)| (path.to_owned(), value)));
+    assert_eq!(sql.expect, Scalar::Integer(0));
+    assert_eq!(table.table.to_string(), "public.ReceiptData");
+    let columns: Vec<_> = table.columns.iter().map(|c| (&*c.name, &*c.data_type, c.nullable)).collect();
+    assert_eq!(columns, [("id", "text", false), ("tokenNumber", "text", true)]);
+    assert_eq!(table.foreign_keys[0].referenced, ["id"]);
+    assert_eq!(table.foreign_keys[0].on_delete, ReferentialAction::Cascade);
+    assert_eq!(settings.checks[0].within, Some(Duration::from_millis(500)));
+}
+
+#[test]
+fn little_has_to_be_said() {
+    let settings = resolve(SMALL, &[], "production", &[]).unwrap();
+    assert!(settings.database.is_none() && settings.window.is_none() && settings.checks.is_empty());
+    assert_eq!(settings.rollout.steps.len(), 4);
+    assert_eq!(settings.run.ready.within, Duration::from_secs(60));
+
+    let unprotected = SMALL.replace("protected = true\n", "");
+    let settings = resolve(&unprotected, &[], "production", &[]).unwrap();
+    assert_eq!(settings.rollout.steps.len(), 1);
+    assert_eq!(settings.rollout.watch, Duration::ZERO);
+}
+
+#[test]
+fn an_environment_can_change_one_half_of_the_rollout() {
+    let own = format!("{SMALL}rollout = {{ watch = \"1h\" }}\n[rollout]\nsteps = [\"100% for 5m\"]\n");
+    let settings = resolve(&own, &[], "production", &[]).unwrap();
+    assert_eq!(settings.rollout.steps[0].bake, Duration::from_secs(300));
+    assert_eq!(settings.rollout.watch, Duration::from_secs(3600));
+}
+
+#[test]
+fn migrations_are_found() {
+    let database = format!("{SMALL}[database]\n");
+    let folder_of = |files: &[(&str, &str)]| {
+        let settings = resolve(&database, files, "production", &[("DATABASE_URL", "postgres:///d")]).unwrap();
+        settings.database.unwrap().migrations.map(|migrations| migrations.folder)
+    };
+    assert_eq!(folder_of(&[]), None);
+    assert_eq!(folder_of(&[("db/migrations/1.sql", "")]), Some(PathBuf::from("db/migrations")));
+    let both = [("db/migrations/1.sql", ""), ("migrations/1.sql", "")];
+    assert_eq!(folder_of(&both), Some(PathBuf::from("migrations")));
+}
+
+#[test]
+fn the_env_file_wins_over_the_operators_shell() {
+    let stray = [("DATABASE_URL", "postgres://u:p@production/et"), ("NODE_ENV", "production")];
+    let settings = resolve(FULL, &[STAGING], "staging", &stray).unwrap();
+    let url = settings.database.unwrap().url;
+    assert_eq!(url.expose_secret(), "postgres://u:hunter2@localhost/et_staging");
+}
+
+#[test]
+fn every_value_knows_where_it_came_from() {
+    let text = FULL.replace("\"127.0.0.1:8080\"", "\"127.0.0.1:${PORT}\"");
+    let settings = resolve(&text, &[STAGING], "staging", &[("PORT", "9090")]).unwrap();
+    let lines: Vec<String> = settings
+        .origins()
+        .iter()
+        .map(|entry| format!("{} = {} ({})", entry.key, entry.value, entry.origin))
+        .collect();
+    let text = lines.join("\n");
+    insta::assert_snapshot!(text);
+    assert!(!text.contains("hunter"));
+    let find = |key: &str| settings.origins().iter().find(|entry| entry.key == key).unwrap();
+    assert_eq!(
+        find("environments.staging.listen").origin,
+        Origin::Environment { variable: "PORT".to_owned() }
+    );
+    let env_file = Origin::EnvFile { path: ".env.staging".into(), line: 1 };
+    assert_eq!(find("database.url").origin, env_file);
+    assert_eq!(find("environments.staging.backup.keep").origin, Origin::Default);
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let settings = resolve(FULL, &[STAGING], "staging", &[]).unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let broken = (".env.staging", "DATABASE_URL='postgres://u:hunter2@localhost/et_staging\n");
+    let error = resolve(FULL, &[broken], "staging", &[]).unwrap_err();
+    assert!(!render(&error).contains("hunter2") && !format!("{error:?}").contains("hunter2"));
+    let elsewhere = (".env.staging", "DATABASE_URL=mysql://u:hunter2@localhost/et_staging\nNODE_ENV=x\n");
+    let error = resolve(FULL, &[elsewhere], "staging", &[]).unwrap_err();
+    assert!(!render(&error).contains("hunter2") && !format!("{error:?}").contains("hunter2"));
+}
+
+#[test]
+fn checks_survive_the_plan() {
+    let settings = resolve(FULL, &[STAGING], "staging", &[]).unwrap();
+    let json = serde_json::to_string(&settings.checks).unwrap();
+    let back: Vec<super::super::Check> = serde_json::from_str(&json).unwrap();
+    assert_eq!(back, settings.checks);
+}
+
+#[test]
+fn a_dollar_sign_can_be_meant() {
+    let text = SMALL.replace("bin/server", "bin/server $$HOME $1 $${X}");
+    let settings = resolve(&text, &[], "production", &[]).unwrap();
+    assert_eq!(settings.run.command.args, ["$HOME", "$1", "${X}"]);
+    assert!(read(SMALL).is_ok());
+}
