@@ -197,7 +197,11 @@ fn foreign_key(path: &str, key: &model::ForeignKey, cx: &mut Context<'_>) -> Opt
     if referenced.len() != key.columns.len() {
         cx.refuse(
             &place,
-            format!("{} columns refer to {}: they have to be as many", key.columns.len(), referenced.len()),
+            format!(
+                "`columns` names {} and `references` {}: they have to be as many",
+                key.columns.len(),
+                referenced.len()
+            ),
         );
     }
     Some(ForeignKey {

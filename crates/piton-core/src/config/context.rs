@@ -133,10 +133,17 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Notes that the value at the path is wrong.
+    /// Notes that the value at the path is wrong, and which variable made it so.
     pub(super) fn refuse(&mut self, path: &str, message: impl Into<String>) {
         let place = self.document.value(path);
-        self.problems.push(Problem::new(message).at(place, format!("`{path}`")));
+        let read = self.origins.iter().rfind(|entry| entry.key == path).map(|entry| &entry.origin);
+        let label = match read {
+            Some(origin @ (Origin::EnvFile { .. } | Origin::Environment { .. })) => {
+                format!("`{path}`, filled in from {origin}")
+            }
+            _ => format!("`{path}`"),
+        };
+        self.problems.push(Problem::new(message).at(place, label));
     }
 
     /// Notes a mistake without pointing at it, because the place shows a secret.

@@ -154,13 +154,15 @@ impl Finds {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("app = {}\n", quoted(&self.app));
+        let mut text = String::from("# How the app is released. `piton schema` describes every key.\n\n");
+        put(&mut text, format_args!("app = {}\n", quoted(&self.app)));
         if !self.build.is_empty() {
             let lines: Vec<String> = self.build.iter().map(|line| quoted(line)).collect();
             put(&mut text, format_args!("\n[build]\nrun = [{}]\n", lines.join(", ")));
         }
         let command = match &self.command {
-            Some(command) => format!("command = {}", quoted(command)),
+            // A dollar sign is the shell's here, not the beginning of a variable of Piton's.
+            Some(command) => format!("command = {}", quoted(&command.replace('$', "$$"))),
             None => "command = \"bin/server\"        # not found: what starts the app?".to_owned(),
         };
         let ready = self.health.unwrap_or("/");

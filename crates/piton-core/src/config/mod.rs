@@ -2,8 +2,8 @@
 //!
 //! [`load`] reads the file and reports all that is wrong in it; [`Config::environment`] fills in the variables of one
 //! environment and returns its [`Settings`]. `${NAME}` in a value is looked up in the environment's `env_file` first and in
-//! Piton's own environment second; `$$` is a dollar sign. Names (of the app, environments, tables, columns) are taken as they
-//! are written.
+//! Piton's own environment second; `$$` is a dollar sign. Names (of the app, environments and checks) are taken as they are
+//! written.
 
 mod checks;
 mod context;
@@ -14,7 +14,7 @@ mod init;
 mod model;
 mod resolve;
 mod schema;
-pub mod secrets;
+mod secrets;
 mod settings;
 mod structure;
 mod validate;
@@ -31,6 +31,7 @@ use toml::de::DeTable;
 pub use error::ConfigError;
 pub use init::{Proposal, propose};
 pub use schema::json_schema;
+pub use secrets::{equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected};
 pub use settings::{
     Backup, Build, Check, CheckKind, ColumnCheck, DataFrom, Database, Engine, ForeignKey, Gate, HttpCheck,
     JsonExpectation, MigrationTool, Migrations, Origin, OriginEntry, Ports, Ready, ReferentialAction,
@@ -97,9 +98,14 @@ fn parse(root: &Path, name: &str, text: &str) -> Result<Config, ConfigError> {
             problems.extend(found);
         }
     }
-    problems.sort_by_key(Problem::position);
-    problems.dedup();
-    if problems.is_empty() { Ok(config) } else { Err(config.document.error(problems)) }
+    // What several environments have in common was found once for each of them.
+    let mut once: Vec<Problem> = Vec::new();
+    for problem in problems {
+        if !once.contains(&problem) {
+            once.push(problem);
+        }
+    }
+    if once.is_empty() { Ok(config) } else { Err(config.document.error(once)) }
 }
 
 impl Config {

@@ -28,7 +28,7 @@ pub(super) struct File {
     pub gate: Option<Gate>,
     /// What is known about secrets.
     pub secrets: Option<Secrets>,
-    /// The environments, by name.
+    /// The environments by name, like `[environments.staging]`.
     pub environments: BTreeMap<String, Environment>,
     /// What has to hold before traffic moves.
     #[serde(default)]
@@ -50,9 +50,9 @@ pub(super) struct Build {
 pub(super) struct Run {
     /// What starts and ends the app. Default: `process`.
     pub with: Option<RunWith>,
-    /// The command, run in the release folder with the port to listen on in `PORT`.
+    /// The command, like `bin/server`, run in the release folder with the port to listen on in `PORT`.
     pub command: String,
-    /// How the app says that it is ready.
+    /// How the app says that it is ready, like `{ get = "/api/health" }`.
     pub ready: Ready,
     /// How long the app may take to end after SIGTERM, before SIGKILL. Default: `10s`.
     pub stop_within: Option<String>,
@@ -126,9 +126,9 @@ pub(super) struct Environment {
     pub after: Option<String>,
     /// From which environment the database is made at each release.
     pub data: Option<Data>,
-    /// The ports of the two slots.
+    /// The ports of the two slots, like `{ blue = 3001, green = 3002 }`.
     pub ports: Ports,
-    /// Where the proxy takes traffic: an address with a port, or a port.
+    /// Where the proxy takes traffic: an address with a port like `127.0.0.1:8080`, or a port.
     pub listen: String,
     /// How traffic moves, in this environment.
     pub rollout: Option<Rollout>,

@@ -93,7 +93,7 @@ impl<'a> Walk<'a> {
         collect_homes(self.root, self.root, "", name, &mut homes);
         let label = match (nearest(name, names()), &homes[..]) {
             (Some(near), _) => format!("did you mean `{near}`?"),
-            (None, [home]) => format!("`{name}` belongs into `{home}`"),
+            (None, [home]) => format!("`{name}` belongs in `{home}`"),
             (None, _) => "not a key here".to_owned(),
         };
         problem.at(Some(span), label).help(format!("there is: {}", listed(names())))

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::values::{ValueError, serde_as_text};
 
 const DAYS: [(&str, Weekday); 7] = [
-    ("Mon", Weekday::Monday),
-    ("Tue", Weekday::Tuesday),
-    ("Wed", Weekday::Wednesday),
-    ("Thu", Weekday::Thursday),
-    ("Fri", Weekday::Friday),
-    ("Sat", Weekday::Saturday),
-    ("Sun", Weekday::Sunday),
+    ("Monday", Weekday::Monday),
+    ("Tuesday", Weekday::Tuesday),
+    ("Wednesday", Weekday::Wednesday),
+    ("Thursday", Weekday::Thursday),
+    ("Friday", Weekday::Friday),
+    ("Saturday", Weekday::Saturday),
+    ("Sunday", Weekday::Sunday),
 ];
 
 /// The hours of the week in which a release may start: `Mon-Thu 10:00-12:00 America/New_York`.
@@ -96,9 +96,11 @@ impl fmt::Display for Window {
 
 serde_as_text!(Window);
 
-/// Reads `Tue`, `Mon-Thu`, `Fri-Mon` or `Mon,Wed,Fri`.
+/// Reads `Tue`, `Tuesday`, `Mon-Thu`, `Fri-Mon` or `Mon,Wed,Fri`.
 fn parse_days(text: &str) -> Option<Vec<Weekday>> {
-    let day = |name: &str| DAYS.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|&(_, day)| day);
+    let is =
+        |name: &str, full: &str| name.eq_ignore_ascii_case(full) || name.eq_ignore_ascii_case(&full[..3]);
+    let day = |name: &str| DAYS.iter().find(|(full, _)| is(name, full)).map(|&(_, day)| day);
     let mut days = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -171,7 +173,7 @@ mod tests {
         assert!(week.contains(at("2025-11-13T10:00:00Z")) && !week.contains(at("2025-11-14T10:00:00Z")));
         let around = window("Sat-Mon 00:00-24:00 UTC");
         assert!(around.contains(at("2025-11-10T23:59:59Z")) && !around.contains(at("2025-11-11T00:00:00Z")));
-        let list = window("Mon,Wed,Fri 10:00-11:00 UTC");
+        let list = window("Monday,Wed,Fri 10:00-11:00 UTC");
         assert_eq!(list.next_open(at("2025-11-10T11:00:00Z")), Some(at("2025-11-12T10:00:00Z")));
         let night = window("Fri 22:00-02:00 UTC");
         assert!(night.contains(at("2025-11-15T01:59:00Z")) && !night.contains(at("2025-11-14T01:00:00Z")));

@@ -38,6 +38,14 @@ fn a_cargo_app_with_a_procfile() {
 }
 
 #[test]
+fn a_shells_variable_stays_the_shells() {
+    let dir = folder(&[("Procfile", "web: bin/server -p ${PORT:-3000} --pid $$\n")]);
+    std::fs::write(dir.path().join("piton.toml"), propose(dir.path()).text).unwrap();
+    let settings = load(dir.path()).unwrap().environment("staging", &|_| None).unwrap();
+    assert_eq!(settings.run.command.args, ["-c", "exec bin/server -p ${PORT:-3000} --pid $$"]);
+}
+
+#[test]
 fn an_empty_folder() {
     let dir = folder(&[("shop/.keep", "")]);
     let shop = dir.path().join("shop");

@@ -1,9 +1,13 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use piton_exec::ExposeSecret;
+use proptest::prelude::*;
 
-use super::super::{CheckKind, Origin, Percent, ReferentialAction, Scalar, load};
+use super::super::{
+    CheckKind, Origin, Percent, ReferentialAction, Scalar, equal_secrets, live_keys_outside_protected, load,
+    test_keys_inside_protected,
+};
 use super::{FULL, SMALL, folder, read, render, resolve};
 
 const STAGING: (&str, &str) =
@@ -141,6 +145,38 @@ fn checks_survive_the_plan() {
     let json = serde_json::to_string(&settings.checks).unwrap();
     let back: Vec<super::super::Check> = serde_json::from_str(&json).unwrap();
     assert_eq!(back, settings.checks);
+}
+
+#[test]
+fn the_example_can_be_released() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/electricity-tokens");
+    let text = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
+    let (staging, production) = (text(".env.staging.example"), text(".env.production.example"));
+    let files = [(".env.staging", staging.as_str()), (".env.production", production.as_str())];
+    let settings =
+        |name| resolve(&text("piton.toml"), &files, name, &[]).unwrap_or_else(|e| panic!("{}", render(&e)));
+    let (staging, production) = (settings("staging"), settings("production"));
+    assert!(equal_secrets(&staging, &production).is_empty());
+    assert!(
+        live_keys_outside_protected(&staging).is_empty()
+            && test_keys_inside_protected(&production).is_empty()
+    );
+    assert_eq!(staging.data.unwrap().environment, "production");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a slip of the keys makes of a file, the answer is settings or an error that can be shown.
+    #[test]
+    fn a_damaged_file_is_answered(from in 0..FULL.len(), gone in 0_usize..12, added in "[a-z0-9=\"'{}\\[\\].$\n]{0,3}") {
+        let mut text = FULL.to_owned();
+        text.replace_range(from..(from + gone).min(FULL.len()), &added);
+        if let Err(error) = read(&text) {
+            prop_assert!(error.messages().count() > 0);
+            prop_assert!(!render(&error).is_empty());
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 use super::super::Settings;
-use super::super::secrets::{
-    equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected,
-};
+use super::super::{equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected};
 use super::{FULL, resolve};
 
 fn settings(environment: &str, vars: &str) -> Settings {

@@ -76,7 +76,7 @@ fn wrong_values() {
         .replace("\"0.5%\"", "\"0.5\"")
         .replace("\"500ms\"\nat", "\"half a second\"\nat")
         .replace("bin/server --name 'two words'", "bin/server --name 'two words")
-        .replace("Tue 10:00", "Tuesday 10:00")
+        .replace("Tue 10:00", "Tues 10:00")
         .replace("listen = \"80\"", "listen = \"localhost:80\"")
         .replace("/api/health\", within", "api/health\", within")
         .replace("folder = \"migrations\"", "folder = \"/srv/migrations\"");
