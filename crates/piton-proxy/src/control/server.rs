@@ -1,0 +1,357 @@
+//! The proxy's side of the control socket.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::bucket::BUCKETS;
+use crate::claim::{self, Footing};
+use crate::control::{Answer, Drained, Fault, Held, Order, Released, Slot, Stats, Status, Switched};
+use crate::hold::{Hold, HoldCounts};
+use crate::routing::Router;
+use crate::state::State;
+use crate::unix;
+use crate::worker::{Leave, WorkerGone, Workers};
+
+/// How the proxy leaves when it is stopped.
+pub(crate) const STOP: Leave =
+    Leave { idle: Duration::ZERO, requests: Duration::from_secs(30), websockets: Duration::ZERO };
+
+/// How the proxy leaves when a successor serves: whoever keeps a connection open without use gets time to
+/// use it once more, so that no request crosses with its closing; a long download or a WebSocket may end.
+pub(crate) const HANDED_OVER: Leave = Leave {
+    idle: Duration::from_secs(15),
+    requests: Duration::from_hours(1),
+    websockets: Duration::from_hours(1),
+};
+
+/// How the control side came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Stopped,
+    HandedOver,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The successor has the sockets; orders wait for it.
+    HandingOver,
+    Ended(End),
+}
+
+/// What the proxy has been ordered, and whom it tells.
+pub(crate) struct Control {
+    dir: PathBuf,
+    listen: SocketAddr,
+    epoch: String,
+    since: Timestamp,
+    router: Arc<Router>,
+    pub(crate) workers: Workers,
+    footing: Footing,
+    desk: RefCell<Desk>,
+    phase: watch::Sender<Phase>,
+    /// Who ordered the proxy to stop: the end of the connection tells that it has.
+    waiting: RefCell<Vec<StdUnixStream>>,
+}
+
+/// The orders in force.
+struct Desk {
+    state: State,
+    hold: Option<Arc<Hold>>,
+    /// The hold that ended by itself and that nobody has released yet.
+    lapsed: Option<Arc<Hold>>,
+    /// What the holds before the one in force did.
+    past: HoldCounts,
+}
+
+impl Control {
+    pub(crate) fn new(
+        dir: PathBuf,
+        listen: SocketAddr,
+        state: State,
+        router: Arc<Router>,
+        workers: Workers,
+        footing: Footing,
+    ) -> Control {
+        Control {
+            dir,
+            listen,
+            epoch: format!("{:016x}", rand::random::<u64>()),
+            since: Timestamp::now(),
+            router,
+            workers,
+            footing,
+            desk: RefCell::new(Desk { state, hold: None, lapsed: None, past: HoldCounts::default() }),
+            phase: watch::Sender::new(Phase::Serving),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Takes orders until the proxy is stopped or handed over.
+    pub(crate) async fn run(self: &Rc<Self>) -> io::Result<End> {
+        let listener = UnixListener::from_std(self.footing.control.try_clone()?)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut phase = self.phase.subscribe();
+        loop {
+            let now = *phase.borrow_and_update();
+            if let Phase::Ended(end) = now {
+                return Ok(end);
+            }
+            tokio::select! {
+                // During a hand-over, new connections are left to the successor.
+                accepted = listener.accept(), if now == Phase::Serving => match accepted {
+                    Ok((stream, _)) => drop(spawn_local(Rc::clone(self).serve(stream))),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept on the control socket");
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                _ = phase.changed() => {}
+                _ = terminate.recv() => return Ok(End::Stopped),
+                _ = interrupt.recv() => return Ok(End::Stopped),
+            }
+        }
+    }
+
+    /// Gives up the lock and the sockets; returns the workers, and who waits for the proxy's end.
+    pub(crate) fn step_down(self, end: End) -> (Workers, Vec<StdUnixStream>) {
+        if end == End::Stopped
+            && let Err(error) = unix::remove(&self.dir)
+        {
+            tracing::debug!(%error, "cannot remove the control socket");
+        }
+        (self.workers, self.waiting.into_inner())
+    }
+
+    async fn serve(self: Rc<Self>, stream: UnixStream) {
+        if let Err(error) = self.take_orders(BufReader::new(stream)).await {
+            tracing::debug!(%error, "control connection broke off");
+        }
+    }
+
+    async fn take_orders(self: &Rc<Self>, mut stream: BufReader<UnixStream>) -> io::Result<()> {
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).await? > 0 {
+            let received = Instant::now();
+            let order = serde_json::from_slice::<Order>(&line);
+            line.clear();
+            if *self.phase.borrow() != Phase::Serving {
+                return send::<()>(&mut stream, Err(Fault::Replaced)).await;
+            }
+            match order {
+                Ok(Order::TakeOver) => return self.hand_over(&mut stream).await,
+                Ok(Order::Stop) => {
+                    send(&mut stream, Ok(())).await?;
+                    self.waiting.borrow_mut().push(stream.into_inner().into_std()?);
+                    self.phase.send_replace(Phase::Ended(End::Stopped));
+                    return Ok(());
+                }
+                Ok(order) => {
+                    let done = self.carry_out(order, received).await;
+                    send(&mut stream, done).await?;
+                }
+                Err(error) => send::<()>(&mut stream, Err(Fault::Refused(error.to_string()))).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(self: &Rc<Self>, order: Order, received: Instant) -> Result<Value, Fault> {
+        match order {
+            Order::Status => json(self.status()),
+            Order::SetUpstream { slot, addr } => {
+                self.change(received, |state| state.upstreams[slot] = addr).await?;
+                json(self.status())
+            }
+            Order::SetWeights { weights } if weights.green > BUCKETS => {
+                Err(Fault::Refused(format!("green's share is {}, the whole is {BUCKETS}", weights.green)))
+            }
+            Order::SetWeights { weights } => {
+                json(self.change(received, |state| state.weights = weights).await?)
+            }
+            Order::Maintenance { page } => {
+                self.change(received, |state| state.maintenance = page).await?;
+                json(self.status())
+            }
+            Order::Hold { bound } => json(self.hold(bound).await?),
+            Order::Release => json(self.release().await?),
+            Order::Drain { slot, bound } => json(self.drain(slot, bound).await?),
+            Order::Stats => json(self.stats().await?),
+            Order::Stop | Order::TakeOver | Order::Taken => {
+                Err(Fault::Refused("nothing is being handed over".to_owned()))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let desk = self.desk.borrow();
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: self.epoch.clone(),
+            since: self.since,
+            listen: self.listen,
+            workers: self.workers.count(),
+            generation: desk.state.generation,
+            weights: desk.state.weights,
+            upstreams: desk.state.upstreams,
+            maintenance: desk.state.maintenance.clone(),
+            hold_until: desk.hold.as_ref().map(|hold| wall_clock(hold.until())),
+        }
+    }
+
+    /// Puts a changed state in force, waits until every worker sees it, and saves it.
+    async fn change(&self, received: Instant, edit: impl FnOnce(&mut State)) -> Result<Switched, Fault> {
+        let at = wall_clock(received);
+        let generation = {
+            let mut desk = self.desk.borrow_mut();
+            edit(&mut desk.state);
+            desk.state.generation += 1;
+            self.router.put(&desk.state, desk.hold.clone());
+            desk.state.generation
+        };
+        self.workers.see().await?;
+        let took = received.elapsed();
+        // Another order may have come meanwhile; what is saved is always what is in force.
+        self.desk.borrow().state.save(&self.dir).map_err(|error| Fault::NotSaved(error.to_string()))?;
+        Ok(Switched { at, took, generation })
+    }
+
+    async fn hold(self: &Rc<Self>, bound: Duration) -> Result<Held, Fault> {
+        let until = Instant::now() + bound;
+        let hold = Arc::new(Hold::new(until));
+        let replaced = {
+            let mut desk = self.desk.borrow_mut();
+            let replaced = desk.hold.replace(Arc::clone(&hold));
+            let lapsed = desk.lapsed.take();
+            for before in replaced.iter().chain(&lapsed) {
+                desk.past.add(before.counts());
+            }
+            self.router.put(&desk.state, desk.hold.clone());
+            replaced
+        };
+        // Whoever waited for the replaced hold now waits for this one.
+        if let Some(replaced) = replaced {
+            replaced.release();
+        }
+        spawn_local(Rc::clone(self).end_at_bound(hold));
+        self.workers.see().await?;
+        Ok(Held { until: wall_clock(until) })
+    }
+
+    /// Takes a hold that reached its bound out of the routing, so that no request looks at it any more.
+    async fn end_at_bound(self: Rc<Self>, hold: Arc<Hold>) {
+        // The waiting requests find out about the bound themselves; this only has to come after them.
+        sleep_until(hold.until() + Duration::from_millis(100)).await;
+        let mut desk = self.desk.borrow_mut();
+        if desk.hold.as_ref().is_some_and(|current| Arc::ptr_eq(current, &hold)) {
+            desk.lapsed = desk.hold.take();
+            self.router.put(&desk.state, None);
+        }
+    }
+
+    async fn release(&self) -> Result<Released, Fault> {
+        let (hold, lapsed) = {
+            let mut desk = self.desk.borrow_mut();
+            let hold = desk.hold.take();
+            self.router.put(&desk.state, None);
+            let lapsed = hold.as_ref().is_none_or(|hold| hold.is_over());
+            (hold.or(desk.lapsed.take()), lapsed)
+        };
+        let Some(hold) = hold else { return Ok(Released { lapsed, ..Released::default() }) };
+        hold.release();
+        self.workers.see().await?;
+        let HoldCounts { held, expired, longest } = hold.counts();
+        self.desk.borrow_mut().past.add(hold.counts());
+        Ok(Released { held, expired, longest, lapsed })
+    }
+
+    async fn drain(&self, slot: Slot, bound: Duration) -> Result<Drained, Fault> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let left = self.workers.in_flight(slot).await?;
+            if left == 0 || Instant::now() >= deadline {
+                return Ok(Drained { left });
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn stats(&self) -> Result<Stats, Fault> {
+        let mut stats = self.workers.read().await?;
+        let desk = self.desk.borrow();
+        let mut holds = desk.past;
+        for hold in desk.hold.iter().chain(&desk.lapsed) {
+            holds.add(hold.counts());
+        }
+        stats.epoch.clone_from(&self.epoch);
+        stats.held = holds.held;
+        stats.held_expired = holds.expired;
+        Ok(stats)
+    }
+
+    /// Gives the lock and the sockets to a successor, and ends when it says that it serves.
+    async fn hand_over(&self, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
+        if self.desk.borrow().hold.as_ref().is_some_and(|hold| !hold.is_over()) {
+            // A hold does not outlive the process, and whoever ordered it relies on it.
+            let why = "requests are held now; try again when the hold has ended".to_owned();
+            return send::<()>(stream, Err(Fault::Refused(why))).await;
+        }
+        self.phase.send_replace(Phase::HandingOver);
+        let mut line = Vec::new();
+        let given = claim::give(stream.get_ref(), &self.footing).await;
+        let said = match given {
+            Ok(()) => stream.read_until(b'\n', &mut line).await,
+            Err(error) => Err(error),
+        };
+        let taken = said.is_ok() && matches!(serde_json::from_slice(&line), Ok(Order::Taken));
+        // A successor that failed to start has closed its copies: go on as before.
+        self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
+        said.map(drop)
+    }
+}
+
+impl From<WorkerGone> for Fault {
+    fn from(gone: WorkerGone) -> Fault {
+        Fault::Refused(gone.to_string())
+    }
+}
+
+fn json(value: impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(value).map_err(|error| Fault::Refused(error.to_string()))
+}
+
+async fn send<T: Serialize>(stream: &mut BufReader<UnixStream>, done: Result<T, Fault>) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&match done {
+        Ok(value) => Answer::Done(value),
+        Err(fault) => Answer::Fault(fault),
+    })?;
+    line.push(b'\n');
+    stream.get_mut().write_all(&line).await
+}
+
+fn wall_clock(instant: Instant) -> Timestamp {
+    let now = Timestamp::now();
+    let there = match instant.checked_duration_since(Instant::now()) {
+        Some(ahead) => now.checked_add(ahead),
+        None => now.checked_sub(instant.elapsed()),
+    };
+    there.unwrap_or(now)
+}
