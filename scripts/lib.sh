@@ -1,0 +1,143 @@
+# What the scripts share. It is read by them, not run: . "$(dirname "$0")/lib.sh"
+# shellcheck shell=sh
+
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+# Tools that are installed for this clone alone.
+tools=$root/target/tools
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+die() {
+    say "error: $*"
+    exit 2
+}
+
+# have NAME: tells whether a program can be found.
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+# as_root COMMAND...: runs it as root; fails when that cannot be had without a password.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        have sudo && sudo -n true 2>/dev/null && sudo -n "$@"
+    fi
+}
+
+# apt_install PACKAGE...: installs Debian packages; fails without apt-get or root.
+apt_install() {
+    have apt-get && as_root true || return 1
+    say "installing $* with apt-get"
+    # Only the last words are of interest, and only when it fails.
+    apt_log=$(mktemp)
+    if {
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@"
+    } >"$apt_log" 2>&1 </dev/null; then
+        rm -f "$apt_log"
+    else
+        tail -n 15 "$apt_log" >&2
+        rm -f "$apt_log"
+        return 1
+    fi
+}
+
+# need_tool NAME PACKAGE: installs the Debian package when the program is missing.
+need_tool() {
+    have "$1" || apt_install "$2" || true
+    have "$1" || die "$1 is missing. Install it (on Debian: apt-get install $2) and run this again."
+}
+
+# find_postgres: prints the folder of PostgreSQL's server programs, the newest if there are several.
+find_postgres() {
+    found=
+    for server in "$tools"/postgresql/usr/lib/postgresql/*/bin /usr/lib/postgresql/*/bin; do
+        if [ -x "$server/initdb" ] && [ -x "$server/pg_dump" ]; then
+            found=$server
+        fi
+    done
+    if [ -z "$found" ] && have initdb && have pg_ctl && have pg_dump; then
+        found=$(dirname "$(command -v initdb)")
+    fi
+    [ -n "$found" ] && echo "$found"
+}
+
+# need_postgres: makes PostgreSQL's server and client programs findable, and installs them when they are missing.
+# No server is started, and no cluster is made, but those of whoever asked.
+need_postgres() {
+    if ! find_postgres >/dev/null; then
+        install_postgres || unpack_postgres ||
+            die "PostgreSQL's server programs (initdb, pg_ctl, postgres) are missing, and apt-get could not install them." \
+                "Install PostgreSQL 14 or newer, put its bin folder into PATH and run this again."
+    fi
+    postgres=$(find_postgres) || die "PostgreSQL was installed, but initdb is not where it was expected."
+    PATH=$postgres:$PATH
+    export PATH
+    case $postgres in
+    "$tools"/*)
+        for libraries in "$tools"/postgresql/usr/lib/*-linux-gnu* "$tools"/postgresql/lib/*-linux-gnu*; do
+            LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+        done
+        export LD_LIBRARY_PATH
+        ;;
+    esac
+}
+
+# Installs the server package without the cluster that Debian makes and starts by default.
+install_postgres() {
+    apt_install postgresql-common || return 1
+    settings=/etc/postgresql-common/createcluster.conf
+    as_root cp -p "$settings" "$settings.before-piton"
+    echo 'create_main_cluster = false' | as_root tee -a "$settings" >/dev/null
+    installed=0
+    apt_install postgresql || installed=$?
+    as_root mv "$settings.before-piton" "$settings"
+    return "$installed"
+}
+
+# Unpacks the server package and what it needs into target/tools: for those who may not install.
+unpack_postgres() {
+    have apt-get && have dpkg-deb || return 1
+    say "downloading postgresql into target/tools, because it cannot be installed without root"
+    state=$tools/apt
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    own_state="-o Dir::State::Lists=$state/lists -o Dir::Cache=$state/cache -o Debug::NoLocking=1"
+    # shellcheck disable=SC2086 # the options are several words
+    if ! {
+        apt-get -q $own_state update &&
+            apt-get -q $own_state install -y --no-install-recommends --download-only postgresql
+    } >"$state/log" 2>&1; then
+        tail -n 15 "$state/log" >&2
+        return 1
+    fi
+    unpacked=$tools/postgresql.new
+    rm -rf "$unpacked" "$tools/postgresql"
+    for package in "$state"/cache/archives/*.deb; do
+        dpkg-deb --extract "$package" "$unpacked"
+    done
+    mv "$unpacked" "$tools/postgresql"
+    rm -rf "$state"
+}
+
+# need_rust: checks for cargo and a linker.
+need_rust() {
+    have cargo || die "cargo is missing. Install the Rust toolchain (https://rustup.rs) and run this again."
+    need_tool cc gcc
+}
+
+# need_cargo_deny: makes cargo-deny findable, and builds it when it is missing; that takes about a minute.
+need_cargo_deny() {
+    PATH=$tools/bin:$PATH
+    export PATH
+    have cargo-deny && return
+    say "building cargo-deny into target/tools"
+    cargo install --quiet cargo-deny --version 0.20.2 --locked --debug \
+        --root "$tools" --target-dir "$tools/build" 2>&1 | grep -v '^warning: be sure to add' >&2 || true
+    rm -rf "$tools/build"
+    have cargo-deny || die "cargo-deny could not be built; see above."
+}
