@@ -1,1 +1,34 @@
 //! Backup, proof, clone, fingerprint, migrations and swap of a PostgreSQL database. Knows no release.
+//!
+//! Every operation may be repeated after whatever killed it: it recognises what is done, removes its own leftovers by their mark,
+//! and touches nothing that it did not make. Tried on PostgreSQL 15.
+
+pub mod backup;
+pub mod changes;
+mod dumpfile;
+mod error;
+pub mod facts;
+mod files;
+pub mod fingerprint;
+pub mod identity;
+pub mod made;
+pub mod manifest;
+pub mod migrate;
+mod normalise;
+mod progress;
+pub mod properties;
+pub mod prove;
+pub mod quote;
+mod rowsum;
+pub mod swap;
+mod tables;
+mod target;
+mod tls;
+pub mod tools;
+
+pub use error::{DbError, SqlError};
+pub use progress::{OnProgress, Progress};
+pub use rowsum::{RowSum, Sum};
+pub use tables::Table;
+pub use target::Database;
+pub use tls::SslMode;

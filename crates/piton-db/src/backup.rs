@@ -1,0 +1,350 @@
+//! A backup: a dump at an exported snapshot, summed row for row from its own bytes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use piton_exec::{Command, local};
+use tokio_postgres::Client;
+
+use crate::error::Doing;
+use crate::fingerprint::{Rows, Structure};
+use crate::identity;
+use crate::manifest::{FileSum, Manifest, SequenceAt};
+use crate::progress::{OnProgress, Progress};
+use crate::properties::Properties;
+use crate::tables::{self, Table};
+use crate::target::pin;
+use crate::tools::Tools;
+use crate::{Database, DbError, dumpfile, files};
+
+/// The dump's folder within the backup's.
+const DUMP: &str = "dump";
+
+/// How a dump is made.
+#[derive(Clone, Copy, Debug)]
+pub struct DumpOptions {
+    /// How many tables are dumped at once; each takes a session.
+    pub jobs: u32,
+    /// How long to wait for a table that somebody holds an exclusive lock on.
+    pub lock_wait: Duration,
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self { jobs: 2, lock_wait: Duration::from_secs(10) }
+    }
+}
+
+/// Builds the command that dumps a database into the backup's folder.
+///
+/// gzip at level 1 is what every pg_dump can write; level 6, its default, costs three times the processor for a tenth less disk.
+pub fn dump_command(
+    tools: &Tools,
+    database: &Database,
+    dir: &Path,
+    snapshot: &str,
+    options: DumpOptions,
+) -> Command {
+    database.tool_env(Command::new(tools.pg_dump.display().to_string()).args([
+        "--format=directory".to_owned(),
+        format!("--file={}", dir.join(DUMP).display()),
+        format!("--jobs={}", options.jobs),
+        format!("--snapshot={snapshot}"),
+        format!("--lock-wait-timeout={}", options.lock_wait.as_millis()),
+        "--compress=1".to_owned(),
+        "--encoding=UTF8".to_owned(),
+        "--no-password".to_owned(),
+        "--verbose".to_owned(),
+    ]))
+}
+
+/// Dumps a database into a folder and describes what the dump holds.
+///
+/// A finished backup in the folder is returned as it is; what an unfinished attempt left there is removed first. When the dump
+/// fails, nothing is left.
+///
+/// # Errors
+/// [`DbError::ForeignFolder`] when the folder holds other files; [`DbError::SchemaMoves`] when tables come and go under every
+/// attempt; [`DbError::Tool`] with pg_dump's own words, such as a full disk.
+pub async fn dump(
+    database: &Database,
+    dir: &Path,
+    options: DumpOptions,
+    progress: OnProgress<'_>,
+) -> Result<Manifest, DbError> {
+    match Manifest::read(dir) {
+        Ok(finished) => return Ok(finished),
+        Err(DbError::NoManifest { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    files::claim(dir)?;
+    let made = dump_claimed(database, dir, options, progress).await;
+    if made.is_err() {
+        // The dump's error is the one to tell; leftovers carry the marker and go with the next attempt.
+        let _ = files::discard(dir);
+    }
+    made
+}
+
+async fn dump_claimed(
+    database: &Database,
+    dir: &Path,
+    options: DumpOptions,
+    progress: OnProgress<'_>,
+) -> Result<Manifest, DbError> {
+    let client = database.connect().await?;
+    let source = identity::identity(&client).await?;
+    let tools = Tools::find(source.major()).await?;
+    let snapshot = Snapshot::take(&client, options.lock_wait).await?;
+    // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
+    let structure = Structure::read(&client).await?;
+    let sequences = sequences(&client).await?;
+    let large_objects = large_objects(&client).await?;
+    let properties = Properties::read(&client, &source.name).await?;
+
+    let command = dump_command(&tools, database, dir, &snapshot.id, options);
+    run_dump(&command, snapshot.tables.len() as u64, progress).await?;
+    drop(client);
+
+    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, options.jobs, progress).await?;
+    files::sync_dir(&dir.join(DUMP))?;
+    let manifest = Manifest {
+        format: Manifest::format(),
+        source,
+        snapshot_at: snapshot.at,
+        pg_dump: tools.version,
+        tables: snapshot.tables,
+        rows,
+        structure,
+        sequences,
+        large_objects,
+        properties,
+        files,
+    };
+    manifest.write(dir)?;
+    Ok(manifest)
+}
+
+/// An exported snapshot whose tables nobody can truncate or rewrite.
+struct Snapshot {
+    id: String,
+    at: Timestamp,
+    tables: Vec<Table>,
+}
+
+impl Snapshot {
+    const ATTEMPTS: u32 = 5;
+
+    /// Locks every table, then takes the snapshot and exports it; the session stays in its transaction.
+    ///
+    /// A TRUNCATE or a rewriting ALTER that commits between a snapshot and the lock leaves the table empty to the snapshot, and
+    /// an empty copy would then prove itself. LOCK takes no snapshot, so the first query after it sees what the locks protect.
+    async fn take(client: &Client, lock_wait: Duration) -> Result<Self, DbError> {
+        pin(client).await?;
+        for _ in 0..Self::ATTEMPTS {
+            let wanted = tables::list(client).await?;
+            begin(client, lock_wait).await?;
+            if lock(client, &wanted).await? {
+                let row = client
+                    .query_one(
+                        "select pg_catalog.pg_export_snapshot(), extract(epoch from now())::float8",
+                        &[],
+                    )
+                    .await
+                    .doing(|| "export a snapshot".into())?;
+                let locked = tables::list(client).await?;
+                if locked == wanted {
+                    let at = Timestamp::from_microsecond((row.get::<_, f64>(1) * 1e6) as i64);
+                    return Ok(Self {
+                        id: row.get(0),
+                        at: at.unwrap_or_else(|_| Timestamp::now()),
+                        tables: locked,
+                    });
+                }
+            }
+            client.batch_execute("rollback").await.doing(|| "give up a snapshot".into())?;
+        }
+        Err(DbError::SchemaMoves { attempts: Self::ATTEMPTS })
+    }
+}
+
+async fn begin(client: &Client, lock_wait: Duration) -> Result<(), DbError> {
+    client
+        .batch_execute(&format!(
+            "begin isolation level repeatable read read only;
+             set local lock_timeout = {};
+             set local idle_in_transaction_session_timeout = 0",
+            lock_wait.as_millis()
+        ))
+        .await
+        .doing(|| "begin the backup's transaction".into())
+}
+
+/// Locks the tables against rewriting; returns false when one of them is gone meanwhile.
+async fn lock(client: &Client, tables: &[Table]) -> Result<bool, DbError> {
+    if tables.is_empty() {
+        return Ok(true);
+    }
+    let names: Vec<String> = tables.iter().map(Table::quoted).collect();
+    let statement = format!("lock table only {} in access share mode", names.join(", only "));
+    match client.batch_execute(&statement).await {
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => Ok(false),
+        other => other
+            .needing(|| "lock the tables for reading".into(), || "GRANT pg_read_all_data TO the user".into())
+            .map(|()| true),
+    }
+}
+
+/// Reads where the sequences stand; their values are not bound to a snapshot.
+pub(crate) async fn sequences(client: &Client) -> Result<BTreeMap<String, SequenceAt>, DbError> {
+    let rows = client
+        .query(
+            "select pg_catalog.format('%I.%I', schemaname, sequencename), coalesce(last_value, start_value),
+                    increment_by, cycle
+             from pg_catalog.pg_sequences where schemaname !~ '^pg_'",
+            &[],
+        )
+        .await
+        .doing(|| "read the sequences".into())?;
+    let at = |row: &tokio_postgres::Row| SequenceAt {
+        last: row.get(1),
+        increment: row.get(2),
+        cycles: row.get(3),
+    };
+    Ok(rows.iter().map(|row| (row.get(0), at(row))).collect())
+}
+
+/// Counts the large objects.
+pub(crate) async fn large_objects(client: &Client) -> Result<u64, DbError> {
+    let row = client
+        .query_one("select count(*) from pg_catalog.pg_largeobject_metadata", &[])
+        .await
+        .doing(|| "count the large objects".into())?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+async fn run_dump(command: &Command, total: u64, progress: OnProgress<'_>) -> Result<(), DbError> {
+    let mut done = 0;
+    let output = local::run_with(command, |_, line| {
+        if let Some(what) = finished_table(line) {
+            done += 1;
+            progress(Progress { doing: "dump", what: what.to_owned(), done, total });
+        }
+    })
+    .await?;
+    wanted_success(command, output)
+}
+
+/// Reads `pg_dump: finished item 3345 TABLE DATA purchases`, which pg_restore says in the same form.
+pub(crate) fn finished_table(line: &str) -> Option<&str> {
+    line.split_once("finished item ")?.1.split_once(" TABLE DATA ").map(|(_, name)| name)
+}
+
+pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
+    if output.success() {
+        return Ok(());
+    }
+    // --verbose is for the progress; of the last words only the complaints are worth repeating.
+    let complaint = |line: &&str| {
+        ["error:", "fatal:", "detail:", "hint:", "command was"]
+            .iter()
+            .any(|w| line.to_lowercase().contains(w))
+    };
+    let complaints: Vec<&str> = output.stderr.lines().filter(complaint).collect();
+    if !complaints.is_empty() {
+        output.stderr = complaints.join("\n");
+    }
+    Err(piton_exec::ExecError::Failed { command: command.to_string(), output: Box::new(output) }.into())
+}
+
+/// Sums every table file and every other file of the dump.
+async fn sum_dump(
+    tools: &Tools,
+    dir: &Path,
+    tables: &[Table],
+    jobs: u32,
+    progress: OnProgress<'_>,
+) -> Result<(Rows, BTreeMap<String, FileSum>), DbError> {
+    let data_files = data_files(tools, dir).await?;
+    let mut rows = Rows::new();
+    let mut sums = BTreeMap::new();
+    let names: BTreeMap<u32, String> = tables.iter().map(|table| (table.oid, table.quoted())).collect();
+    let all = files::list(dir)?;
+    let total = all.len() as u64;
+    let mut queue = all.into_iter();
+    let mut working = tokio::task::JoinSet::new();
+    loop {
+        while working.len() < jobs.max(1) as usize
+            && let Some(file) = queue.next()
+        {
+            let path = dir.join(&file);
+            let table = data_files.get(&file).and_then(|oid| names.get(oid)).cloned();
+            working.spawn_blocking(move || -> Result<_, DbError> {
+                let (sum, rows) = match table {
+                    Some(table) => dumpfile::table(&path).map(|(sum, rows)| (sum, Some((table, rows))))?,
+                    None => (dumpfile::checksum(&path)?, None),
+                };
+                Ok((file, sum, rows))
+            });
+        }
+        let Some(finished) = working.join_next().await else { break };
+        let (file, sum, table) = finished.map_err(std::io::Error::other)??;
+        let what = table.as_ref().map_or_else(|| file.display().to_string(), |(name, _)| name.clone());
+        rows.extend(table);
+        sums.insert(file.display().to_string(), sum);
+        progress(Progress { doing: "sum", what, done: sums.len() as u64, total });
+    }
+    match tables.iter().find(|table| !rows.contains_key(&table.quoted())) {
+        Some(table) => {
+            let why = format!("it has no file for the rows of {}", table.quoted());
+            Err(DbError::BadDump { file: dir.join(DUMP), why })
+        }
+        None => Ok((rows, sums)),
+    }
+}
+
+/// Maps each table file of the dump to its table's oid, by the dump's own table of contents.
+async fn data_files(tools: &Tools, dir: &Path) -> Result<BTreeMap<PathBuf, u32>, DbError> {
+    let mut found = BTreeMap::new();
+    let list = Command::new(tools.pg_restore.display().to_string())
+        .arg("--list")
+        .arg(dir.join(DUMP).display().to_string());
+    let output = local::run_with(&list, |_, line| {
+        if let Some((id, oid)) = listed_table(line) {
+            found.insert(PathBuf::from(DUMP).join(format!("{id}.dat.gz")), oid);
+        }
+    })
+    .await?;
+    wanted_success(&list, output)?;
+    Ok(found)
+}
+
+/// Reads `3345; 0 16384 TABLE DATA public purchases app`: the item's number and the table's oid.
+fn listed_table(line: &str) -> Option<(u32, u32)> {
+    let (id, rest) = line.split_once("; ")?;
+    let mut words = rest.split(' ');
+    let (_, oid) = (words.next()?, words.next()?);
+    (words.next() == Some("TABLE") && words.next() == Some("DATA")).then_some(())?;
+    Some((id.parse().ok()?, oid.parse().ok()?))
+}
+
+/// Returns the dump's folder within a backup's.
+pub(crate) fn dump_dir(dir: &Path) -> PathBuf {
+    dir.join(DUMP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tools_lines_are_read() {
+        assert_eq!(finished_table("pg_dump: finished item 3345 TABLE DATA my table"), Some("my table"));
+        assert_eq!(finished_table("pg_dump: finished item 3346 SEQUENCE SET x"), None);
+        assert_eq!(listed_table("3345; 0 16384 TABLE DATA public my table app"), Some((3345, 16384)));
+        assert_eq!(listed_table("3345; 1259 16384 TABLE public my table app"), None);
+        assert_eq!(listed_table("; Archive created at 2026-01-01"), None);
+    }
+}

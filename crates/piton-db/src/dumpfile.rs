@@ -1,0 +1,85 @@
+//! Reads the table files of a dump in pg_dump's directory format.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use fs_err as fs;
+
+use crate::DbError;
+use crate::manifest::FileSum;
+use crate::rowsum::{Lines, RowSum};
+
+/// Returns the checksum of a file.
+pub(crate) fn checksum(path: &Path) -> Result<FileSum, DbError> {
+    let mut file = Hashing::new(fs::File::open(path)?);
+    io::copy(&mut file, &mut io::sink())?;
+    Ok(file.finish())
+}
+
+/// Returns the checksum of a gzip-compressed table file and the sum of the rows in it, in one pass over the disk.
+pub(crate) fn table(path: &Path) -> Result<(FileSum, RowSum), DbError> {
+    let bad = |why: String| DbError::BadDump { file: path.to_owned(), why };
+    let mut file = Hashing::new(fs::File::open(path)?);
+    let mut rows = Rows::default();
+    let mut decoder = MultiGzDecoder::new(&mut file);
+    let mut piece = vec![0; 256 * 1024];
+    let mut lines = Lines::default();
+    loop {
+        let read = decoder.read(&mut piece).map_err(|error| bad(error.to_string()))?;
+        if read == 0 {
+            break;
+        }
+        lines.push(&piece[..read], |row| rows.take(row));
+    }
+    if lines.is_torn() || !rows.ended || rows.strange {
+        return Err(bad("it does not end as pg_dump ends a table".into()));
+    }
+    io::copy(&mut file, &mut io::sink())?;
+    Ok((file.finish(), rows.sum))
+}
+
+/// Takes the lines of a table file: rows, then `\.`, then empty lines.
+#[derive(Default)]
+struct Rows {
+    sum: RowSum,
+    ended: bool,
+    strange: bool,
+}
+
+impl Rows {
+    fn take(&mut self, line: &[u8]) {
+        // No row can be `\.`: COPY writes a backslash in a value as two.
+        match (self.ended, line) {
+            (false, br"\.") => self.ended = true,
+            (false, row) => self.sum.add(&blake3::hash(row)),
+            (true, rest) => self.strange |= !rest.is_empty(),
+        }
+    }
+}
+
+/// Hashes what is read through it.
+struct Hashing<R> {
+    inner: R,
+    hasher: blake3::Hasher,
+    size: u64,
+}
+
+impl<R: Read> Hashing<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, hasher: blake3::Hasher::new(), size: 0 }
+    }
+
+    fn finish(self) -> FileSum {
+        FileSum { size: self.size, blake3: self.hasher.finalize().to_hex().to_string() }
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.size += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,72 @@
+//! Folders that Piton made, and files that are there whole or not at all.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::DbError;
+
+/// The file that says that Piton made a folder and may empty it.
+const MARKER: &str = ".made-by-piton";
+
+/// Makes an empty folder with the marker in it; leftovers of an unfinished attempt are removed.
+pub(crate) fn claim(dir: &Path) -> Result<(), DbError> {
+    if dir.exists() {
+        discard(dir)?;
+    }
+    fs::create_dir_all(dir)?;
+    write(&dir.join(MARKER), b"Piton made this folder and may empty it.\n")
+}
+
+/// Removes a folder that Piton made; an empty one needs no marker.
+pub(crate) fn discard(dir: &Path) -> Result<(), DbError> {
+    let is_empty = fs::read_dir(dir)?.next().is_none();
+    if !is_empty && !dir.join(MARKER).exists() {
+        return Err(DbError::ForeignFolder { dir: dir.to_owned() });
+    }
+    // The marker goes last: a removal that was cut short can be carried on.
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else if entry.file_name() != MARKER {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir_all(dir)?;
+    Ok(())
+}
+
+/// Writes a file so that after a crash it is whole or absent.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), DbError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let unfinished = path.with_extension("unfinished");
+    let mut file = fs::File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    sync_dir(dir)
+}
+
+/// Makes a folder's entries durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), DbError> {
+    Ok(fs::File::open(dir)?.sync_all()?)
+}
+
+/// Lists the files under a folder, relative to it and sorted; the marker is left out.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, DbError> {
+    let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name() != Some(MARKER.as_ref()) {
+                files.push(path.strip_prefix(dir).unwrap_or(&path).to_owned());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

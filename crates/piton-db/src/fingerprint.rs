@@ -1,0 +1,143 @@
+//! What a database is made of, and the sum of what is in it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::error::Doing;
+use crate::rowsum::RowSum;
+use crate::{DbError, normalise, tables};
+
+/// The canonical listing of a database's objects: `column public."User".email` → `text not null`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Structure(pub BTreeMap<String, String>);
+
+/// The row count and row sum of each table, by quoted name.
+pub type Rows = BTreeMap<String, RowSum>;
+
+/// One object that two structures do not share.
+///
+/// Prints as `index public.users_email is missing`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Change {
+    /// Only in the second.
+    Added {
+        /// The object.
+        object: String,
+        /// Its definition.
+        definition: String,
+    },
+    /// Only in the first.
+    Removed {
+        /// The object.
+        object: String,
+        /// Its definition.
+        definition: String,
+    },
+    /// In both, with different definitions.
+    Changed {
+        /// The object.
+        object: String,
+        /// The definition in the first.
+        from: String,
+        /// The definition in the second.
+        to: String,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added { object, definition } if definition.is_empty() => write!(f, "{object} was added"),
+            Self::Added { object, definition } => write!(f, "{object} was added: {definition}"),
+            Self::Removed { object, .. } => write!(f, "{object} is missing"),
+            Self::Changed { object, from, to } => write!(f, "{object} was `{from}` and is `{to}`"),
+        }
+    }
+}
+
+impl Structure {
+    /// Reads the structure of the database that the session is on.
+    ///
+    /// The session's settings are pinned for good: use it for reading alone. Tried on PostgreSQL 15.
+    ///
+    /// # Errors
+    /// When a catalogue cannot be read.
+    pub async fn read(client: &Client) -> Result<Self, DbError> {
+        crate::target::pin(client).await?;
+        // The simple protocol: a parameterless statement of this size is not worth a prepared plan.
+        let messages = client
+            .simple_query(include_str!("catalogue.sql"))
+            .await
+            .doing(|| "list the database's objects".into())?;
+        let objects = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((row.get(0)?.to_owned(), normalise::definition(row.get(1).unwrap_or_default())))
+            }
+            _ => None,
+        });
+        Ok(Self(objects.collect()))
+    }
+
+    /// Returns the structure without owners and privileges, to compare databases of different users.
+    #[must_use]
+    pub fn without_privileges(&self) -> Self {
+        let kept = |key: &str| !key.starts_with("owner of ") && !key.starts_with("grants on ");
+        Self(self.0.iter().filter(|(key, _)| kept(key)).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    /// Returns one hash over every object and definition, as 64 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (key, definition) in &self.0 {
+            for text in [key, definition] {
+                hasher.update(&(text.len() as u64).to_le_bytes());
+                hasher.update(text.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Lists what has to happen to this structure to become the other, by object.
+    pub fn changes_to(&self, other: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (object, from) in &self.0 {
+            match other.0.get(object) {
+                None => changes.push(Change::Removed { object: object.clone(), definition: from.clone() }),
+                Some(to) if to != from => {
+                    changes.push(Change::Changed {
+                        object: object.clone(),
+                        from: from.clone(),
+                        to: to.clone(),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        let added = other.0.iter().filter(|(object, _)| !self.0.contains_key(*object));
+        changes.extend(
+            added.map(|(object, to)| Change::Added { object: object.clone(), definition: to.clone() }),
+        );
+        changes
+    }
+}
+
+/// Reads the row count and row sum of every table of the database that the session is on.
+///
+/// The sums equal those that a backup computes from its dump. Open a `REPEATABLE READ` transaction first where others write. The
+/// session's settings are pinned for good.
+///
+/// # Errors
+/// [`DbError::Privilege`] when a table may not be read.
+pub async fn rows(client: &Client) -> Result<Rows, DbError> {
+    crate::target::pin(client).await?;
+    let mut rows = Rows::new();
+    for table in tables::list(client).await? {
+        rows.insert(table.quoted(), tables::sum(client, &table, &table.columns).await?);
+    }
+    Ok(rows)
+}

@@ -1,0 +1,159 @@
+//! Databases that Piton makes and, by their mark, may drop.
+//!
+//! `CREATE DATABASE` cannot share a transaction with the mark. So a database is made under a hidden name with connections
+//! refused, and then marked, renamed and opened in one transaction: whatever dies in between, a database under its final name
+//! carries its mark, and an unmarked leftover is one that nobody can ever have used.
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::error::Doing;
+use crate::identity::{self, Label, MarkState};
+use crate::properties::Properties;
+use crate::{Database, DbError, facts, quote};
+
+/// What the hidden names begin with.
+const HIDDEN: &str = "piton_new_";
+
+/// Whether a database had to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It was.
+    New,
+    /// It was there, whole, with this label.
+    Existing,
+}
+
+/// Creates an empty database with the encoding and locale of `like`.
+///
+/// # Errors
+/// [`DbError::NameTaken`] when a database of that name carries another label or none; [`DbError::Privilege`].
+pub async fn create(database: &Database, like: &Properties, label: &Label) -> Result<Made, DbError> {
+    make(database, &format!("TEMPLATE template0{}", like.create_options()), label).await
+}
+
+/// Creates a database as a copy of another one on the same server.
+///
+/// # Errors
+/// As [`create`]; [`DbError::InUse`] when a session is on the template, which therefore can never be a live database.
+pub async fn clone_from(database: &Database, template: &str, label: &Label) -> Result<Made, DbError> {
+    let client = database.maintenance().await?;
+    let source = identity::find(&client, template).await?;
+    let source =
+        source.ok_or_else(|| DbError::NoDatabase { name: template.to_owned(), server: database.server() })?;
+    // The default strategy logs every page: five times slower for a copy that can be made again.
+    let strategy = if source.major() >= 15 { " STRATEGY FILE_COPY" } else { "" };
+    let made = make(database, &format!("TEMPLATE {}{strategy}", quote::ident(template)), label).await;
+    match made {
+        Err(DbError::Sql { source, .. }) if source.code() == Some(&SqlState::OBJECT_IN_USE) => {
+            let sessions = sessions(&client, template).await?;
+            Err(DbError::InUse { name: template.to_owned(), sessions })
+        }
+        other => other,
+    }
+}
+
+async fn make(database: &Database, options: &str, label: &Label) -> Result<Made, DbError> {
+    let name = &database.dbname;
+    check_name(name)?;
+    let mut client = database.maintenance().await?;
+    if facts::exists_on(&client, name).await? {
+        let mark = identity::read_mark(&client, name).await?;
+        return match mark.valid() {
+            Some(mark) if mark.label == *label => Ok(Made::Existing),
+            _ => Err(DbError::NameTaken { name: name.clone(), found: mark.in_words() }),
+        };
+    }
+    let hidden = hidden_name(name);
+    drop_hidden(&client, &hidden).await?;
+    let statement = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(&hidden));
+    client
+        .batch_execute(&statement)
+        .await
+        .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
+    let what = || format!("put the new database {name} in place");
+    let transaction = client.transaction().await.doing(what)?;
+    identity::write_mark(transaction.client(), &hidden, label).await?;
+    let (hidden, name) = (quote::ident(&hidden), quote::ident(name));
+    transaction
+        .batch_execute(&format!(
+            "ALTER DATABASE {hidden} RENAME TO {name}; ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+        ))
+        .await
+        .doing(what)?;
+    transaction.commit().await.doing(what)?;
+    Ok(Made::New)
+}
+
+/// Drops a database that Piton made, with the sessions on it; returns false when it is gone already.
+///
+/// # Errors
+/// [`DbError::NotMade`] unless the database's own, valid mark says that Piton made it.
+pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
+    let client = database.maintenance().await?;
+    let name = &database.dbname;
+    drop_hidden(&client, &hidden_name(name)).await?;
+    if !facts::exists_on(&client, name).await? {
+        return Ok(false);
+    }
+    let mark = identity::read_mark(&client, name).await?;
+    if !mark.valid().is_some_and(|mark| mark.label.purpose.made_by_piton()) {
+        return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
+    }
+    drop_now(&client, name).await?;
+    Ok(true)
+}
+
+/// Drops what an interrupted [`make`] left under the hidden name.
+///
+/// It is recognised by three things that only such a leftover has together: the name made from a hash, connections refused
+/// since its creation, and no mark.
+async fn drop_hidden(client: &Client, hidden: &str) -> Result<(), DbError> {
+    let row = client
+        .query_opt("select datallowconn from pg_catalog.pg_database where datname = $1", &[&hidden])
+        .await
+        .doing(|| format!("look for {hidden}"))?;
+    match row.map(|row| row.get::<_, bool>(0)) {
+        None => Ok(()),
+        Some(false) if identity::read_mark(client, hidden).await? == MarkState::Unmarked => {
+            drop_now(client, hidden).await
+        }
+        Some(_) => Err(DbError::NameTaken {
+            name: hidden.to_owned(),
+            found: "it was opened or marked by somebody else".into(),
+        }),
+    }
+}
+
+async fn drop_now(client: &Client, name: &str) -> Result<(), DbError> {
+    let statement = format!("DROP DATABASE {} WITH (FORCE)", quote::ident(name));
+    client.batch_execute(&statement).await.needing(
+        || format!("drop {name}"),
+        || format!("ALTER DATABASE {} OWNER TO the user", quote::ident(name)),
+    )
+}
+
+fn hidden_name(name: &str) -> String {
+    format!("{HIDDEN}{}", &blake3::hash(name.as_bytes()).to_hex()[..24])
+}
+
+/// Refuses names that PostgreSQL would silently cut off.
+pub(crate) fn check_name(name: &str) -> Result<(), DbError> {
+    if name.len() > 63 { Err(DbError::NameTooLong { name: name.to_owned() }) } else { Ok(()) }
+}
+
+/// Describes the sessions on a database, autovacuum aside.
+pub(crate) async fn sessions(client: &Client, database: &str) -> Result<Vec<String>, DbError> {
+    let rows = client
+        .query(
+            "select pg_catalog.concat_ws(' ', 'session', pid, 'of', usename, '(' || nullif(application_name, '') || ')',
+                    'from ' || client_addr, 'since ' || date_trunc('second', backend_start))
+             from pg_catalog.pg_stat_activity
+             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and backend_type <> 'autovacuum worker'
+             order by pid",
+            &[&database],
+        )
+        .await
+        .doing(|| format!("list the sessions on {database}"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

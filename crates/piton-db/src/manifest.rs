@@ -1,0 +1,170 @@
+//! What a backup holds, written last: a folder without a manifest is no backup.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fs_err as fs;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::{Rows, Structure};
+use crate::identity::Identity;
+use crate::properties::Properties;
+use crate::tables::Table;
+use crate::{DbError, dumpfile, files};
+
+/// The version of the manifest's format; newer ones are refused.
+const FORMAT: u32 = 1;
+const FILE: &str = "manifest.json";
+
+/// The size and checksum of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3, as 64 hexadecimal digits.
+    pub blake3: String,
+}
+
+/// Where a sequence stood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceAt {
+    /// The last value handed out, or the start value when none was.
+    pub last: i64,
+    /// The step; negative for a descending one.
+    pub increment: i64,
+    /// Whether it begins again at its end.
+    pub cycles: bool,
+}
+
+/// The description of one backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format's version.
+    pub format: u32,
+    /// Which database was dumped.
+    pub source: Identity,
+    /// The moment whose contents the dump holds.
+    pub snapshot_at: Timestamp,
+    /// The version of `pg_dump`.
+    pub pg_dump: String,
+    /// The tables whose rows the dump holds.
+    pub tables: Vec<Table>,
+    /// The row count and row sum of each, by quoted name, from the dump's own bytes.
+    pub rows: Rows,
+    /// The objects at the snapshot.
+    pub structure: Structure,
+    /// The sequences, by quoted name, at or before the snapshot: they go on while a dump runs.
+    pub sequences: BTreeMap<String, SequenceAt>,
+    /// How many large objects there were.
+    pub large_objects: u64,
+    /// What belongs to the database and not to its contents.
+    pub properties: Properties,
+    /// Every file of the dump, by its path below the backup's folder.
+    pub files: BTreeMap<String, FileSum>,
+}
+
+/// The manifest as stored, with the hash of its own text.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    blake3: String,
+    manifest: Manifest,
+}
+
+/// A file that is not as the manifest has it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// Its bytes changed.
+    #[error("{0} was altered")]
+    Altered(String),
+    /// It is gone.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// It was not there when the backup was made.
+    #[error("{0} does not belong to the backup")]
+    Extra(String),
+}
+
+impl Manifest {
+    /// Reads the manifest of a finished backup.
+    ///
+    /// # Errors
+    /// [`DbError::NoManifest`] when the backup was not finished, [`DbError::BadManifest`] when its manifest was altered.
+    pub fn read(dir: &Path) -> Result<Self, DbError> {
+        let file = dir.join(FILE);
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DbError::NoManifest { dir: dir.to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let bad = |why| DbError::BadManifest { file: file.clone(), why };
+        let sealed: Sealed = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        if sealed.manifest.format > FORMAT {
+            return Err(bad(format!(
+                "its format is {}, this Piton reads up to {FORMAT}",
+                sealed.manifest.format
+            )));
+        }
+        if sealed.blake3 != sealed.manifest.hash()? {
+            return Err(bad("its text was altered".into()));
+        }
+        Ok(sealed.manifest)
+    }
+
+    /// Writes the manifest, whole or not at all, after every other file.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), DbError> {
+        let sealed = Sealed { blake3: self.hash()?, manifest: self.clone() };
+        let text = serde_json::to_vec_pretty(&sealed).map_err(std::io::Error::from)?;
+        files::write(&dir.join(FILE), &text)
+    }
+
+    /// Returns one hash over the manifest, as 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// Never in practice: every field is plain data.
+    pub fn hash(&self) -> Result<String, DbError> {
+        let text = serde_json::to_vec(self).map_err(std::io::Error::from)?;
+        Ok(blake3::hash(&text).to_hex().to_string())
+    }
+
+    /// Returns the format that this version writes.
+    pub(crate) fn format() -> u32 {
+        FORMAT
+    }
+
+    /// Returns how many rows the dump holds.
+    pub fn total_rows(&self) -> u64 {
+        self.rows.values().map(|table| table.rows).sum()
+    }
+
+    /// Returns the size of the dump's files.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.values().map(|file| file.size).sum()
+    }
+}
+
+/// Reads every file of a backup and lists those that are altered, missing or strange.
+///
+/// # Errors
+/// As [`Manifest::read`]; an unreadable file is an error, not damage.
+pub fn verify_files(dir: &Path) -> Result<Vec<Damage>, DbError> {
+    let manifest = Manifest::read(dir)?;
+    let mut damage = Vec::new();
+    for (name, wanted) in &manifest.files {
+        let path = dir.join(name);
+        if !path.exists() {
+            damage.push(Damage::Missing(name.clone()));
+        } else if dumpfile::checksum(&path)? != *wanted {
+            damage.push(Damage::Altered(name.clone()));
+        }
+    }
+    for path in files::list(dir)? {
+        let name = path.display().to_string();
+        if name != FILE && !manifest.files.contains_key(&name) {
+            damage.push(Damage::Extra(name));
+        }
+    }
+    Ok(damage)
+}

@@ -1,0 +1,87 @@
+//! Migrations, by the tool that an app uses.
+
+mod run;
+mod script;
+pub mod sql;
+
+use std::time::Duration;
+
+/// Why a migration was not run, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Another session migrates the same database.
+    #[error("another session migrates this database: {by}; wait for it, or end it")]
+    Busy {
+        /// The session, in words.
+        by: String,
+    },
+    /// A file that was applied has been edited since.
+    #[error(
+        "{name} was edited after it had been applied; put it back as it was, and write a new migration for the new change"
+    )]
+    Changed {
+        /// The file.
+        name: String,
+    },
+    /// A file cannot be taken apart or holds what only psql understands.
+    #[error("{name}, line {line}: {why}")]
+    Script {
+        /// The file.
+        name: String,
+        /// The line.
+        line: u32,
+        /// What is wrong.
+        why: String,
+    },
+    /// A statement failed.
+    #[error("{name}, line {line}: {said}; {left}")]
+    Failed {
+        /// The file.
+        name: String,
+        /// The line of the statement.
+        line: u32,
+        /// What the server said.
+        said: String,
+        /// What of the file stands in the database, in words.
+        left: String,
+    },
+    /// A table stayed locked through every attempt.
+    #[error("{name}, line {line}: a lock was not to be had in {attempts} attempts of {}; held by {holders}; nothing of it was kept", seconds(*each))]
+    Locked {
+        /// The file.
+        name: String,
+        /// The line of the statement.
+        line: u32,
+        /// How often it was tried.
+        attempts: u32,
+        /// How long each attempt waited.
+        each: Duration,
+        /// Who holds locks, in words.
+        holders: String,
+    },
+    /// A file whose statements cannot share a transaction stopped in the middle.
+    #[error(
+        "{name} is half applied: {done} of its {of} statements are done{}; look at the database, finish or undo the rest by hand, then record it as applied or as not applied",
+        if *uncertain { " and the next one may be" } else { "" }
+    )]
+    HalfApplied {
+        /// The file.
+        name: String,
+        /// How many statements are surely done.
+        done: u32,
+        /// Of how many.
+        of: u32,
+        /// Whether the next one may be done as well: the session was lost while it ran.
+        uncertain: bool,
+    },
+    /// A migration of this name is neither in the folder nor in the record.
+    #[error("there is no migration {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}

@@ -1,0 +1,286 @@
+//! Runs one migration file and keeps its record.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::MigrationError;
+use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
+use super::script::{self, Mode, Statement};
+use super::sql::{MigrateOptions, checksum, unfinished};
+use crate::DbError;
+use crate::error::{Doing, SqlError};
+
+/// The advisory lock that every migrating session of a database holds: "piton" and "mi".
+const LOCK: i64 = 0x0070_6974_6f6e_6d69;
+
+/// A file, taken apart.
+pub(super) struct Script {
+    pub(super) name: String,
+    blake3: String,
+    statements: Vec<Statement>,
+    mode: Mode,
+}
+
+/// Takes the lock for the session's life, so that a migration and its record have one writer.
+///
+/// The lock also proves that an interrupted predecessor's session is gone, with whatever it had not committed.
+pub(super) async fn lock(client: &Client, wait: Duration) -> Result<(), DbError> {
+    let begin = Instant::now();
+    loop {
+        let row = client
+            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&LOCK])
+            .await
+            .doing(|| "take the migration lock".into())?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if begin.elapsed() >= wait {
+            let by = client
+                .query_opt(
+                    "select pg_catalog.concat_ws(' ', 'session', a.pid, 'of', a.usename, 'from ' || a.client_addr,
+                            'since ' || date_trunc('second', a.backend_start))
+                     from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a using (pid)
+                     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+                       and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+                       and (l.classid::bigint << 32 | l.objid::bigint) = $1",
+                    &[&LOCK],
+                )
+                .await
+                .doing(|| "find the migrating session".into())?;
+            let by = by.map_or_else(|| "one that has just ended".to_owned(), |row| row.get(0));
+            return Err(Busy { by }.into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Script {
+    /// Takes a file's text apart.
+    pub(super) fn read(name: &str, text: &str) -> Result<Self, MigrationError> {
+        let (statements, mode) = script::read(text).map_err(|unreadable| MigrationError::Script {
+            name: name.to_owned(),
+            line: unreadable.line,
+            why: unreadable.why.to_owned(),
+        })?;
+        Ok(Self { name: name.to_owned(), blake3: checksum(text), statements, mode })
+    }
+
+    /// Runs the file; returns how long its last attempt took.
+    pub(super) async fn run(
+        &self,
+        client: &mut Client,
+        options: MigrateOptions,
+    ) -> Result<Duration, DbError> {
+        // What the file before has set holds for that file alone, as if each had a session of its own.
+        client
+            .batch_execute("reset session authorization; reset all")
+            .await
+            .doing(|| "clear the session's settings".into())?;
+        crate::target::notice_our_death(client).await.doing(|| "prepare the session".into())?;
+        self.begin_record(client).await?;
+        let ended = match self.mode {
+            Mode::OneTransaction => self.in_one_transaction(client, options).await,
+            Mode::OneByOne => self.one_by_one(client, options).await,
+        };
+        if let Err(error) = &ended {
+            self.record_failure(client, error).await;
+        }
+        ended
+    }
+
+    /// Writes the record before anything runs, in a transaction of its own.
+    async fn begin_record(&self, client: &Client) -> Result<(), DbError> {
+        let of = i32::try_from(self.statements.len()).unwrap_or(i32::MAX);
+        client
+            .execute(
+                "insert into piton.migrations (name, blake3, started_at, of) values ($1, $2, now(), $3)
+                 on conflict (name) do update
+                 set blake3 = $2, started_at = now(), of = $3, error = null, done = 0, running = false",
+                &[&self.name, &self.blake3, &of],
+            )
+            .await
+            .doing(|| format!("record the start of {}", self.name))?;
+        Ok(())
+    }
+
+    async fn record_failure(&self, client: &Client, error: &DbError) {
+        let text = crate::error::chain(error);
+        // Without a session to write it the record says "interrupted", which is as true.
+        let _ = client
+            .execute(
+                "update piton.migrations set error = $2, running = false where name = $1",
+                &[&self.name, &text],
+            )
+            .await;
+    }
+
+    async fn in_one_transaction(
+        &self,
+        client: &mut Client,
+        options: MigrateOptions,
+    ) -> Result<Duration, DbError> {
+        let mut attempt = 1;
+        loop {
+            let begin = Instant::now();
+            match self.attempt(client, options.lock_timeout).await? {
+                Ok(()) => return Ok(begin.elapsed()),
+                Err((_, error)) if worth_another_attempt(&error) && attempt < options.attempts => {
+                    tokio::time::sleep(backoff(attempt)).await;
+                    attempt += 1;
+                }
+                Err((statement, error)) => {
+                    return Err(self.failure(client, statement, error, attempt, options).await);
+                }
+            }
+        }
+    }
+
+    /// Runs every statement and the record's end in one transaction; a refused statement is the inner error.
+    async fn attempt(
+        &self,
+        client: &mut Client,
+        lock_timeout: Duration,
+    ) -> Result<Result<(), (&Statement, tokio_postgres::Error)>, DbError> {
+        let what = || format!("run {} in a transaction", self.name);
+        let transaction = client.transaction().await.doing(what)?;
+        transaction
+            .batch_execute(&format!("set local lock_timeout = {}", lock_timeout.as_millis()))
+            .await
+            .doing(what)?;
+        for statement in &self.statements {
+            if let Err(error) = transaction.batch_execute(&statement.text).await {
+                // A lost session has rolled back by itself.
+                let _ = transaction.rollback().await;
+                return Ok(Err((statement, error)));
+            }
+        }
+        // The file may have taken on a role that may not write the record.
+        let ended = match transaction.batch_execute("reset role").await {
+            Ok(()) => transaction
+                .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
+                .await
+                .map(drop),
+            Err(error) => Err(error),
+        };
+        let last = self.statements.last();
+        match (ended, last) {
+            (Err(error), _) => Err(error).doing(what)?,
+            // Deferred constraints speak at the commit; the last statement stands for the whole file.
+            (Ok(()), Some(last)) => Ok(transaction.commit().await.map_err(|error| (last, error))),
+            (Ok(()), None) => Ok(Ok(transaction.commit().await.doing(what)?)),
+        }
+    }
+
+    async fn failure(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        error: tokio_postgres::Error,
+        attempts: u32,
+        options: MigrateOptions,
+    ) -> DbError {
+        let (name, line) = (self.name.clone(), statement.line);
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            let holders = holders(client).await;
+            return Locked { name, line, attempts, each: options.lock_timeout, holders }.into();
+        }
+        Failed { name, line, said: SqlError(error).to_string(), left: "nothing of it was kept".into() }.into()
+    }
+
+    async fn one_by_one(&self, client: &Client, options: MigrateOptions) -> Result<Duration, DbError> {
+        let begin = Instant::now();
+        for (done, statement) in (0_u32..).zip(&self.statements) {
+            self.note(client, done, true).await?;
+            let mut attempt = 1;
+            while let Err(error) = self.alone(client, statement, options.lock_timeout).await {
+                if client.is_closed() {
+                    let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+                    return Err(HalfApplied { name: self.name.clone(), done, of, uncertain: true }.into());
+                }
+                // A concurrent statement that failed leaves an invalid index; again would only fail on its name.
+                let again = worth_another_attempt(&error) && !statement.waits_harmlessly();
+                if !again || attempt >= options.attempts {
+                    let (name, line) = (self.name.clone(), statement.line);
+                    let of = self.statements.len();
+                    let mut left =
+                        format!("{done} of its {of} statements stand: they cannot share a transaction");
+                    for more in unfinished(client).await.unwrap_or_default() {
+                        left.push_str("; ");
+                        left.push_str(&more);
+                    }
+                    return Err(Failed { name, line, said: SqlError(error).to_string(), left }.into());
+                }
+                tokio::time::sleep(backoff(attempt)).await;
+                attempt += 1;
+            }
+            self.note(client, done + 1, false).await?;
+        }
+        client
+            .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
+            .await
+            .doing(|| format!("record the end of {}", self.name))?;
+        Ok(begin.elapsed())
+    }
+
+    /// Runs one statement in a transaction of its own.
+    async fn alone(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        lock_timeout: Duration,
+    ) -> Result<(), tokio_postgres::Error> {
+        // A concurrent build waits for every older transaction, in nobody's way: a lock timeout would only leave it invalid.
+        let timeout = if statement.waits_harmlessly() { 0 } else { lock_timeout.as_millis() };
+        client.batch_execute(&format!("set lock_timeout = {timeout}")).await?;
+        client.batch_execute(&statement.text).await
+    }
+
+    async fn note(&self, client: &Client, done: u32, running: bool) -> Result<(), DbError> {
+        client
+            .execute(
+                "update piton.migrations set done = $2, running = $3 where name = $1",
+                &[&self.name, &i32::try_from(done).unwrap_or(i32::MAX), &running],
+            )
+            .await
+            .doing(|| format!("record how far {} is", self.name))?;
+        Ok(())
+    }
+}
+
+/// Tells whether the statement lost to other sessions and may win the next time.
+fn worth_another_attempt(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            &SqlState::LOCK_NOT_AVAILABLE
+                | &SqlState::T_R_DEADLOCK_DETECTED
+                | &SqlState::T_R_SERIALIZATION_FAILURE
+        )
+    )
+}
+
+/// Waits longer after each attempt, so that those who queued behind us get through.
+fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(250 * u64::from(1_u32 << attempt.min(5)))
+}
+
+/// Describes the oldest transactions of others, one of which holds the lock.
+async fn holders(client: &Client) -> String {
+    let rows = client
+        .query(
+            "select pg_catalog.concat_ws(' ', 'session', pid, 'of', usename, '(' || nullif(application_name, '') || ')',
+                    state, 'since', date_trunc('second', xact_start)::text)
+             from pg_catalog.pg_stat_activity
+             where datname = current_database() and pid <> pg_catalog.pg_backend_pid() and xact_start is not null
+             order by xact_start limit 3",
+            &[],
+        )
+        .await
+        .unwrap_or_default();
+    if rows.is_empty() {
+        return "nobody any more".into();
+    }
+    rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("; ")
+}

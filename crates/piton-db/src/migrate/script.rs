@@ -1,0 +1,433 @@
+//! Takes an SQL script apart into its statements, as psql does.
+//!
+//! Quotes, dollar quotes, nested comments, parentheses and the bodies of SQL-standard functions (`BEGIN ATOMIC ... END`) are
+//! followed, because a semicolon within them ends nothing.
+
+/// One statement of a script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    /// Its text, without the semicolon.
+    pub(super) text: String,
+    /// The line it begins on, from 1.
+    pub(super) line: u32,
+    /// Its words outside quotes and comments, in capitals; enough of them to tell what it is.
+    words: Vec<String>,
+}
+
+/// Why a script cannot be taken apart: where, and what.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) line: u32,
+    pub(super) why: &'static str,
+}
+
+/// How a script is run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// In one transaction, together with its record.
+    OneTransaction,
+    /// Statement by statement, because one of them cannot run in a transaction.
+    OneByOne,
+}
+
+/// Splits a script, takes off a `BEGIN` and `COMMIT` around the whole, and tells how to run it.
+pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
+    let mut statements = split(script)?;
+    let wrapped = statements.len() >= 2
+        && statements.first().is_some_and(Statement::begins_transaction)
+        && statements.last().is_some_and(Statement::ends_transaction);
+    if wrapped {
+        statements.pop();
+        statements.remove(0);
+    }
+    if let Some(control) = statements.iter().find(|s| s.begins_transaction() || s.ends_transaction()) {
+        return Err(Unreadable {
+            line: control.line,
+            why: "it begins or ends a transaction in the middle of the file; split the file there",
+        });
+    }
+    if let Some(copy) = statements.iter().find(|s| s.reads_stdin()) {
+        return Err(Unreadable { line: copy.line, why: "COPY FROM STDIN needs psql; write INSERT" });
+    }
+    let alone = statements.iter().find(|s| s.needs_to_be_alone());
+    match alone {
+        Some(alone) if wrapped => Err(Unreadable {
+            line: alone.line,
+            why: "it cannot run between the file's BEGIN and COMMIT; take them out",
+        }),
+        Some(_) => Ok((statements, Mode::OneByOne)),
+        None => Ok((statements, Mode::OneTransaction)),
+    }
+}
+
+impl Statement {
+    fn starts(&self, words: &[&str]) -> bool {
+        self.words.len() >= words.len() && self.words.iter().zip(words).all(|(a, b)| a == b)
+    }
+
+    fn begins_transaction(&self) -> bool {
+        self.starts(&["BEGIN"]) || self.starts(&["START", "TRANSACTION"])
+    }
+
+    fn ends_transaction(&self) -> bool {
+        ["COMMIT", "END", "ABORT"].iter().any(|word| self.starts(&[word]))
+            || self.starts(&["PREPARE", "TRANSACTION"])
+            // ROLLBACK TO SAVEPOINT stays within the transaction.
+            || (self.starts(&["ROLLBACK"]) && !self.words.iter().any(|word| word == "TO"))
+    }
+
+    fn reads_stdin(&self) -> bool {
+        self.starts(&["COPY"]) && self.words.windows(2).any(|pair| pair[0] == "FROM" && pair[1] == "STDIN")
+    }
+
+    /// Tells whether the server refuses the statement within a transaction.
+    fn needs_to_be_alone(&self) -> bool {
+        let has = |word: &str| self.words.iter().any(|w| w == word);
+        let concurrently = has("CONCURRENTLY");
+        match self.words.first().map(String::as_str) {
+            Some("VACUUM") => true,
+            Some("CREATE") => {
+                (concurrently && has("INDEX"))
+                    || ["DATABASE", "TABLESPACE", "SUBSCRIPTION"]
+                        .iter()
+                        .any(|kind| self.starts(&["CREATE", kind]))
+            }
+            Some("DROP") => {
+                (concurrently && has("INDEX"))
+                    || ["DATABASE", "TABLESPACE", "SUBSCRIPTION"]
+                        .iter()
+                        .any(|kind| self.starts(&["DROP", kind]))
+            }
+            Some("REINDEX") => concurrently || has("DATABASE") || has("SYSTEM") || has("SCHEMA"),
+            Some("ALTER") => self.starts(&["ALTER", "SYSTEM"]) || (concurrently && has("DETACH")),
+            // Without a table it goes through all of them, each in its own transaction.
+            Some("CLUSTER") => self.words.len() == 1,
+            _ => false,
+        }
+    }
+
+    /// Tells whether the statement waits for others without standing in anybody's way.
+    pub(super) fn waits_harmlessly(&self) -> bool {
+        self.words.iter().any(|word| word == "CONCURRENTLY") || self.starts(&["VACUUM"])
+    }
+}
+
+/// Where the reading stands.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    line: u32,
+}
+
+/// Cuts a script at the semicolons that end a statement.
+pub(super) fn split(script: &str) -> Result<Vec<Statement>, Unreadable> {
+    let mut reader = Reader { text: script.strip_prefix('\u{feff}').unwrap_or(script), at: 0, line: 1 };
+    let mut statements = Vec::new();
+    while let Some(statement) = reader.statement()? {
+        statements.push(statement);
+    }
+    Ok(statements)
+}
+
+impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest().chars().next()
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        let skipped = &self.rest()[..bytes];
+        self.line += u32::try_from(skipped.matches('\n').count()).unwrap_or(0);
+        self.at += bytes;
+    }
+
+    /// Reads to the end of the next statement; empty ones are passed over.
+    fn statement(&mut self) -> Result<Option<Statement>, Unreadable> {
+        let mut begin: Option<(usize, u32)> = None;
+        let mut words: Vec<String> = Vec::new();
+        // Parentheses, and BEGIN ATOMIC with the CASEs in it, within which a semicolon ends nothing.
+        let (mut parentheses, mut blocks) = (0_u32, 0_u32);
+        while let Some(c) = self.peek() {
+            let rest = self.rest();
+            if c.is_whitespace() {
+                self.skip(c.len_utf8());
+                continue;
+            }
+            if rest.starts_with("--") {
+                self.skip(rest.find('\n').unwrap_or(rest.len()));
+                continue;
+            }
+            if rest.starts_with("/*") {
+                self.comment()?;
+                continue;
+            }
+            if c == ';' && parentheses == 0 && blocks == 0 {
+                if let Some((from, line)) = begin {
+                    let text = self.text[from..self.at].trim_end().to_owned();
+                    self.skip(1);
+                    return Ok(Some(Statement { text, line, words }));
+                }
+                self.skip(1);
+                continue;
+            }
+            if c == '\\' && begin.is_none() {
+                return Err(Unreadable { line: self.line, why: "a psql command; only SQL runs here" });
+            }
+            begin.get_or_insert((self.at, self.line));
+            match c {
+                '\'' => self.quoted('\'', false)?,
+                '"' => {
+                    self.quoted('"', false)?;
+                    // A quoted name is a word that is never a keyword.
+                    words.push(String::new());
+                }
+                '$' if self.dollar_tag().is_some() => self.dollar_quoted()?,
+                '(' => {
+                    parentheses += 1;
+                    self.skip(1);
+                }
+                ')' => {
+                    parentheses = parentheses.saturating_sub(1);
+                    self.skip(1);
+                }
+                c if is_word_start(c) => {
+                    let word = self.word();
+                    if matches!(word, "e" | "E") && self.peek() == Some('\'') {
+                        self.quoted('\'', true)?;
+                        continue;
+                    }
+                    let word = word.to_uppercase();
+                    match word.as_str() {
+                        "ATOMIC" if makes_function(&words) && words.last().is_some_and(|w| w == "BEGIN") => {
+                            blocks = 1;
+                        }
+                        "CASE" if blocks > 0 => blocks += 1,
+                        "END" if blocks > 0 => blocks -= 1,
+                        _ => {}
+                    }
+                    words.push(word);
+                }
+                c if c.is_ascii_digit() => {
+                    // Digits and what is glued to them, so that 1e5 leaves no word and 1$2 no dollar quote.
+                    self.word();
+                }
+                _ => self.skip(c.len_utf8()),
+            }
+        }
+        Ok(begin.map(|(from, line)| Statement { text: self.text[from..].trim_end().to_owned(), line, words }))
+    }
+
+    fn word(&mut self) -> &'a str {
+        let rest = self.rest();
+        let end = rest.find(|c: char| !is_word_part(c)).unwrap_or(rest.len());
+        self.skip(end);
+        &rest[..end]
+    }
+
+    /// Reads a comment, which may hold others.
+    fn comment(&mut self) -> Result<(), Unreadable> {
+        let line = self.line;
+        let mut depth = 0_u32;
+        loop {
+            let rest = self.rest();
+            if rest.starts_with("/*") {
+                depth += 1;
+                self.skip(2);
+            } else if rest.starts_with("*/") {
+                depth -= 1;
+                self.skip(2);
+                if depth == 0 {
+                    return Ok(());
+                }
+            } else if let Some(c) = self.peek() {
+                self.skip(c.len_utf8());
+            } else {
+                return Err(Unreadable { line, why: "a comment is not closed" });
+            }
+        }
+    }
+
+    /// Reads a quoted text; the quote doubled stands for itself, and after a backslash too where those escape.
+    fn quoted(&mut self, quote: char, backslashes: bool) -> Result<(), Unreadable> {
+        let line = self.line;
+        self.skip(1);
+        while let Some(c) = self.peek() {
+            self.skip(c.len_utf8());
+            if c == '\\' && backslashes {
+                if let Some(escaped) = self.peek() {
+                    self.skip(escaped.len_utf8());
+                }
+            } else if c == quote {
+                if self.peek() != Some(quote) {
+                    return Ok(());
+                }
+                self.skip(1);
+            }
+        }
+        Err(Unreadable { line, why: "a quote is not closed" })
+    }
+
+    /// Returns the `$tag$` that begins here.
+    fn dollar_tag(&self) -> Option<&'a str> {
+        let rest = self.rest();
+        let end = rest[1..].find('$')? + 1;
+        let tag = &rest[1..end];
+        let fits =
+            tag.chars().next().is_none_or(is_word_start) && tag.chars().all(|c| is_word_part(c) && c != '$');
+        fits.then(|| &rest[..=end])
+    }
+
+    fn dollar_quoted(&mut self) -> Result<(), Unreadable> {
+        let line = self.line;
+        let Some(tag) = self.dollar_tag() else { return Ok(()) };
+        self.skip(tag.len());
+        match self.rest().find(tag) {
+            Some(end) => {
+                self.skip(end + tag.len());
+                Ok(())
+            }
+            None => Err(Unreadable { line, why: "a dollar quote is not closed" }),
+        }
+    }
+}
+
+fn is_word_start(c: char) -> bool {
+    c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn is_word_part(c: char) -> bool {
+    is_word_start(c) || c.is_ascii_digit() || c == '$'
+}
+
+/// Tells whether the words begin `CREATE [OR REPLACE] FUNCTION` or `PROCEDURE`.
+fn makes_function(words: &[String]) -> bool {
+    words.first().is_some_and(|word| word == "CREATE")
+        && words.iter().take(4).any(|word| word == "FUNCTION" || word == "PROCEDURE")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn texts(script: &str) -> Vec<String> {
+        split(script).unwrap().into_iter().map(|s| s.text).collect()
+    }
+
+    #[test]
+    fn a_semicolon_within_something_ends_nothing() {
+        for one in [
+            "select ';', \"a;b\", e'\\';', $$;$$, $x$;$$;$x$, 1 /* ; /* ; */ ; */ -- ;\n, 2",
+            "create rule r as on insert to t do also (insert into u values (1); insert into u values (2))",
+            "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
+            "create or replace procedure \"p\"() language sql begin atomic insert into t values (1); end",
+            "do $do$ begin perform 1; end $do$",
+            "select 'it''s;', U&'d\\0061;t', B'1', $1, a$b$c, 1$2",
+            "select 'a\\'",
+        ] {
+            assert_eq!(texts(&format!("{one};\n;; {one}")), [one, one], "{one}");
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_the_file() {
+        let lines: Vec<u32> = split("-- head\n\nselect 1;\n/* two\nlines */ select '\n';\nselect 3")
+            .unwrap()
+            .iter()
+            .map(|s| s.line)
+            .collect();
+        assert_eq!(lines, [3, 5, 7]);
+    }
+
+    #[test]
+    fn what_is_not_closed_is_named() {
+        for (script, line) in
+            [("select 1;\n'a", 2), ("/* /* */", 1), ("\n$a$ $b$", 2), ("\"a\"\"", 1), ("\\d t", 1)]
+        {
+            assert_eq!(split(script).unwrap_err().line, line, "{script}");
+        }
+    }
+
+    #[test]
+    fn statements_that_need_to_be_alone_are_known() {
+        for alone in [
+            "create unique index concurrently if not exists i on t (a)",
+            "Create Index /* really */ Concurrently i on t (a)",
+            "drop index concurrently i",
+            "reindex (verbose) table concurrently t",
+            "vacuum full t",
+            "alter table t detach partition p concurrently",
+            "create database x",
+            "alter system set work_mem = '1MB'",
+        ] {
+            assert_eq!(read(alone).unwrap().1, Mode::OneByOne, "{alone}");
+        }
+        for together in [
+            "create index i on t (a)",
+            "create table \"concurrently\" (\"index\" int)",
+            "create index i on t (a) where x = 'concurrently'",
+            "refresh materialized view concurrently v",
+            "alter type e add value 'x'",
+            "-- create index concurrently\nselect 1",
+            "drop table database",
+            "begin; create table t (); savepoint a; rollback to savepoint a; commit;",
+        ] {
+            assert_eq!(read(together).unwrap().1, Mode::OneTransaction, "{together}");
+        }
+    }
+
+    #[test]
+    fn transactions_within_a_file_are_refused() {
+        for bad in [
+            "create table a (); commit; create table b ()",
+            "begin; create table a (); rollback; create table b (); commit",
+            "begin; create index concurrently i on t (a); commit",
+            "copy t from stdin",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(read("begin; select 1; end;").unwrap().0.len(), 1);
+    }
+
+    /// Pieces that each hold a semicolon which ends nothing.
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z ;'ü]{0,9}".prop_map(|s| format!("'{}'", s.replace('\'', "''"))),
+            "[a-z ;\"$]{1,9}".prop_map(|s| format!("\"{}\"", s.replace('"', "\"\""))),
+            "[a-z ;'\"$]{0,9}".prop_map(|s| format!("$q${}$q$", s.replace('$', ""))),
+            "[a-z ;'\"$-]{0,9}".prop_map(|s| format!("/* {s} /* ; */ */")),
+            "[a-z ;'\"$*]{0,9}".prop_map(|s| format!("--{s}\n")),
+            "[a-z ;\\\\]{0,9}".prop_map(|s| format!("e'{}'", s.replace('\\', "\\\\"))),
+            Just("(;)".to_owned()),
+            "[a-z_0-9]{1,5}",
+            "[-+*/<>=,.:]{1,1}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn statements_come_back_as_they_were_joined(
+            statements in prop::collection::vec(prop::collection::vec(piece(), 1..6), 1..6),
+        ) {
+            let statements: Vec<String> =
+                statements.iter().map(|pieces| format!("select {} x", pieces.join(" "))).collect();
+            prop_assert_eq!(texts(&statements.join("; ")), statements);
+        }
+
+        #[test]
+        fn no_text_is_lost_and_nothing_panics(script in r"[a-z'$;()/*\-\\ \n\x22ü0-9]{0,60}") {
+            if let Ok(statements) = split(&script) {
+                let mut rest = script.as_str();
+                for statement in &statements {
+                    let at = rest.find(&statement.text);
+                    prop_assert!(at.is_some());
+                    rest = &rest[at.unwrap() + statement.text.len()..];
+                }
+            }
+        }
+    }
+}

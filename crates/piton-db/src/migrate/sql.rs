@@ -1,0 +1,334 @@
+//! A folder of plain SQL files, applied in the order of their names.
+//!
+//! The record is the table `piton.migrations` in the app's own database, so that it goes into every dump, copy and rollback
+//! along with what it describes. It has a schema of its own: other tools take a strange table in `public` for drift.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::MigrationError;
+use super::run::{self, Script};
+use crate::error::Doing;
+use crate::progress::{OnProgress, Progress};
+use crate::{Database, DbError};
+
+/// The schema of the record; not the app's own data.
+pub const SCHEMA: &str = "piton";
+
+/// How migrations are applied.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrateOptions {
+    /// How long a statement may wait for a lock, and everybody else behind it.
+    pub lock_timeout: Duration,
+    /// How often a migration is tried when a lock was not to be had.
+    pub attempts: u32,
+    /// How long to wait for another migrating session to end.
+    pub wait_for_other: Duration,
+}
+
+impl Default for MigrateOptions {
+    fn default() -> Self {
+        Self { lock_timeout: Duration::from_secs(2), attempts: 8, wait_for_other: Duration::from_secs(10) }
+    }
+}
+
+/// A folder of migrations.
+#[derive(Clone, Debug)]
+pub struct SqlFolder {
+    dir: PathBuf,
+}
+
+/// One migration of the folder or of the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// The file's name.
+    pub name: String,
+    /// How it stands.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// How a migration stands in a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// Applied, from the file as it is.
+    Applied,
+    /// Not applied.
+    Pending,
+    /// It failed or was interrupted and left nothing; it can be run again.
+    Failed {
+        /// What the server said.
+        error: String,
+    },
+    /// It stopped in the middle, with some of its statements committed.
+    HalfApplied {
+        /// How many statements are surely done.
+        done: u32,
+        /// Of how many.
+        of: u32,
+        /// What the server said; `None` when the session was lost while the next statement ran.
+        error: Option<String>,
+    },
+    /// Applied, and the file was edited since.
+    Changed,
+    /// Applied, and the file is gone from the folder.
+    Missing,
+}
+
+/// One migration that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedOne {
+    /// The file's name.
+    pub name: String,
+    /// How long its statements took, in milliseconds.
+    pub millis: u64,
+}
+
+/// What [`SqlFolder::apply`] has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The migrations, in order.
+    pub migrations: Vec<AppliedOne>,
+    /// Invalid indexes and constraints that are not validated, in words, as the whole database has them.
+    pub unfinished: Vec<String>,
+}
+
+/// A row of the record.
+pub(super) struct Record {
+    blake3: String,
+    finished_at: Option<String>,
+    error: Option<String>,
+    done: u32,
+    of: u32,
+    running: bool,
+}
+
+impl SqlFolder {
+    /// Names a folder; it is read at each call.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Lists the migrations of the folder and of the database's record, by name.
+    ///
+    /// # Errors
+    /// When folder or record cannot be read.
+    pub async fn status(&self, database: &Database) -> Result<Vec<Migration>, DbError> {
+        let client = database.connect().await?;
+        Ok(states(&self.files()?, &records(&client).await?))
+    }
+
+    /// Applies what is pending, in the order of the names.
+    ///
+    /// Each file runs in one transaction together with its record, so that it is applied and recorded or neither. A file with a
+    /// statement that cannot run in a transaction (`CREATE INDEX CONCURRENTLY`) runs statement by statement. A second call
+    /// carries on where the first stopped.
+    ///
+    /// # Errors
+    /// [`MigrationError`], in [`DbError::Migration`]; what had been applied before the failing file stays.
+    pub async fn apply(
+        &self,
+        database: &Database,
+        options: MigrateOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Applied, DbError> {
+        let mut client = database.connect().await?;
+        run::lock(&client, options.wait_for_other).await?;
+        create_record(&client, &database.user, &database.dbname).await?;
+        let files = self.files()?;
+        let todo = todo(&states(&files, &records(&client).await?))?;
+        // Every file is read before the first one runs: a typing error in the last must not stop a release half-way.
+        let scripts = todo
+            .iter()
+            .map(|name| Script::read(name, &files[name]))
+            .collect::<Result<Vec<_>, MigrationError>>()?;
+        let total = scripts.len() as u64;
+        let mut migrations = Vec::new();
+        for script in &scripts {
+            let what = script.name.clone();
+            progress(Progress { doing: "migrate", what, done: migrations.len() as u64, total });
+            let took = script.run(&mut client, options).await?;
+            migrations.push(AppliedOne {
+                name: script.name.clone(),
+                millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        Ok(Applied { migrations, unfinished: unfinished(&client).await? })
+    }
+
+    /// Records a migration as applied, or as not applied, after a person has looked at the database.
+    ///
+    /// # Errors
+    /// [`MigrationError::Unknown`] when neither folder nor record know the name.
+    pub async fn resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
+        let client = database.connect().await?;
+        run::lock(&client, Duration::ZERO).await?;
+        create_record(&client, &database.user, &database.dbname).await?;
+        let text =
+            self.files()?.remove(name).ok_or_else(|| MigrationError::Unknown { name: name.to_owned() })?;
+        let what = || format!("record {name}");
+        if applied {
+            client
+                .execute(
+                    "insert into piton.migrations (name, blake3, started_at, finished_at) values ($1, $2, now(), now())
+                     on conflict (name) do update set blake3 = $2, finished_at = now(), running = false, error = null",
+                    &[&name, &checksum(&text)],
+                )
+                .await
+                .doing(what)?;
+        } else {
+            client.execute("delete from piton.migrations where name = $1", &[&name]).await.doing(what)?;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Result<BTreeMap<String, String>, DbError> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if let Some(name) = migration_name(&path) {
+                files.insert(name, fs::read_to_string(&path)?);
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn migration_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    (path.is_file() && name.ends_with(".sql") && !name.ends_with(".down.sql")).then(|| name.to_owned())
+}
+
+pub(super) fn checksum(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn states(files: &BTreeMap<String, String>, records: &BTreeMap<String, Record>) -> Vec<Migration> {
+    let recorded_only = records.keys().filter(|name| !files.contains_key(*name));
+    let mut names: Vec<&String> = files.keys().chain(recorded_only).collect();
+    names.sort();
+    let one = |name: &String| Migration {
+        name: name.clone(),
+        state: state(files.get(name).map(String::as_str), records.get(name)),
+    };
+    names.into_iter().map(one).collect()
+}
+
+fn state(file: Option<&str>, record: Option<&Record>) -> State {
+    let Some(record) = record else { return State::Pending };
+    if record.finished_at.is_some() {
+        return match file {
+            None => State::Missing,
+            Some(text) if checksum(text) != record.blake3 => State::Changed,
+            Some(_) => State::Applied,
+        };
+    }
+    if record.done > 0 || record.running {
+        return State::HalfApplied { done: record.done, of: record.of, error: record.error.clone() };
+    }
+    State::Failed { error: record.error.clone().unwrap_or_else(|| "it was interrupted".into()) }
+}
+
+/// Lists what is to be run, or why nothing may be.
+fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
+    let mut todo = Vec::new();
+    for Migration { name, state } in states {
+        match state {
+            State::Changed => return Err(MigrationError::Changed { name: name.clone() }),
+            State::HalfApplied { done, of, error } => {
+                let uncertain = error.is_none();
+                return Err(MigrationError::HalfApplied {
+                    name: name.clone(),
+                    done: *done,
+                    of: *of,
+                    uncertain,
+                });
+            }
+            State::Pending | State::Failed { .. } => todo.push(name.clone()),
+            // A release that went back to older code has fewer files than its database.
+            State::Applied | State::Missing => {}
+        }
+    }
+    Ok(todo)
+}
+
+async fn has_record(client: &Client) -> Result<bool, DbError> {
+    let row = client
+        .query_one("select pg_catalog.to_regclass('piton.migrations') is not null", &[])
+        .await
+        .doing(|| "look for the record of migrations".into())?;
+    Ok(row.get(0))
+}
+
+async fn create_record(client: &Client, user: &str, dbname: &str) -> Result<(), DbError> {
+    if has_record(client).await? {
+        return Ok(());
+    }
+    client
+        .batch_execute(
+            "begin;
+             create schema if not exists piton;
+             create table piton.migrations (
+                 name text primary key,
+                 blake3 text not null,
+                 started_at timestamptz not null,
+                 finished_at timestamptz,
+                 error text,
+                 -- Of a file that runs statement by statement: how many are committed, of how many, and whether one is running.
+                 done integer not null default 0,
+                 of integer not null default 0,
+                 running boolean not null default false
+             );
+             commit",
+        )
+        .await
+        .needing(
+            || "create the record of migrations".into(),
+            || format!("GRANT CREATE ON DATABASE {} TO {}", crate::quote::ident(dbname), crate::quote::ident(user)),
+        )
+}
+
+async fn records(client: &Client) -> Result<BTreeMap<String, Record>, DbError> {
+    if !has_record(client).await? {
+        return Ok(BTreeMap::new());
+    }
+    let rows = client
+        .query("select name, blake3, finished_at::text, error, done, of, running from piton.migrations", &[])
+        .await
+        .doing(|| "read the record of migrations".into())?;
+    let count = |n: i32| n.unsigned_abs();
+    let record = |row: &tokio_postgres::Row| Record {
+        blake3: row.get(1),
+        finished_at: row.get(2),
+        error: row.get(3),
+        done: count(row.get(4)),
+        of: count(row.get(5)),
+        running: row.get(6),
+    };
+    Ok(rows.iter().map(|row| (row.get(0), record(row))).collect())
+}
+
+/// Lists what concurrent and unvalidated statements may have left behind.
+pub(super) async fn unfinished(client: &Client) -> Result<Vec<String>, DbError> {
+    let rows = client
+        .query(
+            "select 'index ' || indexrelid::regclass || ' is invalid: drop it and build it again'
+             from pg_catalog.pg_index where not indisvalid
+               and not exists (select from pg_catalog.pg_class c where c.oid = indexrelid and c.relkind = 'I')
+             union all
+             select pg_catalog.format('constraint %I on %s is not validated: ALTER TABLE %s VALIDATE CONSTRAINT %I',
+                                      conname, conrelid::regclass, conrelid::regclass, conname)
+             from pg_catalog.pg_constraint where not convalidated and conrelid <> 0
+             order by 1",
+            &[],
+        )
+        .await
+        .doing(|| "look for invalid indexes and constraints".into())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

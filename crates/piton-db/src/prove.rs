@@ -1,0 +1,239 @@
+//! The proof of a backup: restored into a new database and compared, row for row and object for object.
+
+use std::fmt;
+use std::path::Path;
+
+use piton_exec::{Command, local};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use crate::backup::{self, dump_dir, finished_table, wanted_success};
+use crate::error::Doing;
+use crate::fingerprint::{Change, Rows, Structure};
+use crate::identity::{self, Label, Purpose};
+use crate::made::{self, Made};
+use crate::manifest::{Manifest, SequenceAt};
+use crate::progress::{OnProgress, Progress};
+use crate::rowsum::RowSum;
+use crate::tools::Tools;
+use crate::{Database, DbError};
+
+/// Builds the command that restores a backup into a new database.
+pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, jobs: u32) -> Command {
+    into.tool_env(Command::new(tools.pg_restore.display().to_string()).args([
+        format!("--dbname={}", into.dbname),
+        format!("--jobs={jobs}"),
+        "--exit-on-error".to_owned(),
+        "--no-password".to_owned(),
+        "--verbose".to_owned(),
+        dump_dir(dir).display().to_string(),
+    ]))
+}
+
+/// Restores a backup into a new database, the golden copy, which this makes.
+///
+/// A golden copy with the same label is dropped first: it may be half restored. When the restore fails, nothing is left.
+///
+/// # Errors
+/// [`DbError::NameTaken`] when the name belongs to another database; [`DbError::Tool`] with pg_restore's own words.
+pub async fn restore(
+    dir: &Path,
+    into: &Database,
+    label: &Label,
+    jobs: u32,
+    progress: OnProgress<'_>,
+) -> Result<(), DbError> {
+    let manifest = Manifest::read(dir)?;
+    let label = Label { purpose: Purpose::Golden, ..label.clone() };
+    if made::create(into, &manifest.properties, &label).await? == Made::Existing {
+        made::drop_made(into).await?;
+        made::create(into, &manifest.properties, &label).await?;
+    }
+    let restored = fill(&manifest, dir, into, jobs, progress).await;
+    if restored.is_err() {
+        // The restore's error is the one to tell; a leftover carries the golden mark and goes with the next attempt.
+        let _ = made::drop_made(into).await;
+    }
+    restored
+}
+
+async fn fill(
+    manifest: &Manifest,
+    dir: &Path,
+    into: &Database,
+    jobs: u32,
+    progress: OnProgress<'_>,
+) -> Result<(), DbError> {
+    let client = into.connect().await?;
+    let tools = Tools::find(identity::identity(&client).await?.major()).await?;
+    let command = restore_command(&tools, into, dir, jobs);
+    let total = manifest.tables.len() as u64;
+    let mut done = 0;
+    let output = local::run_with(&command, |_, line| {
+        if let Some(what) = finished_table(line) {
+            done += 1;
+            progress(Progress { doing: "restore", what: what.to_owned(), done, total });
+        }
+    })
+    .await?;
+    wanted_success(&command, output)?;
+    client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?;
+    // Whoever swaps this database in expects the original's owner, limits and settings; neither dump nor rename carries them.
+    manifest.properties.apply(&client, &into.dbname).await?;
+    identity::set_own_comment(&client, &into.dbname, manifest.properties.comment.as_deref()).await
+}
+
+/// One thing in which a restored copy differs from its backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "kebab-case")]
+pub enum Difference {
+    /// A table's rows.
+    Rows {
+        /// The table.
+        table: String,
+        /// What the dump holds; `None` when the table is not in it.
+        dumped: Option<RowSum>,
+        /// What the copy holds; `None` when the table is missing.
+        restored: Option<RowSum>,
+    },
+    /// An object.
+    Object(Change),
+    /// A sequence that would hand out values again.
+    Sequence {
+        /// The sequence.
+        name: String,
+        /// Where it stood in the source.
+        source: i64,
+        /// Where it stands in the copy; `None` when it is missing.
+        restored: Option<i64>,
+    },
+    /// The number of large objects.
+    LargeObjects {
+        /// In the source.
+        source: u64,
+        /// In the copy.
+        restored: u64,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows { table, dumped: Some(_), restored: None } => write!(f, "table {table} is missing"),
+            Self::Rows { table, dumped: None, .. } => write!(f, "table {table} is not in the dump"),
+            Self::Rows { table, dumped: Some(dumped), restored: Some(restored) } => {
+                if dumped.rows == restored.rows {
+                    write!(f, "table {table}: {} rows as dumped, with other contents", dumped.rows)
+                } else {
+                    write!(f, "table {table}: {} rows dumped, {} restored", dumped.rows, restored.rows)
+                }
+            }
+            Self::Object(change) => change.fmt(f),
+            Self::Sequence { name, source, restored: Some(restored) } => {
+                write!(f, "sequence {name}: stood at {source}, restored at {restored}")
+            }
+            Self::Sequence { name, .. } => write!(f, "sequence {name} is missing"),
+            Self::LargeObjects { source, restored } => {
+                write!(f, "{source} large objects dumped, {restored} restored")
+            }
+        }
+    }
+}
+
+/// What a comparison has shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// How many tables were compared.
+    pub tables: u64,
+    /// How many rows were read and compared.
+    pub rows: u64,
+    /// How many objects were compared.
+    pub objects: u64,
+    /// What differs; the backup is proved when this is empty.
+    pub differences: Vec<Difference>,
+}
+
+impl Proof {
+    /// Tells whether the copy is the backup's equal.
+    pub fn is_equal(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// Compares a restored copy with its backup's manifest: rows, objects, sequences and large objects.
+///
+/// Nobody may write to the copy meanwhile. Large objects are counted; their contents are not compared.
+///
+/// # Errors
+/// When the copy cannot be read.
+pub async fn compare(
+    manifest: &Manifest,
+    golden: &Database,
+    progress: OnProgress<'_>,
+) -> Result<Proof, DbError> {
+    let client = golden.connect().await?;
+    let structure = Structure::read(&client).await?;
+    let rows = read_rows(&client, manifest, progress).await?;
+    let mut differences = differing_rows(&manifest.rows, &rows);
+    differences.extend(manifest.structure.changes_to(&structure).into_iter().map(Difference::Object));
+    let sequences = backup::sequences(&client).await?;
+    for (name, source) in &manifest.sequences {
+        let restored = sequences.get(name).map(|at| at.last);
+        if !restored.is_some_and(|restored| has_reached(source, restored)) {
+            differences.push(Difference::Sequence { name: name.clone(), source: source.last, restored });
+        }
+    }
+    let large_objects = backup::large_objects(&client).await?;
+    if large_objects != manifest.large_objects {
+        differences
+            .push(Difference::LargeObjects { source: manifest.large_objects, restored: large_objects });
+    }
+    Ok(Proof {
+        tables: rows.len() as u64,
+        rows: rows.values().map(|table| table.rows).sum(),
+        objects: structure.0.len() as u64,
+        differences,
+    })
+}
+
+async fn read_rows(client: &Client, manifest: &Manifest, progress: OnProgress<'_>) -> Result<Rows, DbError> {
+    let tables = crate::tables::list(client).await?;
+    let total = tables.len() as u64;
+    let mut rows = Rows::new();
+    for table in tables {
+        let name = table.quoted();
+        // The dump's order of columns: a child of an inherited table is restored with its parent's columns first.
+        let dumped = manifest.tables.iter().find(|dumped| dumped.quoted() == name);
+        let columns = match dumped {
+            Some(dumped) if same_names(&dumped.columns, &table.columns) => &dumped.columns,
+            _ => &table.columns,
+        };
+        rows.insert(name.clone(), crate::tables::sum(client, &table, columns).await?);
+        progress(Progress { doing: "compare", what: name, done: rows.len() as u64, total });
+    }
+    Ok(rows)
+}
+
+fn same_names(a: &[String], b: &[String]) -> bool {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    sorted(a) == sorted(b)
+}
+
+fn differing_rows(dumped: &Rows, restored: &Rows) -> Vec<Difference> {
+    let mut names: Vec<&String> = dumped.keys().chain(restored.keys()).collect();
+    names.sort();
+    names.dedup();
+    let both = names.into_iter().map(|name| (name, dumped.get(name).copied(), restored.get(name).copied()));
+    both.filter(|(_, dumped, restored)| dumped != restored)
+        .map(|(name, dumped, restored)| Difference::Rows { table: name.clone(), dumped, restored })
+        .collect()
+}
+
+/// A sequence goes on while the dump runs, so that its copy may be ahead; one that cycles may be anywhere.
+fn has_reached(source: &SequenceAt, restored: i64) -> bool {
+    source.cycles || if source.increment > 0 { restored >= source.last } else { restored <= source.last }
+}

@@ -1,0 +1,182 @@
+//! Puts one database in another's place, by name, in one transaction.
+//!
+//! Renames, properties and marks are ordinary catalogue changes and commit together: whatever dies, the databases are as before
+//! or swapped, never between, and no database is left closed. While the transaction is open the renamed database's lock holds new
+//! sessions off; the sessions that are on it are ended until the server finds none.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use crate::error::{Doing, SqlError};
+use crate::identity::{self, Label, Purpose};
+use crate::properties::Properties;
+use crate::{Database, DbError, facts, made, quote};
+
+/// How often sessions that came in before the lock are ended.
+const PATROL: Duration = Duration::from_millis(20);
+
+/// What a swap has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swapped {
+    /// From the first ended session to the commit; zero when it had been done before.
+    pub took: Duration,
+    /// Whether this call did it.
+    pub now: bool,
+}
+
+/// Where a swap stands. There is no state between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapState {
+    /// Live and replacement stand under their own names.
+    NotDone,
+    /// The replacement is live and the old database stands under its new name.
+    Done,
+}
+
+/// Tells whether the swap has happened.
+///
+/// # Errors
+/// [`DbError::Swap`] when the names that exist fit neither state.
+pub async fn observe(live: &Database, replacement: &str, keep_old_as: &str) -> Result<SwapState, DbError> {
+    state(&live.maintenance().await?, &live.dbname, replacement, keep_old_as).await
+}
+
+async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Result<SwapState, DbError> {
+    let mut there = [false; 3];
+    for (there, name) in there.iter_mut().zip([live, replacement, old]) {
+        *there = facts::exists_on(client, name).await?;
+    }
+    match there {
+        [true, true, false] => Ok(SwapState::NotDone),
+        [true, false, true] if identity::read_mark(client, old).await?.valid().is_some() => {
+            Ok(SwapState::Done)
+        }
+        [live_there, replacement_there, old_there] => {
+            let word = |there| if there { "is there" } else { "is not" };
+            Err(DbError::Swap(format!(
+                "{live} {}, {replacement} {}, {old} {}; before a swap the first two are there, after it the first and the last",
+                word(live_there),
+                word(replacement_there),
+                word(old_there)
+            )))
+        }
+    }
+}
+
+/// Renames `live` to `keep_old_as` and `replacement` to `live`, ending the sessions on both.
+///
+/// The replacement takes over owner, privileges, connection limit, settings and comment of the live database, and a mark that
+/// protects it from [`made::drop_made`] unless the live database was itself Piton's clone. Done already, it does nothing. Swapping
+/// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended.
+///
+/// # Errors
+/// [`DbError::Swap`], [`DbError::InUse`] when a session cannot be ended, [`DbError::Privilege`]; nothing has changed then.
+pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Result<Swapped, DbError> {
+    made::check_name(keep_old_as)?;
+    let mut client = live.maintenance().await?;
+    let patrol = live.maintenance().await?;
+    let name = live.dbname.as_str();
+    if state(&client, name, replacement, keep_old_as).await? == SwapState::Done {
+        return Ok(Swapped { took: Duration::ZERO, now: false });
+    }
+    let (for_new, for_old) = labels(&client, name, replacement).await?;
+    refuse_prepared(&client, &[name, replacement]).await?;
+    let properties = Properties::read(&client, name).await?;
+
+    let what = || format!("swap {replacement} in for {name}");
+    let begin = Instant::now();
+    let transaction = client.transaction().await.doing(what)?;
+    rename(&transaction, &patrol, name, keep_old_as).await?;
+    rename(&transaction, &patrol, replacement, name).await?;
+    let inside = transaction.client();
+    properties.apply(inside, name).await?;
+    identity::set_own_comment(inside, name, properties.comment.as_deref()).await?;
+    identity::write_mark(inside, name, &for_new).await?;
+    identity::write_mark(inside, keep_old_as, &for_old).await?;
+    transaction.commit().await.doing(what)?;
+    Ok(Swapped { took: begin.elapsed(), now: true })
+}
+
+/// Says what both databases will be after the swap.
+async fn labels(client: &Client, live: &str, replacement: &str) -> Result<(Label, Label), DbError> {
+    let mark = identity::read_mark(client, replacement).await?;
+    let Some(own) = mark.valid() else {
+        return Err(DbError::Swap(format!(
+            "{replacement} is not a database that Piton prepared: {}",
+            mark.in_words()
+        )));
+    };
+    let live_mark = identity::read_mark(client, live).await?;
+    let base = live_mark.valid().unwrap_or(own).label.clone();
+    let is_clone = live_mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Clone);
+    let (new, old) =
+        if is_clone { (Purpose::Clone, Purpose::Clone) } else { (Purpose::Live, Purpose::Replaced) };
+    Ok((Label { purpose: new, ..base.clone() }, Label { purpose: old, ..base }))
+}
+
+async fn refuse_prepared(client: &Client, databases: &[&str]) -> Result<(), DbError> {
+    let rows = client
+        .query(
+            "select gid, database::text from pg_catalog.pg_prepared_xacts where database = any($1)",
+            &[&databases],
+        )
+        .await
+        .doing(|| "look for prepared transactions".into())?;
+    match rows.first() {
+        None => Ok(()),
+        Some(row) => Err(DbError::Swap(format!(
+            "{} has the prepared transaction {gid}; COMMIT PREPARED or ROLLBACK PREPARED {gid} first",
+            row.get::<_, &str>(1),
+            gid = quote::literal(row.get(0)),
+        ))),
+    }
+}
+
+/// Renames one database, ending the sessions on it for as long as the server counts any.
+async fn rename(transaction: &Transaction<'_>, patrol: &Client, from: &str, to: &str) -> Result<(), DbError> {
+    let statement = format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to));
+    let renaming = transaction.batch_execute(&statement);
+    tokio::pin!(renaming);
+    let ended = loop {
+        end_sessions(patrol, from).await?;
+        tokio::select! {
+            ended = &mut renaming => break ended,
+            () = tokio::time::sleep(PATROL) => {}
+        }
+    };
+    match ended {
+        Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => {
+            let sessions = made::sessions(patrol, from).await?;
+            if sessions.is_empty() {
+                return Err(DbError::Sql { doing: format!("rename {from}"), source: SqlError(error) });
+            }
+            Err(DbError::InUse { name: from.to_owned(), sessions })
+        }
+        other => other.needing(
+            || format!("rename {from}"),
+            || {
+                format!(
+                    "ALTER DATABASE {} OWNER TO the user; ALTER ROLE the user CREATEDB",
+                    quote::ident(from)
+                )
+            },
+        ),
+    }
+}
+
+async fn end_sessions(patrol: &Client, database: &str) -> Result<(), DbError> {
+    patrol
+        .execute(
+            "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and backend_type <> 'autovacuum worker'",
+            &[&database],
+        )
+        .await
+        .needing(
+            || format!("end the sessions on {database}"),
+            || "GRANT pg_signal_backend TO the user (a superuser's sessions need a superuser)".into(),
+        )?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Finds the `pg_dump` and `pg_restore` that fit a server.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use piton_exec::{Command, local};
+
+use crate::DbError;
+
+/// A pair of client programs of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    /// The path of `pg_dump`.
+    pub pg_dump: PathBuf,
+    /// The path of `pg_restore`.
+    pub pg_restore: PathBuf,
+    /// Such as `15.18`.
+    pub version: String,
+    /// The major version.
+    pub major: u32,
+}
+
+impl Tools {
+    /// Finds the programs for a server of this major version in Debian's folders and in `PATH`.
+    ///
+    /// The server's own version is preferred, then the nearest newer one: pg_restore 17 sends settings that a server 15
+    /// does not know, so that "newest" would be the wrong choice.
+    ///
+    /// # Errors
+    /// [`DbError::ToolMissing`] or [`DbError::ToolTooOld`], with the package to install.
+    pub async fn find(server_major: u32) -> Result<Self, DbError> {
+        let mut found = Vec::new();
+        for folder in folders() {
+            if let Some(tools) = Self::in_folder(&folder).await {
+                found.push(tools);
+            }
+        }
+        Self::choose(found, server_major)
+    }
+
+    fn choose(mut found: Vec<Self>, server_major: u32) -> Result<Self, DbError> {
+        // A stable sort keeps Debian's own folders before the wrappers in PATH.
+        found.sort_by_key(|tools| tools.major);
+        let newest = found.last().map(|tools| tools.major);
+        let fits = found.into_iter().find(|tools| tools.major >= server_major);
+        fits.ok_or(match newest {
+            Some(found) => DbError::ToolTooOld { program: "pg_dump", server: server_major, found },
+            None => DbError::ToolMissing { program: "pg_dump", major: server_major },
+        })
+    }
+
+    async fn in_folder(folder: &Path) -> Option<Self> {
+        let (pg_dump, pg_restore) = (folder.join("pg_dump"), folder.join("pg_restore"));
+        let dump = version(&pg_dump).await?;
+        let restore = version(&pg_restore).await?;
+        let major = dump.split('.').next()?.parse().ok()?;
+        (dump == restore).then_some(Self { pg_dump, pg_restore, version: dump, major })
+    }
+}
+
+fn folders() -> Vec<PathBuf> {
+    let debian =
+        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    debian.chain(std::env::split_paths(&path)).collect()
+}
+
+async fn version(program: &Path) -> Option<String> {
+    if !program.exists() {
+        return None;
+    }
+    let output = local::run(&Command::new(program.to_str()?).arg("--version")).await.ok()?;
+    // "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
+    let after = output.stdout.split_once("(PostgreSQL)")?.1;
+    after.split_whitespace().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools(major: u32) -> Tools {
+        Tools { pg_dump: "a".into(), pg_restore: "b".into(), version: format!("{major}.1"), major }
+    }
+
+    #[test]
+    fn the_nearest_not_older_version_is_chosen() {
+        assert_eq!(Tools::choose(vec![tools(18), tools(14), tools(16)], 15).unwrap().major, 16);
+        let error = Tools::choose(vec![tools(14), tools(15)], 17).unwrap_err();
+        assert!(error.to_string().contains("apt-get install postgresql-client-17"), "{error}");
+        assert!(matches!(Tools::choose(vec![], 17), Err(DbError::ToolMissing { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_installed_programs_are_found() {
+        let Some(bin) = piton_testkit::postgres::find_bin() else {
+            return piton_testkit::postgres::skip("postgresql");
+        };
+        let found = Tools::in_folder(&bin).await.unwrap();
+        assert_eq!(found.version.split('.').next().unwrap(), found.major.to_string());
+    }
+}

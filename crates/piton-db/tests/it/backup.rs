@@ -1,0 +1,267 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fs_err as fs;
+use piton_db::backup::{DumpOptions, dump};
+use piton_db::identity::{MarkState, Purpose, read_mark};
+use piton_db::manifest::{Damage, Manifest, verify_files};
+use piton_db::prove::{Difference, compare, restore};
+use piton_db::{Database, DbError, facts, fingerprint, properties};
+use piton_testkit::postgres::eventually;
+
+use crate::{HARD, fresh, label, quiet, run};
+
+async fn backed_up(source: &Database, dir: &Path) -> Manifest {
+    dump(source, dir, DumpOptions::default(), &mut quiet).await.unwrap()
+}
+
+async fn golden(source: &Database, dir: &Path) -> Database {
+    let golden = source.with_name(&format!("{}_golden", source.dbname));
+    restore(dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap();
+    golden
+}
+
+#[tokio::test]
+async fn a_backup_of_everything_hard_is_proved() {
+    let Some((_, source)) = fresh("hard").await else { return };
+    run(&source, HARD).await;
+    run(
+        &source,
+        "alter database hard set bytea_output = 'escape'; alter database hard set timezone = 'Asia/Tokyo';
+         alter database hard set extra_float_digits = -5; alter database hard set lc_monetary = 'C.UTF-8';
+         alter database hard set search_path = \"Büro\", public; alter database hard connection limit 40;
+         alter database hard set default_transaction_isolation = 'serializable'",
+    )
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("backup");
+    let mut seen = Vec::new();
+    let manifest = dump(&source, &dir, DumpOptions::default(), &mut |p| seen.push(p)).await.unwrap();
+    assert!(
+        seen.iter().any(|p| p.doing == "dump" && p.what == "User" && p.total == manifest.tables.len() as u64)
+    );
+    assert_eq!(manifest, Manifest::read(&dir).unwrap());
+    assert_eq!(verify_files(&dir).unwrap(), []);
+    assert_eq!(manifest.rows["\"public\".\"User\""].rows, 500);
+    assert_eq!(manifest.rows["\"public\".\"nothing\""].rows, 2);
+    assert_eq!(manifest.large_objects, 1);
+
+    // What the dump's bytes say is what the tables say.
+    let client = source.connect().await.unwrap();
+    assert_eq!(fingerprint::rows(&client).await.unwrap(), manifest.rows);
+
+    let golden = golden(&source, &dir).await;
+    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    assert_eq!(proof.rows, manifest.total_rows());
+    assert!(proof.is_equal() && proof.rows > 600 && proof.objects > 50);
+    let there = golden.maintenance().await.unwrap();
+    let (mut original, copied) = (
+        properties::Properties::read(&there, "hard").await.unwrap(),
+        properties::Properties::read(&there, "hard_golden").await.unwrap(),
+    );
+    original.comment = None;
+    assert_eq!(copied, original);
+    assert!(matches!(read_mark(&there, "hard_golden").await.unwrap(), MarkState::Marked(_)));
+
+    // Both may be run again.
+    assert_eq!(backed_up(&source, &dir).await, manifest);
+    restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap();
+    assert!(compare(&manifest, &golden, &mut quiet).await.unwrap().is_equal());
+}
+
+#[tokio::test]
+async fn a_backup_taken_under_a_writer_is_proved() {
+    let Some((cluster, source)) = fresh("busy").await else { return };
+    run(
+        &source,
+        "create table account (id int primary key, balance int not null);
+         create table entry (id bigserial primary key, account int references account, amount int);
+         insert into account select i, 0 from generate_series(1, 200) i;
+         insert into entry (account, amount) select i % 200 + 1, 0 from generate_series(1, 50000) i",
+    )
+    .await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = cluster.connect("busy").await;
+    let writing = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let one = "with e as (insert into entry (account, amount) select 1 + floor(random() * 199)::int, 1 returning *)
+                           update account a set balance = balance + e.amount from e where a.id = e.account";
+                writer.batch_execute(one).await.unwrap();
+                written += 1;
+            }
+            written
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let counter = cluster.connect("busy").await;
+    let count = async || crate::number(&counter, "select count(*) from entry").await;
+    eventually("the writer writes", async || count().await > 50_020).await;
+    let dir = dir.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let dumped = manifest.rows["\"public\".\"entry\""].rows;
+    eventually("the writer goes on", async || count().await > i64::try_from(dumped).unwrap()).await;
+    let golden = golden(&source, &dir).await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(writing.await.unwrap() > 0);
+    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    // One moment of the source: every entry is in its account's balance.
+    let client = golden.connect().await.unwrap();
+    let torn = "select (select sum(balance) from account) - (select sum(amount) from entry)";
+    assert_eq!(crate::number(&client, torn).await, 0);
+}
+
+#[tokio::test]
+async fn each_kind_of_damage_is_found_and_located() {
+    let Some((_, source)) = fresh("damage").await else { return };
+    run(
+        &source,
+        "create table item (id serial primary key, name text default 'x'); create index item_name on item (name);
+         insert into item (name) select 'n' || i from generate_series(1, 100) i; create table other (a int)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+
+    let file = manifest.files.keys().find(|name| name.ends_with(".dat.gz")).unwrap().clone();
+    let good = fs::read(dir.join(&file)).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(dir.join(&file), &bad).unwrap();
+    assert_eq!(verify_files(&dir).unwrap(), [Damage::Altered(file.clone())]);
+    fs::remove_file(dir.join(&file)).unwrap();
+    fs::write(dir.join("dump/strange"), "").unwrap();
+    assert_eq!(
+        verify_files(&dir).unwrap(),
+        [Damage::Missing(file.clone()), Damage::Extra("dump/strange".into())]
+    );
+    fs::write(dir.join(&file), good).unwrap();
+    fs::remove_file(dir.join("dump/strange")).unwrap();
+    assert_eq!(verify_files(&dir).unwrap(), []);
+
+    let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    fs::write(dir.join("manifest.json"), text.replacen("\"rows\": 100", "\"rows\": 101", 1)).unwrap();
+    assert!(matches!(verify_files(&dir), Err(DbError::BadManifest { .. })));
+    fs::write(dir.join("manifest.json"), text).unwrap();
+
+    let golden = golden(&source, &dir).await;
+    run(
+        &golden,
+        "delete from item where id = 17; insert into other values (1);
+         alter table item alter name set default 'y'; drop index item_name; select setval('item_id_seq', 5)",
+    )
+    .await;
+    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    let said: Vec<String> = proof.differences.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "table \"public\".\"item\": 100 rows dumped, 99 restored",
+            "table \"public\".\"other\": 0 rows dumped, 1 restored",
+            "column public.item.name was `text default 'x'::text` and is `text default 'y'::text`",
+            "index public.item_name is missing",
+            "sequence public.item_id_seq: stood at 100, restored at 5",
+        ]
+    );
+    run(&golden, "insert into item values (17, 'other')").await;
+    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    assert!(matches!(&proof.differences[0], Difference::Rows { dumped: Some(a), restored: Some(b), .. }
+        if a.rows == b.rows && a.sum != b.sum));
+}
+
+#[tokio::test]
+async fn a_failed_or_killed_dump_leaves_nothing_and_can_be_repeated() {
+    let Some((cluster, source)) = fresh("fails").await else { return };
+    run(&source, "create table t (a int); insert into t select generate_series(1, 1000)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+
+    // Somebody else's folder is left alone.
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("mine"), "x").unwrap();
+    let error = dump(&source, &dir, DumpOptions::default(), &mut quiet).await.unwrap_err();
+    assert!(matches!(error, DbError::ForeignFolder { .. }) && dir.join("mine").exists());
+    fs::remove_dir_all(&dir).unwrap();
+
+    // A table under an exclusive lock.
+    let locker = cluster.connect("fails").await;
+    locker.batch_execute("begin; lock table t in access exclusive mode").await.unwrap();
+    let options = DumpOptions { lock_wait: Duration::from_millis(100), ..DumpOptions::default() };
+    let error = dump(&source, &dir, options, &mut quiet).await.unwrap_err();
+    assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE));
+    assert!(!dir.exists());
+
+    // Given up in the middle: no manifest, no backup; the next attempt clears up.
+    let _ = tokio::time::timeout(Duration::from_millis(100), backed_up(&source, &dir)).await;
+    assert!(dir.exists());
+    assert!(matches!(verify_files(&dir), Err(DbError::NoManifest { .. })));
+    locker.batch_execute("rollback").await.unwrap();
+    fs::write(dir.join("half.dat.gz"), "x").unwrap();
+    backed_up(&source, &dir).await;
+    assert_eq!(verify_files(&dir).unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_failed_restore_leaves_nothing() {
+    let Some((_, source)) = fresh("unrestorable").await else { return };
+    run(&source, "create table t (a int); insert into t select generate_series(1, 1000)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let file = dir.join(manifest.files.keys().find(|name| name.ends_with(".dat.gz")).unwrap());
+    let good = fs::read(&file).unwrap();
+    fs::write(&file, &good[..good.len() / 2]).unwrap();
+    let golden = source.with_name("unrestorable_golden");
+    let error = restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap_err();
+    assert!(matches!(error, DbError::Tool(_)), "{error}");
+    assert!(!facts::exists(&golden).await.unwrap());
+    fs::write(&file, &good).unwrap();
+
+    // A database of somebody else under that name is left alone.
+    run(&source, "create database unrestorable_golden").await;
+    run(&golden, "create table mine ()").await;
+    let error = restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap_err();
+    assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
+    run(&golden, "select from mine").await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named() {
+    let Some((_, source)) = fresh("full").await else { return };
+    run(
+        &source,
+        "create table t (a text); insert into t select md5(i::text) from generate_series(1, 100000) i",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    // A file system of 1 MB, where the tests may mount one.
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(folder.path())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        // Without the right to mount, a folder that nothing can be written to stands for it.
+        if rustix::process::geteuid().is_root() {
+            return piton_testkit::postgres::skip("the right to mount a file system");
+        }
+        fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o555)).unwrap();
+        assert!(dump(&source, &folder.path().join("b"), DumpOptions::default(), &mut quiet).await.is_err());
+        return;
+    }
+    let dir = folder.path().join("backup");
+    let error = dump(&source, &dir, DumpOptions::default(), &mut quiet).await.unwrap_err();
+    let left = dir.exists();
+    let unmounted = std::process::Command::new("umount").arg(folder.path()).status();
+    assert!(unmounted.unwrap().success());
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    assert!(!left);
+}
