@@ -85,3 +85,45 @@ impl Hold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_release_lets_them_go_in_the_order_in_which_they_came() {
+        let hold = Hold::new(Instant::now() + Duration::from_secs(60));
+        let went = RefCell::new(Vec::new());
+        let waiting = join_all((0..50).map(|number| {
+            let (hold, went) = (&hold, &went);
+            async move {
+                assert!(hold.wait().await.is_ok());
+                went.borrow_mut().push(number);
+            }
+        }));
+        let release = async {
+            while hold.counts().held < 50 {
+                tokio::task::yield_now().await;
+            }
+            hold.release();
+        };
+        tokio::join!(waiting, release);
+        assert_eq!(*went.borrow(), (0..50).collect::<Vec<_>>());
+        assert_eq!(hold.counts().expired, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_bound_the_wait_ends_without_a_release() {
+        let hold = Hold::new(Instant::now() + Duration::from_secs(5));
+        assert!(!hold.is_over());
+        assert!(hold.wait().await.is_err());
+        assert!(hold.is_over());
+        let HoldCounts { held, expired, longest } = hold.counts();
+        assert_eq!((held, expired), (1, 1));
+        assert!(longest >= Duration::from_secs(5) && longest < Duration::from_secs(6));
+    }
+}

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use piton_proxy::control::{Client, ControlError, Status};
+use piton_proxy::control::{Client, ControlError, Stats, Status};
 use piton_proxy::{Options, Slot, Timeouts, Weights};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,6 +28,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 const DIR: &str = "PITON_PROXY_TEST_DIR";
 const LISTEN: &str = "PITON_PROXY_TEST_LISTEN";
+const WORKERS: &str = "PITON_PROXY_TEST_WORKERS";
 const RESPONSE_MILLIS: &str = "PITON_PROXY_TEST_RESPONSE_MILLIS";
 
 /// Not a test: what the child processes of the tests run.
@@ -40,7 +41,8 @@ fn proxy_process() {
         std::process::exit(1);
     });
     let var = |name| std::env::var(name).unwrap();
-    let options = Options { listen: var(LISTEN).parse().unwrap(), dir: var(DIR).into(), workers: 2 };
+    let workers = var(WORKERS).parse().unwrap();
+    let options = Options { listen: var(LISTEN).parse().unwrap(), dir: var(DIR).into(), workers };
     let response = Duration::from_millis(var(RESPONSE_MILLIS).parse().unwrap());
     let timeouts = Timeouts { connect: Duration::from_millis(500), response };
     if let Err(error) = piton_proxy::serve_with(options, timeouts) {
@@ -60,11 +62,16 @@ fn proxy_process() {
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    pub(crate) fn start(dir: &Path, listen: SocketAddr, response: Duration) -> Process {
+    pub(crate) fn start(dir: &Path, listen: SocketAddr) -> Process {
+        Process::start_with(dir, listen, 2, SOON)
+    }
+
+    pub(crate) fn start_with(dir: &Path, listen: SocketAddr, workers: usize, response: Duration) -> Process {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "support::proxy_process", "--ignored", "--nocapture"])
             .env(DIR, dir)
             .env(LISTEN, listen.to_string())
+            .env(WORKERS, workers.to_string())
             .env(RESPONSE_MILLIS, response.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -113,15 +120,23 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start() -> Proxy {
-        Proxy::start_with("proxy", Duration::from_secs(30)).await
+        Proxy::start_with("proxy", SOON).await
     }
 
+    /// Starts a proxy in a folder of that name whose upstreams may take as long as `response`.
     pub(crate) async fn start_with(dir: &str, response: Duration) -> Proxy {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join(dir);
-        let process = Process::start(&dir, any_port(), response);
+        let process = Process::start_with(&dir, any_port(), 2, response);
         let addr = serving(&dir, None).await.listen;
         Proxy { addr, dir, process, _root: root }
+    }
+
+    /// Starts a proxy with one upstream, on blue.
+    pub(crate) async fn in_front_of(upstream: SocketAddr) -> Proxy {
+        let proxy = Proxy::start().await;
+        proxy.control().await.set_upstream(Slot::Blue, Some(upstream)).await.unwrap();
+        proxy
     }
 
     pub(crate) async fn control(&self) -> Client {
@@ -138,10 +153,14 @@ impl Proxy {
         self.control().await.set_weights(Weights { green }).await.unwrap();
     }
 
-    /// Starts a process that takes over, and waits until it serves.
+    pub(crate) async fn stats(&self) -> Stats {
+        self.control().await.stats().await.unwrap()
+    }
+
+    /// Starts a process that takes over, waits until it serves, and returns the old one.
     pub(crate) async fn replace(&mut self) -> Process {
         let before = self.control().await.status().await.unwrap().epoch;
-        let next = Process::start(&self.dir, self.addr, Duration::from_secs(30));
+        let next = Process::start(&self.dir, self.addr);
         serving(&self.dir, Some(&before)).await;
         std::mem::replace(&mut self.process, next)
     }
@@ -177,10 +196,10 @@ pub(crate) async fn serving(dir: &Path, before: Option<&str>) -> Status {
     timeout(SOON, wait).await.expect("no proxy serves")
 }
 
-pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub(crate) fn text(text: impl Into<Bytes>) -> Answer {
-    Response::new(Full::new(text.into()).boxed())
+    Response::new(Full::new(text.into()).boxed_unsync())
 }
 
 /// An HTTP server that answers by a function.
@@ -278,7 +297,7 @@ pub(crate) async fn raw(addr: SocketAddr, request: &str) -> String {
 }
 
 /// A client's keep-alive connection.
-pub(crate) struct Http(pub(crate) SendRequest<BoxBody<Bytes, Infallible>>);
+pub(crate) struct Http(pub(crate) SendRequest<UnsyncBoxBody<Bytes, Infallible>>);
 
 impl Http {
     pub(crate) async fn connect(addr: SocketAddr) -> Http {
@@ -291,7 +310,7 @@ impl Http {
 
     pub(crate) async fn send(
         &mut self,
-        request: Request<BoxBody<Bytes, Infallible>>,
+        request: Request<UnsyncBoxBody<Bytes, Infallible>>,
     ) -> hyper::Result<Response<Incoming>> {
         self.0.ready().await?;
         timeout(SOON, self.0.send_request(request)).await.expect("no answer")
@@ -303,16 +322,16 @@ impl Http {
     }
 }
 
-pub(crate) fn get(path: &str, headers: &[(&str, &str)]) -> Request<BoxBody<Bytes, Infallible>> {
+pub(crate) fn get(path: &str, headers: &[(&str, &str)]) -> Request<UnsyncBoxBody<Bytes, Infallible>> {
     let mut request = Request::builder().uri(path).header("host", "shop.example");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request.body(Full::default().boxed()).unwrap()
+    request.body(Full::default().boxed_unsync()).unwrap()
 }
 
-pub(crate) fn post(path: &str, body: impl Into<Bytes>) -> Request<BoxBody<Bytes, Infallible>> {
-    Request::post(path).header("host", "shop.example").body(Full::new(body.into()).boxed()).unwrap()
+pub(crate) fn post(path: &str, body: impl Into<Bytes>) -> Request<UnsyncBoxBody<Bytes, Infallible>> {
+    Request::post(path).header("host", "shop.example").body(Full::new(body.into()).boxed_unsync()).unwrap()
 }
 
 pub(crate) async fn body(response: Response<Incoming>) -> String {

@@ -1,0 +1,184 @@
+//! A new process takes over from the one that serves, and nobody notices.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hyper::StatusCode;
+use piton_proxy::Slot;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::{
+    Http, Process, Proxy, SOON, Upstream, any_port, body, eventually, get, post, raw_upstream, read_head,
+    serving,
+};
+
+/// Clients that ask without a pause and count; any failure fails the test.
+struct Load {
+    clients: JoinSet<()>,
+    stop: Arc<AtomicBool>,
+    answers: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// Half of the clients keep their connection as long as the server does, half open one per request.
+    fn start(addr: SocketAddr) -> Load {
+        let mut load = Load { clients: JoinSet::new(), stop: Arc::default(), answers: Arc::default() };
+        for number in 0..8 {
+            let (stop, answers) = (Arc::clone(&load.stop), Arc::clone(&load.answers));
+            load.clients.spawn(async move {
+                let mut http = Http::connect(addr).await;
+                while !stop.load(Ordering::SeqCst) {
+                    // Not idempotent: nothing may save it by sending it again.
+                    let response = http.send(post("/", "x")).await.expect("a request failed");
+                    assert_eq!(response.status(), StatusCode::OK);
+                    let last = response.headers().get("connection").is_some_and(|value| value == "close");
+                    assert_eq!(body(response).await, "blue");
+                    answers.fetch_add(1, Ordering::SeqCst);
+                    if last || number % 2 == 0 {
+                        http = Http::connect(addr).await;
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    async fn more(&self) {
+        let before = self.answers.load(Ordering::SeqCst);
+        eventually("more answers", async || {
+            (self.answers.load(Ordering::SeqCst) > before + 500).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.unwrap();
+        }
+        self.answers.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_hand_overs_under_load_drop_nothing() {
+    let blue = Upstream::named("blue").await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    let load = Load::start(proxy.addr);
+    load.more().await;
+    for _ in 0..5 {
+        let old = proxy.replace().await;
+        load.more().await;
+        // Every client has come back by a new connection, so nothing keeps the old process.
+        assert_eq!(old.end().await, (Some(0), String::new()));
+    }
+    let answers = load.end().await;
+    assert_eq!(blue.count(), answers, "each request reached the app once");
+    assert_eq!(proxy.stats().await.slots.blue.bad, 0);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn other_counts_of_workers_take_over_all_listeners() {
+    let blue = Upstream::named("blue").await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    for workers in [1, 4, 2] {
+        let before = proxy.control().await.status().await.unwrap().epoch;
+        let next = Process::start_with(&proxy.dir, proxy.addr, workers, SOON);
+        assert_eq!(serving(&proxy.dir, Some(&before)).await.workers, workers);
+        let old = std::mem::replace(&mut proxy.process, next);
+        assert_eq!(old.end().await.0, Some(0));
+        // The kernel spreads connections over all listeners; one without a worker would swallow some.
+        for _ in 0..40 {
+            assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_old_process_finishes_a_download_and_answers_one_more_on_idle_connections() {
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let upstream = raw_upstream(move |mut stream| {
+        let mut gate = gate.clone();
+        async move {
+            while !read_head(&mut stream).await.is_empty() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await.unwrap();
+                gate.wait_for(|open| *open).await.unwrap();
+                stream.write_all(b"half").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut proxy = Proxy::in_front_of(upstream).await;
+    let (mut idle, mut busy) = (Http::connect(proxy.addr).await, Http::connect(proxy.addr).await);
+    let download = busy.send(get("/", &[])).await.unwrap();
+    let old = proxy.replace().await;
+    go.send_replace(true);
+    assert_eq!(body(download).await, "halfhalf");
+    for http in [&mut idle, &mut busy] {
+        let response = http.send(post("/", "x")).await.unwrap();
+        assert_eq!(response.headers()["connection"], "close");
+        assert_eq!(body(response).await, "halfhalf");
+    }
+    assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
+
+/// Starts a process that must not come to serve, and returns what it says.
+async fn refused(proxy: &Proxy, listen: SocketAddr) -> String {
+    let (code, text) = Process::start(&proxy.dir, listen).end().await;
+    assert_eq!(code, Some(3), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_serve_leaves_the_old_process_as_it_was() {
+    let blue = Upstream::named("blue").await;
+    let proxy = Proxy::in_front_of(blue.addr).await;
+    let mut http = Http::connect(proxy.addr).await;
+    let epoch = proxy.control().await.status().await.unwrap().epoch;
+
+    let text = refused(&proxy, SocketAddr::from(([127, 0, 0, 2], proxy.addr.port()))).await;
+    assert!(text.contains("stop it first") && text.contains(&proxy.addr.to_string()), "{text}");
+
+    proxy.control().await.hold(SOON).await.unwrap();
+    let text = refused(&proxy, any_port()).await;
+    assert!(text.contains("requests are held now"), "{text}");
+    proxy.control().await.release().await.unwrap();
+
+    let state = proxy.dir.join("state.json");
+    let good = std::fs::read(&state).unwrap();
+    std::fs::write(&state, "{").unwrap();
+    let text = refused(&proxy, any_port()).await;
+    assert!(text.contains("is damaged"), "{text}");
+    std::fs::write(&state, good).unwrap();
+
+    assert_eq!(http.get(&[]).await.1, "blue");
+    assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+    let status = proxy.control().await.set_upstream(Slot::Green, None).await.unwrap();
+    assert_eq!(status.epoch, epoch);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_lock_goes_along_and_is_free_when_the_successor_dies() {
+    let blue = Upstream::named("blue").await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    // An idle connection keeps the old process alive for a while.
+    let mut idle = TcpStream::connect(proxy.addr).await.unwrap();
+    let old = proxy.replace().await;
+    proxy.process.kill();
+    proxy.process = Process::start(&proxy.dir, proxy.addr);
+    serving(&proxy.dir, None).await;
+    assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let head = timeout(SOON, read_head(&mut idle)).await.unwrap();
+    assert!(head.contains("connection: close"), "{head}");
+    assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
