@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, SET_COOKIE};
+use hyper::header::{ACCEPT, CONNECTION, HeaderValue, SET_COOKIE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::timeout;
@@ -28,12 +28,12 @@ pub(crate) async fn answer(
 ) -> Response<Reply> {
     let known = Bucket::of(request.headers());
     let bucket = known.unwrap_or_else(Bucket::draw);
-    let form = Form::of(request.headers());
+    let accept = request.headers().get(ACCEPT).cloned();
     let mut response = match forward(&worker, bucket, client, request).await {
         Ok(response) => response,
         Err(refusal) => {
             worker.count(&refusal);
-            refusal.answer(form)
+            refusal.answer(Form::of(accept.as_ref()))
         }
     };
     if known.is_none() {

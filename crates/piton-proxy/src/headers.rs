@@ -64,7 +64,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .get_all(CONNECTION)
             .iter()
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .map(<[u8]>::trim_ascii)
+            // The usual words name no header that is not removed below.
+            .filter(|word| !word.eq_ignore_ascii_case(b"keep-alive") && !word.eq_ignore_ascii_case(b"close"))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Framing and routing are not the peer's to take away.
             .filter(|name| *name != HOST && *name != hyper::header::CONTENT_LENGTH)
             .collect();

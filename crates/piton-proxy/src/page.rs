@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use crate::body::Reply;
@@ -51,9 +51,9 @@ pub(crate) enum Form {
 
 impl Form {
     /// Browsers ask for HTML by name; whoever does not is an API client.
-    pub(crate) fn of(headers: &HeaderMap) -> Form {
-        let html = headers.get_all(ACCEPT).iter().any(|accept| {
-            accept.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/html"))
+    pub(crate) fn of(accept: Option<&HeaderValue>) -> Form {
+        let html = accept.is_some_and(|accept| {
+            accept.as_bytes().windows(9).any(|window| window.eq_ignore_ascii_case(b"text/html"))
         });
         if html { Form::Html } else { Form::Json }
     }
