@@ -1,3 +1,17 @@
 //! Configuration, plan, journal, engine, steps, targets and gate of a release. No terminal, no HTTP server.
 
 pub mod config;
+pub mod dirs;
+pub mod engine;
+pub mod facts;
+pub mod fault;
+mod files;
+pub mod gate;
+mod http;
+pub mod journal;
+pub mod plan;
+mod ports;
+pub mod project;
+pub mod step;
+mod table;
+pub mod words;

@@ -88,6 +88,14 @@ pub async fn dump(
     made
 }
 
+/// Removes an unfinished backup that [`dump`] began; a folder that is not there is as good as removed.
+///
+/// # Errors
+/// [`DbError::ForeignFolder`] when the folder is not one of Piton's.
+pub fn discard(dir: &Path) -> Result<(), DbError> {
+    files::discard(dir)
+}
+
 async fn dump_claimed(
     database: &Database,
     dir: &Path,

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::Doing;
 use crate::rowsum::RowSum;
-use crate::{DbError, normalise, tables};
+use crate::{Database, DbError, normalise, tables};
 
 /// The canonical listing of a database's objects: `column public."User".email` → `text not null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,14 @@ impl fmt::Display for Change {
 }
 
 impl Structure {
+    /// Reads the structure of a database through a session of its own.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or a catalogue not be read.
+    pub async fn of(database: &Database) -> Result<Self, DbError> {
+        Self::read(&database.connect().await?).await
+    }
+
     /// Reads the structure of the database that the session is on.
     ///
     /// The session's settings are pinned for good: use it for reading alone. Tried on PostgreSQL 15.

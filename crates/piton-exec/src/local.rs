@@ -209,6 +209,47 @@ fn spawn(command: &Command) -> Result<tokio::process::Child, ExecError> {
     prepared.spawn().map_err(|source| spawn_error(command, source))
 }
 
+/// Starts a program that outlives this one: a session of its own, output appended to `log`, nothing inherited from this
+/// environment but the variables named in `inherit`.
+///
+/// # Errors
+/// As [`run_with`], or when the log cannot be opened.
+pub fn spawn_detached(command: &Command, inherit: &[&str], log: &std::path::Path) -> Result<u32, ExecError> {
+    let io = |source| ExecError::Io { program: command.program.clone(), source };
+    if let Some(folder) = log.parent() {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(io)?;
+    let mut prepared = prepare(command);
+    let wanted: Vec<_> =
+        prepared.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
+    prepared.env_clear();
+    prepared.envs(inherit.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    prepared.envs(wanted);
+    prepared.stdin(Stdio::null()).stdout(log.try_clone().map_err(io)?).stderr(log);
+    lead_a_session(&mut prepared);
+    // Through tokio, so that a program that ends before this one is reaped.
+    let child =
+        tokio::process::Command::from(prepared).spawn().map_err(|source| spawn_error(command, source))?;
+    Ok(child.id().unwrap_or(0))
+}
+
+/// Lets the child lead a session of its own, so that neither the terminal's end nor its Ctrl-C reaches it.
+#[expect(
+    unsafe_code,
+    reason = "pre_exec is unsafe; the closure makes one async-signal-safe system call and allocates nothing"
+)]
+fn lead_a_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+}
+
 /// Asks the kernel to kill the child when the thread that started it dies, so that a killed Piton leaves no `pg_restore`
 /// running beside the next attempt.
 #[expect(

@@ -109,6 +109,13 @@ pub(super) struct Record {
     running: bool,
 }
 
+impl Migration {
+    /// Tells whether the database has it, from whichever version of the file.
+    pub fn is_applied(&self) -> bool {
+        matches!(self.state, State::Applied | State::Changed | State::Missing)
+    }
+}
+
 impl SqlFolder {
     /// Names a folder; it is read at each call.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -184,6 +191,41 @@ impl SqlFolder {
                 .doing(what)?;
         } else {
             client.execute("delete from piton.migrations where name = $1", &[&name]).await.doing(what)?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether the database has a record of migrations.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn is_recorded(database: &Database) -> Result<bool, DbError> {
+        has_record(&database.connect().await?).await
+    }
+
+    /// Removes from the record what failed and left nothing, and the record itself when it is empty and `keep` is false.
+    ///
+    /// # Errors
+    /// When the record cannot be changed.
+    pub async fn forget_failed(database: &Database, keep: bool) -> Result<(), DbError> {
+        let client = database.connect().await?;
+        if !has_record(&client).await? {
+            return Ok(());
+        }
+        let what = || "tidy the record of migrations".to_owned();
+        client
+            .batch_execute(
+                "delete from piton.migrations where finished_at is null and done = 0 and not running",
+            )
+            .await
+            .doing(what)?;
+        let row = client.query_one("select exists (select from piton.migrations)", &[]).await.doing(what)?;
+        if !keep && !row.get::<_, bool>(0) {
+            // RESTRICT: what somebody else put into the schema stays, and so does the schema then.
+            client
+                .batch_execute("drop table piton.migrations; drop schema piton restrict")
+                .await
+                .doing(what)?;
         }
         Ok(())
     }

@@ -1,0 +1,55 @@
+//! Where Piton keeps what, below the project's folder.
+
+use std::path::{Path, PathBuf};
+
+use piton_proxy::Slot;
+
+use crate::config::Settings;
+use crate::plan;
+
+/// The folders below `.piton`.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    base: PathBuf,
+}
+
+impl Dirs {
+    /// Starts from the folder that holds `piton.toml`.
+    pub fn new(root: &Path) -> Self {
+        Self { base: root.join(".piton") }
+    }
+
+    /// Returns the journal's file.
+    pub fn journal(&self) -> PathBuf {
+        self.base.join("journal.db")
+    }
+
+    /// Returns the folder in which a commit is built; every environment takes the same one.
+    pub fn artifact(&self, commit: &str) -> PathBuf {
+        self.base.join("artifacts").join(commit)
+    }
+
+    /// Returns the folder from which a release runs.
+    pub fn slot(&self, environment: &str, slot: Slot, release: &str) -> PathBuf {
+        self.environment(environment).join("slots").join(format!("{slot}-{}", plan::short_id(release)))
+    }
+
+    /// Returns the folder of an environment's proxy.
+    pub fn proxy(&self, environment: &str) -> PathBuf {
+        self.environment(environment).join("proxy")
+    }
+
+    /// Returns the folder of a release's logs.
+    pub fn logs(&self, release: &str) -> PathBuf {
+        self.base.join("logs").join(release)
+    }
+
+    /// Returns the folder of a release's backup.
+    pub fn backup(&self, settings: &Settings, release: &str) -> PathBuf {
+        settings.backup.to.join(&settings.environment).join(release)
+    }
+
+    fn environment(&self, environment: &str) -> PathBuf {
+        self.base.join("environments").join(environment)
+    }
+}

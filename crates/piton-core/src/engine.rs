@@ -1,0 +1,372 @@
+//! The engine: carries a release on, one journaled step after the other, or undoes it.
+//!
+//! `Started` is on disk before a step acts and its outcome after. A step that is taken up again is first asked what it finds in
+//! the world; only what is not done is done again.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::fault::{Fault, Kind};
+use crate::journal::{
+    Back, Event, Heartbeat, Journal, JournalError, Lease, Operator, Outcome, Pending, Progress, Request,
+    State,
+};
+use crate::plan::{Phase, Plan};
+use crate::step::{Ctx, Observed, World};
+
+/// How often the engine looks for what people ask.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How one run of the engine ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// The release is over.
+    Over(Outcome),
+    /// The release stands at a fault: it can be resumed or aborted.
+    Stopped(Fault),
+    /// The release was left on purpose: it can be resumed.
+    Left,
+}
+
+/// Sees what happens to a release while it runs.
+pub trait Watcher {
+    /// An event is on disk; `state` is the fold with it.
+    fn event(&self, event: &Event, state: &State);
+    /// A step says how far it is; never journaled.
+    fn progress(&self, step: &str, text: &str);
+}
+
+/// Sees nothing.
+#[derive(Debug)]
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn event(&self, _event: &Event, _state: &State) {}
+    fn progress(&self, _step: &str, _text: &str) {}
+}
+
+/// Writes a release's events under its lease, and keeps their fold.
+pub struct Recorder<'a> {
+    journal: Journal,
+    lease: Lease,
+    heartbeat: Heartbeat,
+    state: State,
+    watcher: &'a dyn Watcher,
+    /// Set when a person says `continue`; taken by the step that holds.
+    go_on: bool,
+}
+
+impl<'a> Recorder<'a> {
+    /// Begins a release: appends its first event.
+    ///
+    /// # Errors
+    /// When the journal cannot be written or the lease is lost.
+    pub fn create(
+        mut journal: Journal,
+        lease: Lease,
+        plan: Plan,
+        by: Operator,
+        watcher: &'a dyn Watcher,
+    ) -> Result<Self, JournalError> {
+        let heartbeat = journal.keep_alive(&lease)?;
+        let id = plan.id.clone();
+        let created = Event::Created { plan: Box::new(plan), by };
+        let at = journal.append(&lease, &id, &created)?;
+        let state = State::begin(created.clone(), at)?;
+        watcher.event(&created, &state);
+        Ok(Self { journal, lease, heartbeat, state, watcher, go_on: false })
+    }
+
+    /// Takes a release up again.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written or the lease is lost.
+    pub fn take_up(
+        journal: Journal,
+        lease: Lease,
+        release: &str,
+        by: Operator,
+        watcher: &'a dyn Watcher,
+    ) -> Result<Self, JournalError> {
+        let state = journal.state(release)?;
+        let heartbeat = journal.keep_alive(&lease)?;
+        let mut recorder = Self { journal, lease, heartbeat, state, watcher, go_on: false };
+        if recorder.state.ended.is_none() {
+            recorder.append(&Event::TakenUp { by })?;
+        }
+        Ok(recorder)
+    }
+
+    /// Appends an event and takes it into the fold.
+    ///
+    /// # Errors
+    /// [`JournalError::Illegal`] when the event may not follow; nothing is written then.
+    pub fn append(&mut self, event: &Event) -> Result<(), JournalError> {
+        self.state.check(event)?;
+        let at = self.journal.append(&self.lease, &self.state.plan.id, event)?;
+        self.state.apply(event, at)?;
+        self.watcher.event(event, &self.state);
+        Ok(())
+    }
+
+    /// Returns the fold of all events so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Returns whom the release reports to.
+    pub fn watcher(&self) -> &'a dyn Watcher {
+        self.watcher
+    }
+
+    /// Tells once whether a person said `continue` since the last call.
+    pub fn take_go_on(&mut self) -> bool {
+        std::mem::take(&mut self.go_on)
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn finish(mut self) -> Result<(), JournalError> {
+        drop(self.heartbeat);
+        self.journal.give_back(&self.lease)
+    }
+}
+
+/// Carries the release on until it is over, stands at a fault, or `interrupt` resolves.
+///
+/// # Errors
+/// When the journal cannot be written or the lease is lost: the release is then as a killed process leaves it.
+pub async fn run(
+    recorder: &RefCell<Recorder<'_>>,
+    world: &World,
+    interrupt: impl Future<Output = ()>,
+) -> Result<End, JournalError> {
+    let mut interrupt = pin!(interrupt);
+    loop {
+        let (ended, back, forward) = {
+            let recorder = recorder.borrow();
+            let state = recorder.state();
+            (state.ended, state.back.is_some().then(|| state.next_back()), state.next_forward())
+        };
+        let end = match (ended, back, forward) {
+            (Some((outcome, _)), _, _) => return Ok(End::Over(outcome)),
+            (None, Some(Some(index)), _) => undo(recorder, world, index, interrupt.as_mut()).await?,
+            (None, Some(None), _) => over(recorder, Outcome::RolledBack)?,
+            (None, None, Some(index)) => act(recorder, world, index, interrupt.as_mut()).await?,
+            (None, None, None) => over(recorder, Outcome::Succeeded)?,
+        };
+        if let Some(end) = end {
+            return Ok(end);
+        }
+    }
+}
+
+fn over(recorder: &RefCell<Recorder<'_>>, outcome: Outcome) -> Result<Option<End>, JournalError> {
+    recorder.borrow_mut().append(&Event::Ended { outcome })?;
+    Ok(Some(End::Over(outcome)))
+}
+
+/// Acts one step and decides what follows; `None` goes on.
+async fn act(
+    recorder: &RefCell<Recorder<'_>>,
+    world: &World,
+    index: usize,
+    interrupt: impl Future<Output = ()> + Unpin,
+) -> Result<Option<End>, JournalError> {
+    let (planned, attempt) = {
+        let recorder = recorder.borrow();
+        let state = recorder.state();
+        (state.plan.steps[index].clone(), state.steps[index].attempts + 1)
+    };
+    let step = planned.id.clone();
+    recorder.borrow_mut().append(&Event::Started { step: step.clone(), attempt })?;
+    let ctx = Ctx::new(recorder, world, index);
+    let acting = async {
+        if attempt > 1 {
+            ctx.clear_leftovers().await;
+            if let Observed::Done(outcome) = planned.step.observe(&ctx).await? {
+                return Ok(outcome);
+            }
+        }
+        crash_test(&step, "before")?;
+        let outcome = planned.step.act(&ctx).await?;
+        crash_test(&step, "after")?;
+        Ok(outcome)
+    };
+    match attend(recorder, acting, interrupt).await? {
+        Attended::Acted(Ok(outcome)) => {
+            recorder.borrow_mut().append(&Event::Done { step, outcome })?;
+            Ok(None)
+        }
+        Attended::Acted(Err(fault)) => failed(recorder, &step, fault),
+        Attended::Asked(pending, database) => {
+            turn_back(recorder, &pending, database)?;
+            Ok(None)
+        }
+        Attended::Interrupted => leave(recorder),
+    }
+}
+
+fn failed(recorder: &RefCell<Recorder<'_>>, step: &str, fault: Fault) -> Result<Option<End>, JournalError> {
+    let mut recorder = recorder.borrow_mut();
+    recorder.append(&Event::Failed { step: step.to_owned(), fault: fault.clone() })?;
+    let reason = match fault.kind {
+        Kind::Refused if recorder.state().refusal().is_some() => {
+            recorder.append(&Event::Ended { outcome: Outcome::Refused })?;
+            return Ok(Some(End::Over(Outcome::Refused)));
+        }
+        Kind::Surroundings => return Ok(Some(End::Stopped(fault))),
+        _ if recorder.state().past_return() || recorder.state().plan.stay => {
+            return Ok(Some(End::Stopped(fault)));
+        }
+        Kind::Verdict => Back::Verdict { why: fault.what },
+        Kind::Release | Kind::Refused => Back::Fault { step: step.to_owned() },
+    };
+    recorder.append(&Event::TurnedBack { reason, database: false })?;
+    Ok(None)
+}
+
+/// Undoes one step; `None` goes on.
+async fn undo(
+    recorder: &RefCell<Recorder<'_>>,
+    world: &World,
+    index: usize,
+    interrupt: impl Future<Output = ()> + Unpin,
+) -> Result<Option<End>, JournalError> {
+    let (planned, attempt) = {
+        let recorder = recorder.borrow();
+        let state = recorder.state();
+        (state.plan.steps[index].clone(), state.steps[index].undo_attempts + 1)
+    };
+    let step = planned.id.clone();
+    recorder.borrow_mut().append(&Event::UndoStarted { step: step.clone(), attempt })?;
+    let ctx = Ctx::new(recorder, world, index);
+    let undoing = async {
+        ctx.clear_leftovers().await;
+        planned.step.undo(&ctx).await
+    };
+    match attend(recorder, undoing, interrupt).await? {
+        Attended::Acted(Ok(outcome)) => {
+            recorder.borrow_mut().append(&Event::Undone { step, outcome })?;
+            Ok(None)
+        }
+        Attended::Acted(Err(fault)) => {
+            recorder.borrow_mut().append(&Event::UndoFailed { step, fault: fault.clone() })?;
+            Ok(Some(End::Stopped(fault)))
+        }
+        // The release goes back already; the request was journaled by `attend`.
+        Attended::Asked(..) => Ok(None),
+        Attended::Interrupted => leave(recorder),
+    }
+}
+
+fn leave(recorder: &RefCell<Recorder<'_>>) -> Result<Option<End>, JournalError> {
+    recorder.borrow_mut().append(&Event::Left { why: "interrupted".into() })?;
+    Ok(Some(End::Left))
+}
+
+fn turn_back(recorder: &RefCell<Recorder<'_>>, asked: &Pending, database: bool) -> Result<(), JournalError> {
+    recorder
+        .borrow_mut()
+        .append(&Event::TurnedBack { reason: Back::Asked { by: asked.by.to_string() }, database })
+}
+
+enum Attended {
+    Acted(Result<Value, Fault>),
+    Asked(Box<Pending>, bool),
+    Interrupted,
+}
+
+/// Drives a step while listening to people; a request to go back drops the step where it stands, as a kill would.
+async fn attend(
+    recorder: &RefCell<Recorder<'_>>,
+    acting: impl Future<Output = Result<Value, Fault>>,
+    mut interrupt: impl Future<Output = ()> + Unpin,
+) -> Result<Attended, JournalError> {
+    let mut acting = pin!(acting);
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            biased;
+            acted = &mut acting => return Ok(Attended::Acted(acted)),
+            () = &mut interrupt => return Ok(Attended::Interrupted),
+            _ = look.tick() => {
+                if let Some((pending, database)) = take_requests(&mut recorder.borrow_mut())? {
+                    return Ok(Attended::Asked(Box::new(pending), database));
+                }
+            }
+        }
+    }
+}
+
+/// Journals what people asked and returns a request to go back, when there is one that can be followed.
+fn take_requests(recorder: &mut Recorder<'_>) -> Result<Option<(Pending, bool)>, JournalError> {
+    if recorder.heartbeat.is_lost() {
+        return Err(JournalError::LeaseLost { environment: recorder.lease.environment.clone() });
+    }
+    for pending in recorder.journal.pending(&recorder.state.plan.id)? {
+        let event = Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at };
+        recorder.append(&event)?;
+        recorder.journal.taken(pending.id)?;
+        let free = recorder.state.back.is_none() && !recorder.state.past_return();
+        match pending.request {
+            Request::Continue => recorder.go_on = true,
+            Request::Hold => {}
+            Request::Abort if free => return Ok(Some((pending, false))),
+            Request::Rollback { database } if free => return Ok(Some((pending, database))),
+            Request::Abort | Request::Rollback { .. } => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Fails a step on purpose when the tests ask for it: `PITON_FAIL_AT=STEP:before|after`.
+#[cfg(feature = "crash-points")]
+fn crash_test(step: &str, side: &str) -> Result<(), Fault> {
+    if std::env::var("PITON_FAIL_AT").is_ok_and(|at| at == format!("{step}:{side}")) {
+        return Err(Fault::release(format!("{step} fails here because the test asks for it")));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "crash-points"))]
+fn crash_test(_step: &str, _side: &str) -> Result<(), Fault> {
+    Ok(())
+}
+
+/// Returns the requests that make sense for a release that stands as this one does.
+pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
+    if let Some((outcome, at)) = state.ended {
+        let hint = match outcome {
+            Outcome::Succeeded => {
+                format!("to run an older commit again: piton deploy {} --ref COMMIT", state.plan.environment)
+            }
+            Outcome::RolledBack | Outcome::Refused => {
+                format!("piton deploy {} begins a new release", state.plan.environment)
+            }
+        };
+        return Err(Fault::refused(format!("the release {} ended at {at}", state.plan.short_id())).hint(hint));
+    }
+    let back = matches!(request, Request::Abort | Request::Rollback { .. });
+    if back && state.past_return() {
+        return Err(Fault::refused("the way back was closed when the release began to settle")
+            .hint(format!("piton resume {} carries it to its end", state.plan.environment)));
+    }
+    let shifting = state
+        .plan
+        .steps
+        .iter()
+        .zip(&state.steps)
+        .any(|(planned, step)| planned.phase >= Phase::Shift && step.progress == Progress::Running);
+    if matches!(request, Request::Hold | Request::Continue) && !shifting {
+        return Err(Fault::refused("only a release that shifts traffic or watches can be held or continued")
+            .hint(format!("piton status {} shows where it is", state.plan.environment)));
+    }
+    Ok(())
+}

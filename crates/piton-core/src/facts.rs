@@ -1,0 +1,101 @@
+//! What a plan is made from, besides the settings: looked up once, before anything is decided.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use piton_db::identity::{self, MarkState};
+use piton_exec::{Command, local};
+
+use crate::config::Settings;
+use crate::fault::{Fault, OrFault};
+use crate::journal::{Journal, Outcome, State};
+use crate::plan::{Commit, Live};
+use crate::step::{self, Step};
+
+/// What was found before a plan was made.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The new release's identifier.
+    pub id: String,
+    /// When the facts were gathered.
+    pub now: Timestamp,
+    /// The commit to release.
+    pub commit: Commit,
+    /// Where in the repository `piton.toml` lies.
+    pub prefix: PathBuf,
+    /// Whether files differ from the last commit; they are not released.
+    pub uncommitted: bool,
+    /// What serves now.
+    pub live: Option<Live>,
+    /// Whether the database exists and has no mark yet.
+    pub unmarked: bool,
+}
+
+impl Facts {
+    /// Gathers the facts for a release of `reference` (a commit, tag or branch).
+    ///
+    /// # Errors
+    /// A refusal when there is no such commit or no git repository, or when the journal is damaged.
+    pub async fn gather(settings: &Settings, journal: &Journal, reference: &str) -> Result<Self, Fault> {
+        let root = &settings.root;
+        let prefix = git(root, &["rev-parse", "--show-prefix"]).await.map_err(|fault| {
+            fault.hint(format!("a release is a commit: git init {} and commit", root.display()))
+        })?;
+        let commit = format!("{reference}^{{commit}}");
+        let hash = git(root, &["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])
+            .await
+            .map_err(|_| {
+                Fault::refused(format!("there is no commit `{reference}`"))
+                    .hint("git log --oneline shows what there is; git fetch brings what others pushed")
+            })?;
+        let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
+        let changes = git(root, &["status", "--porcelain", "--untracked-files=no"]).await?;
+        Ok(Self {
+            id: ulid::Ulid::generate().to_string(),
+            now: Timestamp::now(),
+            commit: Commit { hash, subject },
+            prefix: PathBuf::from(prefix),
+            uncommitted: !changes.is_empty(),
+            live: live(journal, &settings.environment)?,
+            unmarked: unmarked(settings).await,
+        })
+    }
+}
+
+/// Returns the release that serves an environment: the last one that succeeded.
+///
+/// # Errors
+/// When the journal is damaged.
+pub fn live(journal: &Journal, environment: &str) -> Result<Option<Live>, Fault> {
+    let releases = journal.releases(Some(environment)).or_fault(|| "the journal cannot be read".into())?;
+    Ok(releases.iter().rev().find_map(live_of))
+}
+
+fn live_of(state: &State) -> Option<Live> {
+    let Some((Outcome::Succeeded, since)) = state.ended else { return None };
+    let start = state.plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::StartSlot(start) => Some(start.clone()),
+        _ => None,
+    })?;
+    Some(Live { release: state.plan.id.clone(), commit: state.plan.commit.clone(), since, start })
+}
+
+/// Tells whether the database is there and unmarked; one that cannot be asked is left to the guard.
+async fn unmarked(settings: &Settings) -> bool {
+    let Some(Ok(database)) = settings.database.as_ref().map(|_| step::database_of(settings)) else {
+        return false;
+    };
+    let Ok(client) = database.connect().await else { return false };
+    matches!(
+        identity::read_mark(&client, &database.dbname).await,
+        Ok(MarkState::Unmarked | MarkState::Copied(_))
+    )
+}
+
+async fn git(root: &Path, args: &[&str]) -> Result<String, Fault> {
+    let command = Command::new("git").args(["-C", &root.display().to_string()]).args(args.iter().copied());
+    match local::run(&command).await {
+        Ok(output) => Ok(output.stdout.trim().to_owned()),
+        Err(error) => Err(Fault::refused("git could not tell about the commit").caused_by(&error)),
+    }
+}

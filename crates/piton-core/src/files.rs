@@ -1,0 +1,131 @@
+//! Files and folders: atomic writes, locks, digests, removal.
+
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Writes a value as JSON so that a reader finds the old file or the whole new one, also after a power cut.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(value)?;
+    let partial = path.with_extension("partial");
+    let mut file = fs_err::File::create(&partial)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs_err::rename(&partial, path)?;
+    match path.parent() {
+        Some(folder) => fs_err::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Reads a JSON file; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs_err::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file; one that is not there is as good as removed.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    gone_is_fine(fs_err::remove_file(path))
+}
+
+/// Removes a folder and all in it; one that is not there is as good as removed.
+pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    gone_is_fine(fs_err::remove_dir_all(path))
+}
+
+fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Locks a file for as long as the result lives; the lock ends with the process, however that ends.
+pub(crate) fn lock(path: &Path) -> io::Result<fs_err::File> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
+    let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+/// Returns the BLAKE3 digest over the path, kind, execute bit and content of everything in a folder but `.git`.
+pub(crate) fn digest(folder: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    walk(folder, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn walk(folder: &Path, hasher: &mut blake3::Hasher) -> io::Result<()> {
+    let mut entries = fs_err::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs_err::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name();
+        if name == ".git" {
+            continue;
+        }
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        hasher.update(name.as_encoded_bytes()).update(b"\0");
+        if kind.is_dir() {
+            hasher.update(b"folder\0");
+            walk(&path, hasher)?;
+            // Marks where the folder ends, so that moving a file across its border shows.
+            hasher.update(b"\0end\0");
+        } else if kind.is_symlink() {
+            let target = fs_err::read_link(&path)?;
+            hasher.update(b"link\0").update(target.as_os_str().as_encoded_bytes()).update(b"\0");
+        } else if kind.is_file() {
+            let metadata = entry.metadata()?;
+            let executable = metadata.permissions().mode() & 0o111 != 0;
+            hasher.update(if executable { b"program\0" } else { b"file\0\0\0\0" });
+            hasher.update(&metadata.len().to_le_bytes());
+            hasher.update_reader(fs_err::File::open(&path)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_sees_names_content_mode_and_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs_err::create_dir(root.join("a")).unwrap();
+        fs_err::write(root.join("a/one"), "1").unwrap();
+        let first = digest(root).unwrap();
+        assert_eq!(first, digest(root).unwrap());
+        fs_err::rename(root.join("a/one"), root.join("one")).unwrap();
+        let moved = digest(root).unwrap();
+        fs_err::set_permissions(root.join("one"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let executable = digest(root).unwrap();
+        fs_err::write(root.join("one"), "2").unwrap();
+        let changed = digest(root).unwrap();
+        let all = [&first, &moved, &executable, &changed];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|b| a != b));
+        }
+        fs_err::create_dir(root.join(".git")).unwrap();
+        assert_eq!(changed, digest(root).unwrap(), "git's own files are not part of it");
+    }
+
+    #[test]
+    fn a_lock_excludes_and_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let held = lock(&path).unwrap();
+        assert!(lock(&path).is_err());
+        drop(held);
+        assert!(lock(&path).is_ok());
+    }
+}

@@ -1,0 +1,311 @@
+//! The gate: continue, hold or roll back, decided from what the two slots answered.
+//!
+//! A pure module: no clock, no I/O. Whoever feeds it says what was seen and whether the step's time has passed.
+//!
+//! Each configured limit is watched by an e-process: a bet against "the share of bad answers is at most the limit", which grows by
+//! ln(q/L) at a bad answer and by ln((1-q)/(1-L)) at a good one. By Ville's inequality the chance that a release within
+//! its limits is *ever* rolled back is at most [`ALPHA`] for each limit, however often the gate looks. It depends only
+//! on the counts, so neither the order of answers nor their grouping into looks matters.
+
+use piton_proxy::control::{Latency, SlotStats};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, format_duration};
+
+/// The chance of a wrong rollback, for each limit, over the whole release.
+pub const ALPHA: f64 = 0.002;
+/// The bets are on shares of bad answers this many times the limit.
+const STAKES: [f64; 7] = [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 90.0];
+/// Of answers within a p95 limit, at most this share may be slower than it.
+const SLOW_SHARE: f64 = 0.05;
+
+/// What one slot answered between two looks.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// Requests that came to an end.
+    pub responses: u64,
+    /// Answers 5xx, timeouts and failed connections.
+    pub bad: u64,
+    /// How long the answers took.
+    pub latency: Latency,
+}
+
+impl From<&SlotStats> for Answers {
+    fn from(stats: &SlotStats) -> Self {
+        Self { responses: stats.judged(), bad: stats.bad, latency: stats.latency.clone() }
+    }
+}
+
+/// What the gate decides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verdict", content = "why", rename_all = "snake_case")]
+pub enum Verdict {
+    /// The step may end.
+    Continue(String),
+    /// The step stays as it is.
+    Hold(String),
+    /// Traffic goes back.
+    RollBack(String),
+}
+
+/// The judge of one release; its state is data and can be stored and taken up again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Gate {
+    limits: config::Gate,
+    candidate: Tally,
+    stable: Tally,
+    /// What the candidate answered within the present step.
+    step: Tally,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Tally {
+    responses: u64,
+    bad: u64,
+    /// How many latencies were counted, and how many of them were over the p95 limit.
+    timed: u64,
+    slow: u64,
+}
+
+impl Gate {
+    /// Starts a release's gate.
+    pub fn new(limits: config::Gate) -> Self {
+        Self { limits, candidate: Tally::default(), stable: Tally::default(), step: Tally::default() }
+    }
+
+    /// Begins a rollout step: its minimum of data is counted anew, its evidence goes on.
+    pub fn enter_step(&mut self) {
+        self.step = Tally::default();
+    }
+
+    /// Takes in what was answered since the last look.
+    pub fn see(&mut self, candidate: &Answers, stable: &Answers) {
+        let limit = self.limits.p95;
+        let tally = |answers: &Answers| Tally {
+            responses: answers.responses,
+            bad: answers.bad,
+            timed: answers.latency.count(),
+            slow: limit.map_or(0, |limit| answers.latency.slower_than(limit)),
+        };
+        self.candidate.add(tally(candidate));
+        self.step.add(tally(candidate));
+        self.stable.add(tally(stable));
+    }
+
+    /// Judges what was seen so far.
+    pub fn verdict(&self, time_has_passed: bool) -> Verdict {
+        let monitors = self.monitors();
+        for monitor in &monitors {
+            if monitor.candidate.wealth(monitor.limit) < 1.0 / ALPHA {
+                continue;
+            }
+            // An outage that hits both slots is not the release's doing; going back would not help.
+            if monitor.stable.wealth(monitor.limit) >= 1.0 / ALPHA {
+                return Verdict::Hold(format!(
+                    "{}; the serving release too: {}",
+                    monitor.words(&monitor.candidate),
+                    monitor.words(&monitor.stable)
+                ));
+            }
+            return Verdict::RollBack(monitor.words(&monitor.candidate));
+        }
+        if monitors.is_empty() {
+            return if time_has_passed {
+                Verdict::Continue("no limit is configured".into())
+            } else {
+                Verdict::Hold("the step's time has not passed".into())
+            };
+        }
+        let seen = self.step.responses;
+        let least = u64::from(self.limits.at_least);
+        if seen < least {
+            return Verdict::Hold(format!("{seen} of at least {least} answers seen"));
+        }
+        if let Some(over) = monitors.iter().find(|monitor| monitor.candidate.share() > monitor.limit) {
+            return Verdict::Hold(format!(
+                "{}: over the limit, not yet beyond chance",
+                over.words(&over.candidate)
+            ));
+        }
+        if !time_has_passed {
+            return Verdict::Hold("the step's time has not passed".into());
+        }
+        Verdict::Continue(self.summary())
+    }
+
+    /// Returns the candidate's and the stable slot's answers in one sentence.
+    pub fn summary(&self) -> String {
+        let candidate = format!("{} of {} bad", self.candidate.bad, self.candidate.responses);
+        match self.stable.responses {
+            0 => candidate,
+            responses => format!("{candidate} (serving release: {} of {responses})", self.stable.bad),
+        }
+    }
+
+    fn monitors(&self) -> Vec<Monitor> {
+        let mut monitors = Vec::new();
+        if let Some(limit) = self.limits.errors {
+            let count = |tally: &Tally| Count { hits: tally.bad, of: tally.responses };
+            monitors.push(Monitor {
+                what: format!("bad answers, limit {limit}"),
+                limit: limit.fraction(),
+                candidate: count(&self.candidate),
+                stable: count(&self.stable),
+            });
+        }
+        if let Some(limit) = self.limits.p95 {
+            let count = |tally: &Tally| Count { hits: tally.slow, of: tally.timed };
+            monitors.push(Monitor {
+                what: format!("answers slower than {}, limit 5%", format_duration(limit)),
+                limit: SLOW_SHARE,
+                candidate: count(&self.candidate),
+                stable: count(&self.stable),
+            });
+        }
+        monitors
+    }
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.responses += other.responses;
+        self.bad += other.bad;
+        self.timed += other.timed;
+        self.slow += other.slow;
+    }
+}
+
+struct Monitor {
+    what: String,
+    limit: f64,
+    candidate: Count,
+    stable: Count,
+}
+
+#[derive(Clone, Copy)]
+struct Count {
+    hits: u64,
+    of: u64,
+}
+
+impl Monitor {
+    fn words(&self, count: &Count) -> String {
+        format!("{} of {} {}", count.hits, count.of, self.what)
+    }
+}
+
+impl Count {
+    #[expect(clippy::cast_precision_loss, reason = "counts of answers are far below 2^52")]
+    fn share(self) -> f64 {
+        if self.of == 0 { 0.0 } else { self.hits as f64 / self.of as f64 }
+    }
+
+    /// Returns how much a stake of 1, spread evenly over the bets, has become.
+    #[expect(clippy::cast_precision_loss, reason = "counts of answers are far below 2^52")]
+    fn wealth(self, limit: f64) -> f64 {
+        // A limit of 0 allows no bad answer at all; the smallest share that still lets the bet be written down.
+        let limit = limit.max(1e-6);
+        let (hits, misses) = (self.hits as f64, self.of.saturating_sub(self.hits) as f64);
+        let bets: Vec<f64> = STAKES.iter().map(|stake| stake * limit).filter(|share| *share < 1.0).collect();
+        let grown = bets
+            .iter()
+            .map(|share| (hits * (share / limit).ln() + misses * ((1.0 - share) / (1.0 - limit)).ln()).exp());
+        let count = bets.len().max(1) as f64;
+        grown.sum::<f64>() / count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits(errors: Option<&str>, p95: Option<u64>, at_least: u32) -> config::Gate {
+        config::Gate {
+            errors: errors.map(|text| text.parse().unwrap()),
+            p95: p95.map(Duration::from_millis),
+            at_least,
+        }
+    }
+
+    fn answers(responses: u64, bad: u64) -> Answers {
+        Answers { responses, bad, latency: Latency::default() }
+    }
+
+    fn seen(candidate: (u64, u64), stable: (u64, u64)) -> Gate {
+        let mut gate = Gate::new(limits(Some("1%"), None, 50));
+        gate.see(&answers(candidate.0, candidate.1), &answers(stable.0, stable.1));
+        gate
+    }
+
+    #[test]
+    fn a_bet_is_fair_under_the_limit() {
+        // E[W] over all outcomes of n answers at exactly the limit is 1, by exact enumeration.
+        for (limit, n) in [(0.01_f64, 40_u32), (0.05, 60), (0.5, 20)] {
+            let mut expected = 0.0;
+            let mut ways = 1.0_f64;
+            for hits in 0..=n {
+                if hits > 0 {
+                    ways *= f64::from(n - hits + 1) / f64::from(hits);
+                }
+                let chance = ways
+                    * limit.powi(i32::try_from(hits).unwrap())
+                    * (1.0 - limit).powi(i32::try_from(n - hits).unwrap());
+                expected += chance * Count { hits: hits.into(), of: n.into() }.wealth(limit);
+            }
+            assert!((expected - 1.0).abs() < 1e-9, "limit {limit}, n {n}: {expected}");
+        }
+    }
+
+    #[test]
+    fn five_percent_errors_go_back_after_a_few_bad_answers() {
+        assert!(matches!(seen((200, 10), (4000, 4)).verdict(false), Verdict::RollBack(_)));
+        assert!(matches!(seen((3, 3), (60, 0)).verdict(false), Verdict::RollBack(_)));
+    }
+
+    #[test]
+    fn one_bad_answer_is_not_a_verdict() {
+        assert!(matches!(seen((60, 1), (1000, 0)).verdict(true), Verdict::Hold(_)));
+        assert!(matches!(seen((500, 1), (1000, 0)).verdict(true), Verdict::Continue(_)));
+    }
+
+    #[test]
+    fn no_data_holds() {
+        assert!(matches!(seen((0, 0), (0, 0)).verdict(true), Verdict::Hold(_)));
+        assert!(matches!(seen((49, 0), (5000, 0)).verdict(true), Verdict::Hold(_)));
+    }
+
+    #[test]
+    fn a_shared_outage_holds() {
+        assert!(matches!(seen((200, 60), (4000, 1200)).verdict(true), Verdict::Hold(_)));
+    }
+
+    #[test]
+    fn looks_may_be_grouped_in_any_way_and_the_state_stored_between() {
+        let mut whole = Gate::new(limits(Some("1%"), None, 50));
+        whole.see(&answers(300, 3), &answers(900, 9));
+        let mut parts = Gate::new(limits(Some("1%"), None, 50));
+        for _ in 0..3 {
+            parts.see(&answers(100, 1), &answers(300, 3));
+            let stored = serde_json::to_string(&parts).unwrap();
+            parts = serde_json::from_str(&stored).unwrap();
+        }
+        assert_eq!(whole.verdict(true), parts.verdict(true));
+    }
+
+    #[test]
+    fn without_limits_only_time_decides() {
+        let gate = Gate::new(limits(None, None, 50));
+        assert!(matches!(gate.verdict(false), Verdict::Hold(_)));
+        assert!(matches!(gate.verdict(true), Verdict::Continue(_)));
+    }
+
+    #[test]
+    fn a_step_asks_for_its_own_minimum() {
+        let mut gate = seen((500, 0), (500, 0));
+        assert!(matches!(gate.verdict(true), Verdict::Continue(_)));
+        gate.enter_step();
+        assert!(matches!(gate.verdict(true), Verdict::Hold(_)));
+    }
+}

@@ -1,0 +1,337 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::event::{Back, Event, Operator, Outcome};
+use crate::fault::Fault;
+use crate::plan::Plan;
+
+/// Where a release stands: the fold of its events.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The stored plan.
+    pub plan: Plan,
+    /// Who asked for the release.
+    pub by: Operator,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Where each step stands, in the plan's order.
+    pub steps: Vec<StepState>,
+    /// Set from the moment that the release turned back.
+    pub back: Option<Turned>,
+    /// Whether a person holds the release at its present share.
+    pub held: bool,
+    /// How it ended, and when.
+    pub ended: Option<(Outcome, Timestamp)>,
+    /// The time of the last event.
+    pub last: Timestamp,
+}
+
+/// Why and when a release turned back.
+#[derive(Clone, Debug)]
+pub struct Turned {
+    /// Why.
+    pub reason: Back,
+    /// Whether the database goes back too.
+    pub database: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Where one step stands.
+#[derive(Clone, Debug)]
+pub struct StepState {
+    /// How far it is.
+    pub progress: Progress,
+    /// How often it was started.
+    pub attempts: u32,
+    /// How often its undo was started.
+    pub undo_attempts: u32,
+    /// When it was first started.
+    pub first_started: Option<Timestamp>,
+    /// When its last outcome came.
+    pub finished: Option<Timestamp>,
+    /// When it was last started.
+    pub last_started: Option<Timestamp>,
+    /// The latest note, kept for when the step is taken up again.
+    pub note: Option<Value>,
+    /// What came of acting.
+    pub outcome: Option<Value>,
+    /// What came of undoing.
+    pub undo_outcome: Option<Value>,
+}
+
+/// How far a step is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// Never started.
+    Pending,
+    /// Started; its outcome is not known yet.
+    Running,
+    /// Has acted.
+    Done,
+    /// Could not act.
+    Failed(Fault),
+    /// Its undo was started.
+    Undoing,
+    /// Has been undone.
+    Undone,
+    /// Could not be undone.
+    UndoFailed(Fault),
+}
+
+/// An event that may not follow the events before it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the event `{event}` may not follow here: {why}")]
+pub struct Illegal {
+    /// The event's name.
+    pub event: String,
+    /// What stands against it.
+    pub why: String,
+}
+
+impl State {
+    /// Starts the fold with a release's first event.
+    ///
+    /// # Errors
+    /// When the first event is not [`Event::Created`].
+    pub fn begin(first: Event, at: Timestamp) -> Result<Self, Illegal> {
+        let Event::Created { plan, by } = first else {
+            return Err(illegal(&first, "a release begins with `created`"));
+        };
+        let steps = plan.steps.iter().map(|_| StepState::new()).collect();
+        Ok(Self { plan: *plan, by, created: at, steps, back: None, held: false, ended: None, last: at })
+    }
+
+    /// Folds a whole release.
+    ///
+    /// # Errors
+    /// When there is no event, or one that may not stand where it stands.
+    pub fn fold(events: impl IntoIterator<Item = (Timestamp, Event)>) -> Result<Self, Illegal> {
+        let mut events = events.into_iter();
+        let (at, first) = events
+            .next()
+            .ok_or_else(|| Illegal { event: "none".into(), why: "the release has no events".into() })?;
+        let mut state = Self::begin(first, at)?;
+        for (at, event) in events {
+            state.apply(&event, at)?;
+        }
+        Ok(state)
+    }
+
+    /// Takes one more event: the only transition function.
+    ///
+    /// # Errors
+    /// [`Illegal`] when the event may not follow; the state is then unchanged.
+    pub fn apply(&mut self, event: &Event, at: Timestamp) -> Result<(), Illegal> {
+        self.check(event)?;
+        if let Some(index) = event.step().and_then(|step| self.plan.index_of(step)) {
+            self.steps[index].take(event, at);
+        }
+        match event {
+            Event::Asked { request, .. } => match request {
+                super::Request::Hold => self.held = true,
+                super::Request::Continue => self.held = false,
+                super::Request::Abort | super::Request::Rollback { .. } => {}
+            },
+            Event::TurnedBack { reason, database } => {
+                self.held = false;
+                self.back = Some(Turned { reason: reason.clone(), database: *database, at });
+            }
+            Event::Ended { outcome } => self.ended = Some((*outcome, at)),
+            _ => {}
+        }
+        self.last = at;
+        Ok(())
+    }
+
+    /// Says whether the event may follow, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Illegal`] with what stands against it.
+    pub fn check(&self, event: &Event) -> Result<(), Illegal> {
+        if self.ended.is_some() && !matches!(event, Event::Revived { .. }) {
+            return Err(illegal(event, "the release is over"));
+        }
+        let step = match event.step() {
+            Some(id) => {
+                let index =
+                    self.plan.index_of(id).ok_or_else(|| illegal(event, "the plan has no such step"))?;
+                Some((index, &self.steps[index].progress))
+            }
+            None => None,
+        };
+        let refuse = |why: &str| Err(illegal(event, why));
+        match (event, step) {
+            (Event::Created { .. }, _) => refuse("the release exists already"),
+            (Event::Started { attempt, .. }, Some((index, progress))) => {
+                if self.back.is_some() {
+                    return refuse("the release has turned back");
+                }
+                if self.steps[..index].iter().any(|s| s.progress != Progress::Done) {
+                    return refuse("an earlier step is not done");
+                }
+                if !matches!(progress, Progress::Pending | Progress::Running | Progress::Failed(_)) {
+                    return refuse("the step is done");
+                }
+                if *attempt != self.steps[index].attempts + 1 {
+                    return refuse("attempts are counted one by one");
+                }
+                Ok(())
+            }
+            (Event::Done { .. } | Event::Failed { .. }, Some((_, progress))) => match progress {
+                Progress::Running => Ok(()),
+                _ => refuse("the step is not running"),
+            },
+            (Event::Ran { .. } | Event::Noted { .. }, Some((_, progress))) => match progress {
+                Progress::Running | Progress::Undoing => Ok(()),
+                _ => refuse("the step is not running"),
+            },
+            (Event::TurnedBack { .. }, _) => match &self.back {
+                Some(_) => refuse("the release has turned back already"),
+                None if self.past_return() => refuse("the way back was closed when the release settled"),
+                None => Ok(()),
+            },
+            (Event::UndoStarted { attempt, .. }, Some((index, progress))) => {
+                if self.back.is_none() {
+                    return refuse("the release has not turned back");
+                }
+                if self.steps[index + 1..].iter().any(|s| s.needs_undo()) {
+                    return refuse("a later step is not undone");
+                }
+                if matches!(progress, Progress::Pending | Progress::Undone) {
+                    return refuse("there is nothing to undo");
+                }
+                if *attempt != self.steps[index].undo_attempts + 1 {
+                    return refuse("attempts are counted one by one");
+                }
+                Ok(())
+            }
+            (Event::Undone { .. } | Event::UndoFailed { .. }, Some((_, progress))) => match progress {
+                Progress::Undoing => Ok(()),
+                _ => refuse("the step is not being undone"),
+            },
+            (Event::Ended { outcome }, _) => self.allow_end(event, *outcome),
+            _ => Ok(()),
+        }
+    }
+
+    fn allow_end(&self, event: &Event, outcome: Outcome) -> Result<(), Illegal> {
+        let fits = match outcome {
+            Outcome::Succeeded => {
+                self.back.is_none() && self.steps.iter().all(|s| s.progress == Progress::Done)
+            }
+            Outcome::RolledBack => self.back.is_some() && !self.steps.iter().any(StepState::needs_undo),
+            Outcome::Refused => self.back.is_none() && self.refusal().is_some(),
+        };
+        if fits { Ok(()) } else { Err(illegal(event, "its steps say otherwise")) }
+    }
+
+    /// Returns the guard's refusal, when that is all that happened.
+    pub fn refusal(&self) -> Option<&Fault> {
+        let (first, rest) = self.steps.split_first()?;
+        match &first.progress {
+            Progress::Failed(fault) if rest.iter().all(|s| s.progress == Progress::Pending) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the way back is closed: a step that cannot be undone has begun.
+    pub fn past_return(&self) -> bool {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.steps)
+            .any(|(planned, state)| planned.step.closes_the_way_back() && state.progress != Progress::Pending)
+    }
+
+    /// Returns the index of the next step to act, or `None` when all are done.
+    pub fn next_forward(&self) -> Option<usize> {
+        self.steps.iter().position(|s| s.progress != Progress::Done)
+    }
+
+    /// Returns the index of the next step to undo, or `None` when nothing is left to undo.
+    pub fn next_back(&self) -> Option<usize> {
+        self.steps.iter().rposition(StepState::needs_undo)
+    }
+
+    /// Returns what came of each step that has acted, by step.
+    pub fn outcomes(&self) -> BTreeMap<&str, &Value> {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.steps)
+            .filter_map(|(planned, state)| Some((planned.id.as_str(), state.outcome.as_ref()?)))
+            .collect()
+    }
+
+    /// Returns the fault at which the release stands, if it stands at one.
+    pub fn standing_fault(&self) -> Option<(&str, &Fault)> {
+        self.plan.steps.iter().zip(&self.steps).find_map(|(planned, state)| match &state.progress {
+            Progress::Failed(fault) | Progress::UndoFailed(fault) => Some((planned.id.as_str(), fault)),
+            _ => None,
+        })
+    }
+}
+
+impl StepState {
+    fn new() -> Self {
+        Self {
+            progress: Progress::Pending,
+            attempts: 0,
+            undo_attempts: 0,
+            first_started: None,
+            finished: None,
+            last_started: None,
+            note: None,
+            outcome: None,
+            undo_outcome: None,
+        }
+    }
+
+    /// Tells whether the step has touched the world and has not been undone.
+    pub fn needs_undo(&self) -> bool {
+        !matches!(self.progress, Progress::Pending | Progress::Undone)
+    }
+
+    fn take(&mut self, event: &Event, at: Timestamp) {
+        match event {
+            Event::Started { attempt, .. } => {
+                self.progress = Progress::Running;
+                self.attempts = *attempt;
+                self.first_started.get_or_insert(at);
+                self.last_started = Some(at);
+            }
+            Event::Noted { note, .. } => self.note = Some(note.clone()),
+            Event::Done { outcome, .. } => {
+                self.progress = Progress::Done;
+                self.outcome = Some(outcome.clone());
+                self.finished = Some(at);
+            }
+            Event::Failed { fault, .. } => {
+                self.progress = Progress::Failed(fault.clone());
+                self.finished = Some(at);
+            }
+            Event::UndoStarted { attempt, .. } => {
+                self.progress = Progress::Undoing;
+                self.undo_attempts = *attempt;
+                self.last_started = Some(at);
+            }
+            Event::Undone { outcome, .. } => {
+                self.progress = Progress::Undone;
+                self.undo_outcome = Some(outcome.clone());
+                self.finished = Some(at);
+            }
+            Event::UndoFailed { fault, .. } => {
+                self.progress = Progress::UndoFailed(fault.clone());
+                self.finished = Some(at);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn illegal(event: &Event, why: &str) -> Illegal {
+    Illegal { event: event.kind().to_owned(), why: why.to_owned() }
+}

@@ -1,0 +1,398 @@
+//! The plan: everything that a release will do, decided before it does anything.
+//!
+//! [`make`] is a pure function of the settings and of [`Facts`]; the plan that runs is the plan that was stored.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use piton_proxy::Slot;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Percent, RolloutStep, Settings};
+use crate::dirs::Dirs;
+use crate::facts::Facts;
+use crate::step::{
+    Backup, Build, Checks, CloneData, Connect, DropCopies, Guard, Mark, Migrate, Proof, Prune, Rehearse,
+    Shift, StartSlot, Step, StopSlot, Watch,
+};
+
+/// Everything that one release will do in one environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The release's identifier, a ULID.
+    pub id: String,
+    /// The app.
+    pub app: String,
+    /// The environment.
+    pub environment: String,
+    /// Whether people depend on the environment.
+    pub protected: bool,
+    /// What will run.
+    pub commit: Commit,
+    /// What runs now.
+    pub live: Option<Live>,
+    /// The slot that the release starts in.
+    pub slot: Slot,
+    /// Whether a fault of the release leaves it standing for a look instead of undoing it.
+    pub stay: bool,
+    /// The steps in their order.
+    pub steps: Vec<PlannedStep>,
+    /// What a person should know before it runs.
+    pub remarks: Vec<String>,
+}
+
+/// A commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The full hash.
+    pub hash: String,
+    /// Its first line.
+    pub subject: String,
+}
+
+impl Commit {
+    /// Returns the first seven digits of the hash.
+    pub fn short(&self) -> &str {
+        self.hash.get(..7).unwrap_or(&self.hash)
+    }
+}
+
+/// The release that serves an environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// Its identifier.
+    pub release: String,
+    /// Its commit.
+    pub commit: Commit,
+    /// How it was started, and so could be again.
+    pub start: StartSlot,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The part of a release that a step belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Refuses what must not be.
+    Guard,
+    /// Makes the artifact.
+    Build,
+    /// Takes the database's rows and structure.
+    Backup,
+    /// Restores the backup and compares.
+    Prove,
+    /// Tries the migration on a copy.
+    Rehearse,
+    /// Changes the database.
+    Migrate,
+    /// Starts the release beside the one that serves.
+    Start,
+    /// Moves traffic.
+    Shift,
+    /// Keeps the way back open.
+    Watch,
+    /// Closes the way back and tidies up.
+    Settle,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Phase::Guard => "guard",
+            Phase::Build => "build",
+            Phase::Backup => "backup",
+            Phase::Prove => "prove",
+            Phase::Rehearse => "rehearse",
+            Phase::Migrate => "migrate",
+            Phase::Start => "start",
+            Phase::Shift => "shift",
+            Phase::Watch => "watch",
+            Phase::Settle => "settle",
+        })
+    }
+}
+
+/// A step as it stands in a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// Its name, unique in the plan: `shift.25%`.
+    pub id: String,
+    /// Its phase.
+    pub phase: Phase,
+    /// What it does, for people.
+    pub does: String,
+    /// The commands that a person would type for it.
+    pub commands: Vec<String>,
+    /// How it is undone, for people.
+    pub undo: String,
+    /// The step itself.
+    pub step: Step,
+}
+
+impl Plan {
+    /// Returns the place of a step.
+    pub fn index_of(&self, step: &str) -> Option<usize> {
+        self.steps.iter().position(|planned| planned.id == step)
+    }
+
+    /// Returns the identifier's last ten characters, which tell releases apart.
+    pub fn short_id(&self) -> &str {
+        short_id(&self.id)
+    }
+}
+
+/// Returns the random end of a release's identifier.
+pub fn short_id(id: &str) -> &str {
+    id.get(id.len().saturating_sub(10)..).unwrap_or(id)
+}
+
+/// Returns the port of a slot.
+pub(crate) fn port_of(settings: &Settings, slot: Slot) -> u16 {
+    match slot {
+        Slot::Blue => settings.run.ports.blue,
+        Slot::Green => settings.run.ports.green,
+    }
+}
+
+/// Makes the plan of a release.
+pub fn make(settings: &Settings, facts: &Facts, stay: bool) -> Plan {
+    let dirs = Dirs::new(&settings.root);
+    let slot = facts.live.as_ref().map_or(Slot::Blue, |live| live.start.slot.other());
+    let mut draft = Draft { settings, facts, dirs: &dirs, slot, steps: Vec::new() };
+    draft.guard();
+    draft.build();
+    draft.database();
+    draft.start();
+    draft.traffic();
+    draft.settle();
+    let steps = draft.steps;
+    Plan {
+        id: facts.id.clone(),
+        app: settings.app.clone(),
+        environment: settings.environment.clone(),
+        protected: settings.protected,
+        commit: facts.commit.clone(),
+        live: facts.live.clone(),
+        slot,
+        stay,
+        steps,
+        remarks: remarks(settings, facts),
+    }
+}
+
+fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if let Some(from) = &settings.data {
+        remarks.push(format!(
+            "{}'s database is made anew from {}'s rows as they are: whoever reaches it reads real people's data",
+            settings.environment, from.environment
+        ));
+    }
+    if facts.uncommitted {
+        remarks.push("files differ from the last commit; what is not committed is not released".into());
+    }
+    if facts.live.is_none() {
+        remarks.push("first release here: nothing serves yet, so traffic goes to it at once".into());
+    }
+    if let Some(window) = &settings.window
+        && !window.contains(facts.now)
+    {
+        let opens = window
+            .next_open(facts.now)
+            .map_or_else(String::new, |at| format!(", opens {}", crate::words::time(at)));
+        remarks.push(format!("outside of the window {window}{opens}"));
+    }
+    remarks
+}
+
+struct Draft<'a> {
+    settings: &'a Settings,
+    facts: &'a Facts,
+    dirs: &'a Dirs,
+    slot: Slot,
+    steps: Vec<PlannedStep>,
+}
+
+impl Draft<'_> {
+    fn add(&mut self, id: impl Into<String>, phase: Phase, step: impl Into<Step>) {
+        let step = step.into();
+        let words = step.words(self.settings, self.dirs);
+        self.steps.push(PlannedStep {
+            id: id.into(),
+            phase,
+            does: words.does,
+            commands: words.commands.iter().map(ToString::to_string).collect(),
+            undo: words.undo,
+            step,
+        });
+    }
+
+    fn guard(&mut self) {
+        let from = self.settings.data.as_ref().map(|data| data.environment.clone());
+        self.add(
+            "guard",
+            Phase::Guard,
+            Guard { commit: self.facts.commit.hash.clone(), slot: self.slot, from },
+        );
+        if self.facts.unmarked {
+            self.add("guard.mark", Phase::Guard, Mark { app: self.settings.app.clone() });
+        }
+    }
+
+    fn build(&mut self) {
+        let commit = self.facts.commit.hash.clone();
+        let folder = self.dirs.artifact(&commit);
+        let app = folder.join(&self.facts.prefix);
+        let run = self.settings.build.run.clone();
+        self.add("build", Phase::Build, Build { commit, folder, app, run });
+    }
+
+    /// The slot and the port of the release that serves.
+    fn live(&self) -> Option<(Slot, u16)> {
+        self.facts.live.as_ref().map(|live| (live.start.slot, live.start.port))
+    }
+
+    /// The anchor and the migration; an app without a database has neither.
+    fn database(&mut self) {
+        let Some(database) = &self.settings.database else { return };
+        let names = Names::of(self.settings, &self.facts.id);
+        let backup = self.dirs.backup(self.settings, &self.facts.id);
+        let folder = database.migrations.as_ref().map(|migrations| {
+            self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix).join(&migrations.folder)
+        });
+        let from = self.settings.data.as_ref().map(|data| data.environment.clone());
+        self.add("backup", Phase::Backup, Backup { folder: backup.clone(), from: from.clone() });
+        self.add("prove", Phase::Prove, Proof { folder: backup, golden: names.golden.clone() });
+        if let Some(folder) = &folder {
+            let copy = names.rehearsal.clone();
+            let rehearse = Rehearse { golden: names.golden.clone(), copy, folder: folder.clone() };
+            self.add("rehearse", Phase::Rehearse, rehearse);
+        }
+        if from.is_some() {
+            let clone = CloneData {
+                golden: names.golden.clone(),
+                fresh: names.fresh.clone(),
+                replaced: names.replaced.clone(),
+            };
+            self.add("migrate.data", Phase::Migrate, clone);
+        }
+        if let Some(folder) = folder {
+            let undo = from.is_none();
+            let migrate = Migrate { folder, golden: names.golden, replaced: names.replaced, undo };
+            self.add("migrate", Phase::Migrate, migrate);
+        }
+    }
+
+    fn start(&mut self) {
+        let port = port_of(self.settings, self.slot);
+        let artifact = self.dirs.artifact(&self.facts.commit.hash);
+        let folder = self.dirs.slot(&self.settings.environment, self.slot, &self.facts.id);
+        let app = folder.join(&self.facts.prefix);
+        let start = StartSlot {
+            release: self.facts.id.clone(),
+            slot: self.slot,
+            port,
+            artifact,
+            folder,
+            app: app.clone(),
+            command: self.settings.run.command.clone(),
+            ready: self.settings.run.ready.clone(),
+            stop_within: self.settings.run.stop_within,
+        };
+        self.add("start", Phase::Start, start);
+        let checks = self.settings.checks.clone();
+        if !checks.is_empty() {
+            self.add("start.checks", Phase::Start, Checks { port, app, checks });
+        }
+        let connect = Connect {
+            environment: self.settings.environment.clone(),
+            listen: self.settings.listen,
+            slot: self.slot,
+            port,
+            live: self.live(),
+        };
+        self.add("start.proxy", Phase::Start, connect);
+    }
+
+    fn traffic(&mut self) {
+        let first = self.facts.live.is_none();
+        // Without a release to compare with or to go back to, shares below the whole would be refused requests.
+        let whole = [RolloutStep { share: Percent::FULL, bake: Duration::ZERO }];
+        let steps = if first { &whole[..] } else { &self.settings.rollout.steps };
+        let gate = self.settings.gate;
+        let environment = &self.settings.environment;
+        let live = self.live();
+        for step in steps.iter().copied() {
+            let shift = Shift {
+                environment: environment.clone(),
+                slot: self.slot,
+                share: step.share,
+                bake: step.bake,
+                gate,
+                live,
+            };
+            self.add(format!("shift.{}", step.share), Phase::Shift, shift);
+        }
+        let length = if first { Duration::ZERO } else { self.settings.rollout.watch };
+        if !length.is_zero() {
+            let watch = Watch { environment: environment.clone(), slot: self.slot, length, gate, live };
+            self.add("watch", Phase::Watch, watch);
+        }
+    }
+
+    fn settle(&mut self) {
+        let names = Names::of(self.settings, &self.facts.id);
+        if let Some(live) = &self.facts.live {
+            let stop = StopSlot {
+                environment: self.settings.environment.clone(),
+                release: live.release.clone(),
+                slot: live.start.slot,
+                folder: live.start.folder.clone(),
+                stop_within: live.start.stop_within,
+            };
+            self.add("settle.stop", Phase::Settle, stop);
+        }
+        if self.settings.database.is_some() {
+            let mut drop = vec![names.golden];
+            if self.settings.data.is_some() {
+                drop.push(names.replaced);
+            }
+            self.add("settle.copies", Phase::Settle, DropCopies { names: drop });
+            let prune = Prune {
+                folder: self.settings.backup.to.join(&self.settings.environment),
+                keep: self.settings.backup.keep,
+            };
+            self.add("settle.backups", Phase::Settle, prune);
+        }
+    }
+}
+
+/// The names of the databases that a release makes; each ends with the release's identifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The restored backup.
+    pub golden: String,
+    /// The copy that the migration is tried on.
+    pub rehearsal: String,
+    /// Staging's next database, before it takes its name.
+    pub fresh: String,
+    /// What the replaced database is called.
+    pub replaced: String,
+}
+
+impl Names {
+    /// Names a release's databases.
+    pub fn of(settings: &Settings, release: &str) -> Self {
+        let id = short_id(release).to_ascii_lowercase();
+        let safe = |text: &str| -> String {
+            let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+            text.chars().map(plain).collect()
+        };
+        // PostgreSQL cuts names at 63 bytes without a word: the identifier must survive, the app's name may be cut.
+        let app: String = safe(&settings.app).chars().take(20).collect();
+        let environment: String = safe(&settings.environment).chars().take(12).collect();
+        let name = |what: &str| format!("piton_{app}_{environment}_{what}_{id}");
+        Self { golden: name("golden"), rehearsal: name("copy"), fresh: name("fresh"), replaced: name("old") }
+    }
+}

@@ -1,0 +1,294 @@
+//! A project: its configuration, its folders and its journal, and what can be done with a release of it.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Config, Settings};
+use crate::dirs::Dirs;
+use crate::engine::{self, End, Recorder, Watcher};
+use crate::facts::{self, Facts};
+use crate::fault::Fault;
+use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Request, State};
+use crate::plan::{self, Plan};
+use crate::step::{self, Finding, Step, World};
+use piton_db::changes::TableChange;
+
+/// An opened project.
+#[derive(Debug)]
+pub struct Project {
+    config: Config,
+    dirs: Dirs,
+    /// The `piton` program, which also is the proxy.
+    piton: PathBuf,
+}
+
+impl Project {
+    /// Opens the project that `folder` belongs to.
+    ///
+    /// # Errors
+    /// When there is no `piton.toml` or it is wrong.
+    pub fn open(folder: &Path, piton: PathBuf) -> Result<Self, config::ConfigError> {
+        let config = config::load(folder)?;
+        let dirs = Dirs::new(config.root());
+        Ok(Self { config, dirs, piton })
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the folders.
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Returns the `piton` program.
+    pub fn piton(&self) -> &Path {
+        &self.piton
+    }
+
+    /// Returns the settings of one environment.
+    ///
+    /// # Errors
+    /// When there is no such environment, or its variables cannot be had.
+    pub fn settings(&self, environment: &str) -> Result<Settings, config::ConfigError> {
+        self.config.environment(environment, &|name| std::env::var(name).ok())
+    }
+
+    /// Opens the journal.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn journal(&self) -> Result<Journal, Fault> {
+        Journal::open(&self.dirs.journal()).map_err(journal_fault)
+    }
+
+    /// Returns the environment's release that is not over yet.
+    ///
+    /// # Errors
+    /// When the journal is damaged.
+    pub fn open_release(&self, journal: &Journal, environment: &str) -> Result<Option<State>, Fault> {
+        let releases = journal.releases(Some(environment)).map_err(journal_fault)?;
+        Ok(releases.into_iter().rev().find(|state| state.ended.is_none()))
+    }
+
+    /// Looks up what the steps of an environment need besides their plan.
+    ///
+    /// # Errors
+    /// When the environment that the data comes from cannot be resolved.
+    pub fn world(&self, settings: Settings, journal: &Journal) -> Result<World, Fault> {
+        let from = match &settings.data {
+            Some(data) => Some(self.settings(&data.environment).map_err(|error| config_fault(&error))?),
+            None => None,
+        };
+        // An environment whose variables are not on this machine cannot be compared with; its mark still can.
+        let others = self.config.environments().iter().filter_map(|name| self.settings(name).ok()).collect();
+        let released_before = match &settings.after {
+            Some(after) => journal
+                .releases(Some(after))
+                .map_err(journal_fault)?
+                .into_iter()
+                .filter(|state| matches!(state.ended, Some((Outcome::Succeeded, _))))
+                .map(|state| state.plan.commit.hash)
+                .collect(),
+            None => Vec::new(),
+        };
+        let serving = facts::live(journal, &settings.environment)?.map(|live| live.start);
+        Ok(World {
+            settings,
+            from,
+            others,
+            dirs: self.dirs.clone(),
+            piton: self.piton.clone(),
+            released_before,
+            serving,
+        })
+    }
+
+    /// Makes the plan of a release, and stores nothing.
+    ///
+    /// # Errors
+    /// When the commit or the journal cannot be read.
+    pub async fn plan(&self, settings: &Settings, reference: &str, stay: bool) -> Result<Plan, Fault> {
+        let facts = Facts::gather(settings, &self.journal()?, reference).await?;
+        Ok(plan::make(settings, &facts, stay))
+    }
+
+    /// Begins a release: takes the lease, makes the plan and stores it.
+    ///
+    /// # Errors
+    /// A refusal when somebody else holds the environment or an earlier release of it is not over.
+    pub async fn begin<'w>(
+        &self,
+        settings: &Settings,
+        reference: &str,
+        stay: bool,
+        watcher: &'w dyn Watcher,
+    ) -> Result<Recorder<'w>, Fault> {
+        let mut journal = self.journal()?;
+        let by = Operator::this_process();
+        let lease = journal.acquire(&settings.environment, &by).map_err(journal_fault)?;
+        let prepared = async {
+            if let Some(open) = self.open_release(&journal, &settings.environment)? {
+                return Err(unfinished(&open));
+            }
+            let facts = Facts::gather(settings, &journal, reference).await?;
+            Ok(plan::make(settings, &facts, stay))
+        };
+        match prepared.await {
+            Ok(plan) => Recorder::create(journal, lease, plan, by, watcher).map_err(journal_fault),
+            Err(fault) => {
+                journal.give_back(&lease).map_err(journal_fault)?;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Takes up the environment's release that is not over.
+    ///
+    /// # Errors
+    /// A refusal when there is none or a living process runs it.
+    pub fn take_up<'w>(&self, environment: &str, watcher: &'w dyn Watcher) -> Result<Recorder<'w>, Fault> {
+        let mut journal = self.journal()?;
+        let Some(open) = self.open_release(&journal, environment)? else {
+            return Err(Fault::refused(format!("no release of {environment} is under way"))
+                .hint(format!("piton deploy {environment} begins one")));
+        };
+        let by = Operator::this_process();
+        let lease: Lease = journal.acquire(environment, &by).map_err(journal_fault)?;
+        Recorder::take_up(journal, lease, &open.plan.id, by, watcher).map_err(journal_fault)
+    }
+
+    /// Carries a release on until it is over, stands, or is interrupted, and gives the lease back.
+    ///
+    /// # Errors
+    /// When the journal cannot be written or the lease was lost.
+    pub async fn carry_on(
+        &self,
+        recorder: Recorder<'_>,
+        settings: Settings,
+        interrupt: impl Future<Output = ()>,
+    ) -> Result<(End, State), Fault> {
+        let world = self.world(settings, &self.journal()?)?;
+        let recorder = RefCell::new(recorder);
+        let end = engine::run(&recorder, &world, interrupt).await.map_err(journal_fault)?;
+        let recorder = recorder.into_inner();
+        let state = recorder.state().clone();
+        recorder.finish().map_err(journal_fault)?;
+        Ok((end, state))
+    }
+
+    /// Leaves a release that was only begun, for another process to carry on.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn give_back(&self, recorder: Recorder<'_>) -> Result<(), Fault> {
+        recorder.finish().map_err(journal_fault)
+    }
+
+    /// Runs the guards of a plan; changes nothing.
+    ///
+    /// # Errors
+    /// When the journal or another environment's settings cannot be read.
+    pub async fn findings(&self, plan: &Plan, settings: Settings) -> Result<Vec<Finding>, Fault> {
+        let world = self.world(settings, &self.journal()?)?;
+        let guard = plan.steps.iter().find_map(|planned| match &planned.step {
+            Step::Guard(guard) => Some(guard),
+            _ => None,
+        });
+        match guard {
+            Some(guard) => Ok(guard.look(&world, jiff::Timestamp::now()).await),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Starts again what serves an environment and has died: its proxy, its app. Returns what was started.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn revive(&self, settings: Settings) -> Result<Vec<String>, Fault> {
+        let world = self.world(settings, &self.journal()?)?;
+        step::revive(&world).await
+    }
+
+    /// Lists the tables whose rows differ from the backup of the release that is under way.
+    ///
+    /// # Errors
+    /// A refusal when nothing is under way or its golden copy is not there.
+    pub async fn written_since_backup(
+        &self,
+        environment: &str,
+        settings: &Settings,
+    ) -> Result<Vec<TableChange>, Fault> {
+        let journal = self.journal()?;
+        let Some(open) = self.open_release(&journal, environment)? else {
+            return Err(nothing_to_ask(&journal, environment)?);
+        };
+        engine::may_ask(&open, Request::Rollback { database: true })?;
+        step::written_since_backup(&open.plan, settings).await
+    }
+
+    /// Asks something of the environment's release that is under way.
+    ///
+    /// Returns its identifier, and whether a living process runs it and will take the request up.
+    ///
+    /// # Errors
+    /// A refusal when nothing is under way or the request does not fit where the release stands.
+    pub fn ask(&self, environment: &str, request: Request) -> Result<(State, bool), Fault> {
+        let mut journal = self.journal()?;
+        let open = match self.open_release(&journal, environment)? {
+            Some(open) => open,
+            None => return Err(nothing_to_ask(&journal, environment)?),
+        };
+        engine::may_ask(&open, request)?;
+        journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
+        let held = journal.holder(environment).map_err(journal_fault)?.is_some();
+        Ok((open, held))
+    }
+}
+
+fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> {
+    let last = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
+    let none = Fault::refused(format!("no release of {environment} is under way"));
+    Ok(match last {
+        Some(last) => engine::may_ask(&last, Request::Abort).err().unwrap_or(none),
+        None => none.hint(format!("piton deploy {environment} begins one")),
+    })
+}
+
+fn unfinished(open: &State) -> Fault {
+    let environment = &open.plan.environment;
+    let mut fault = Fault::refused(format!("a release of {environment} is not over")).because(format!(
+        "{} of commit {} was begun by {}",
+        open.plan.short_id(),
+        open.plan.commit.short(),
+        open.by
+    ));
+    if let Some((step, standing)) = open.standing_fault() {
+        fault = fault.because(format!("it stands at {step}: {standing}"));
+    }
+    fault.hint(format!("piton resume {environment} carries it on, piton abort {environment} undoes it"))
+}
+
+fn config_fault(error: &config::ConfigError) -> Fault {
+    let mut fault = Fault::refused("the configuration is not usable");
+    fault.why = error.messages().map(str::to_owned).collect();
+    fault
+}
+
+/// Turns a journal's error into a fault; a held lease is a refusal.
+pub fn journal_fault(error: JournalError) -> Fault {
+    match error {
+        JournalError::Held { environment, holder } => {
+            Fault::refused(format!("{environment} is being released by {}", holder.operator.user))
+                .because(format!("{}, since {}", holder.operator, crate::words::time(holder.since)))
+                .hint(format!("piton watch {environment} shows it; piton abort {environment} undoes it"))
+        }
+        JournalError::LeaseLost { .. } => {
+            Fault::surroundings("another process took the release over").caused_by(&error)
+        }
+        error => Fault::surroundings("the journal cannot be used").caused_by(&error),
+    }
+}

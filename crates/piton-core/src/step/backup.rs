@@ -1,0 +1,173 @@
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use piton_db::backup::{self, DumpOptions};
+use piton_db::identity::Purpose;
+use piton_db::manifest::{self, Manifest};
+use piton_db::tools::Tools;
+use piton_db::{Database, DbError, prove};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Act, Ctx, Observed, Words};
+use crate::config::Settings;
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+
+/// How many tables are dumped and restored at once.
+const JOBS: u32 = 2;
+
+/// Dumps the database at one snapshot, with a manifest of what the dump holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Where the backup lies.
+    pub folder: PathBuf,
+    /// The environment whose database is dumped, when it is not the release's own.
+    pub from: Option<String>,
+}
+
+/// Restores the backup into a new database, the golden copy, and compares both row by row and object by object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Where the backup lies.
+    pub folder: PathBuf,
+    /// The golden copy's name.
+    pub golden: String,
+}
+
+/// Lists the whole backups in a folder, each with the time of its snapshot, oldest first.
+pub(super) fn list(folder: &Path) -> Result<Vec<(PathBuf, Timestamp)>, Fault> {
+    let entries = match fs_err::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Fault::surroundings("the backups cannot be listed").caused_by(&error)),
+    };
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    // A folder without a manifest is not a backup, and so not ours to judge.
+    let mut backups: Vec<_> = folders
+        .filter_map(|path| Manifest::read(&path).ok().map(|found| (path, found.snapshot_at)))
+        .collect();
+    backups.sort_by_key(|(_, taken)| *taken);
+    Ok(backups)
+}
+
+fn named(program: &str) -> Tools {
+    Tools { pg_dump: "pg_dump".into(), pg_restore: "pg_restore".into(), version: program.into(), major: 0 }
+}
+
+fn progress(ctx: &Ctx<'_, '_>) -> impl FnMut(piton_db::Progress) {
+    move |progress| ctx.say(&format!("{} of {} · {}", progress.done, progress.total, progress.what))
+}
+
+impl Backup {
+    fn source(&self, ctx: &Ctx<'_, '_>) -> Result<Database, Fault> {
+        super::database_of(ctx.world.from.as_ref().unwrap_or(&ctx.world.settings))
+    }
+}
+
+impl Act for Backup {
+    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
+        let whose = self.from.as_ref().unwrap_or(&settings.environment);
+        let does = format!("{whose}'s database into {}", self.folder.display());
+        let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
+        let Ok(database) = super::database_of(settings) else { return words };
+        let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
+        words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", options)])
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        // `act` takes a whole backup as it is.
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let source = self.source(ctx)?;
+        let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
+        if let Some(parent) = self.folder.parent() {
+            fs_err::create_dir_all(parent).or_fault(|| "the folder for backups cannot be made".into())?;
+        }
+        let dumped = backup::dump(&source, &self.folder, options, &mut progress(ctx)).await;
+        let manifest = dumped.map_err(|error| {
+            Fault::surroundings("the backup failed").caused_by(&error).hint(hint(&error, &self.folder))
+        })?;
+        Ok(json!({
+            "folder": self.folder,
+            "snapshot_at": manifest.snapshot_at,
+            "tables": manifest.tables.len(),
+            "rows": manifest.total_rows(),
+            "bytes": manifest.total_bytes(),
+        }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        match Manifest::read(&self.folder) {
+            Ok(_) => Ok(json!({ "kept": self.folder })),
+            Err(DbError::NoManifest { .. }) => {
+                backup::discard(&self.folder)
+                    .or_fault(|| "the unfinished backup cannot be removed".into())?;
+                Ok(Value::Null)
+            }
+            Err(error) => Err(Fault::surroundings("the backup cannot be read").caused_by(&error)),
+        }
+    }
+}
+
+fn hint(error: &DbError, folder: &Path) -> String {
+    let text = format!("{error:?}").to_lowercase();
+    if text.contains("no space left") || text.contains("disk full") {
+        return format!("df -h {} shows the disk; free some, then piton resume", folder.display());
+    }
+    "mend it, then piton resume".into()
+}
+
+impl Act for Proof {
+    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
+        let does = format!("restore into {}, compare every row and object", self.golden);
+        let words = Words::new(does, format!("drop {}", self.golden));
+        let Ok(database) = super::database_of(settings) else { return words };
+        let golden = database.with_name(&self.golden);
+        words.with([prove::restore_command(&named("restore"), &golden, &self.folder, JOBS)])
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        // Only a proof that was carried to its end counts.
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let folder = self.folder.clone();
+        let damage = tokio::task::spawn_blocking(move || manifest::verify_files(&folder))
+            .await
+            .or_fault(|| "the backup's files cannot be read".into())?
+            .or_fault(|| "the backup's files cannot be read".into())?;
+        if !damage.is_empty() {
+            let mut fault = Fault::release("the backup was altered after it was made");
+            fault.why = damage.iter().map(ToString::to_string).collect();
+            return Err(fault.hint(format!(
+                "look who writes to {}; the next release takes a new backup",
+                self.folder.display()
+            )));
+        }
+        let manifest =
+            Manifest::read(&self.folder).or_fault(|| "the backup's manifest cannot be read".into())?;
+        let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
+        let label = super::label(ctx, Purpose::Golden);
+        prove::restore(&self.folder, &golden, &label, JOBS, &mut progress(ctx))
+            .await
+            .or_fault(|| "the backup cannot be restored".into())?;
+        let proof = prove::compare(&manifest, &golden, &mut progress(ctx))
+            .await
+            .or_fault(|| "the restored copy cannot be compared".into())?;
+        if !proof.is_equal() {
+            let mut fault = Fault::release("the restored copy differs from the backup");
+            fault.why = proof.differences.iter().map(ToString::to_string).take(10).collect();
+            return Err(fault);
+        }
+        Ok(json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects }))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let dropped = super::drop_made(&super::database_of(ctx.settings())?, &self.golden).await?;
+        Ok(json!({ "dropped": dropped }))
+    }
+}

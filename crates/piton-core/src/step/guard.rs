@@ -1,0 +1,380 @@
+use std::net::TcpListener;
+use std::path::Path;
+
+use jiff::Timestamp;
+use piton_db::identity::{Label, MarkState, Purpose, Sameness};
+use piton_db::{Database, facts, identity};
+use piton_proxy::Slot;
+use piton_proxy::control::Client;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Act, Ctx, Observed, Words, World};
+use crate::config::{self, Settings};
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+use crate::plan::port_of;
+use crate::{ports, words};
+
+/// Refuses a release before anything is touched; changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guard {
+    /// The commit, for the order of environments.
+    pub commit: String,
+    /// The slot that has to be free.
+    pub slot: Slot,
+    /// The environment that the data comes from.
+    pub from: Option<String>,
+}
+
+/// What one guard found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The guard's name.
+    pub guard: String,
+    /// Why it refuses; `None` when it lets pass.
+    pub refusal: Option<Fault>,
+}
+
+/// Leaves the environment's mark in a database that has none yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The app.
+    pub app: String,
+}
+
+const GUARDS: [&str; 8] = ["identity", "secrets", "tools", "disk", "ports", "order", "window", "serving"];
+
+impl Act for Guard {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "changes nothing")
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let findings = self.look(ctx.world, Timestamp::now()).await;
+        let mut refusals: Vec<Fault> =
+            findings.iter().filter_map(|finding| finding.refusal.clone()).collect();
+        match refusals.len() {
+            0 => Ok(json!({ "guards": GUARDS.len() })),
+            1 => Err(refusals.remove(0)),
+            count => {
+                let mut all = Fault::refused(format!("{count} guards refuse this release"));
+                for refusal in refusals {
+                    all.why.push(refusal.what);
+                    all.why.extend(refusal.why.into_iter().map(|why| format!("  {why}")));
+                    all.why.extend(refusal.hint.into_iter().map(|hint| format!("  → {hint}")));
+                }
+                Err(all)
+            }
+        }
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Ok(Value::Null)
+    }
+}
+
+impl Guard {
+    /// Runs every guard.
+    pub async fn look(&self, world: &World, now: Timestamp) -> Vec<Finding> {
+        let results = [
+            identity_guard(world).await,
+            secrets_guard(world),
+            tools_guard(world).await,
+            disk_guard(world).await,
+            self.ports_guard(world).await,
+            self.order_guard(world),
+            window_guard(&world.settings, now),
+            serving_guard(world).await,
+        ];
+        let named = GUARDS.iter().zip(results);
+        named.map(|(guard, result)| Finding { guard: (*guard).to_owned(), refusal: result.err() }).collect()
+    }
+
+    async fn ports_guard(&self, world: &World) -> Result<(), Fault> {
+        let settings = &world.settings;
+        let port = port_of(settings, self.slot);
+        let proxy_runs = Client::connect(&world.dirs.proxy(&settings.environment)).await.is_ok();
+        let mut wanted =
+            vec![(format!("{}'s port", self.slot), std::net::SocketAddr::from(([127, 0, 0, 1], port)))];
+        if !proxy_runs {
+            wanted.push(("the proxy's port".into(), settings.listen));
+        }
+        for (whose, address) in wanted {
+            let Err(error) = TcpListener::bind(address) else { continue };
+            let port = address.port();
+            let fault = Fault::refused(format!("{whose} {port} cannot be used"));
+            return Err(match ports::owner(port) {
+                Some(owner) => fault
+                    .because(format!("process {} ({}) listens on it", owner.pid, owner.command))
+                    .hint(format!("kill {}, or choose another port in piton.toml", owner.pid)),
+                None => fault.caused_by(&error).hint("choose another port in piton.toml"),
+            });
+        }
+        Ok(())
+    }
+
+    fn order_guard(&self, world: &World) -> Result<(), Fault> {
+        let Some(after) = &world.settings.after else { return Ok(()) };
+        if world.released_before.contains(&self.commit) {
+            return Ok(());
+        }
+        let short = self.commit.get(..7).unwrap_or(&self.commit);
+        Err(Fault::refused(format!("{short} has not been released to {after}"))
+            .because(format!(
+                "{} takes only what {after} has run: after = \"{after}\"",
+                world.settings.environment
+            ))
+            .hint(format!("piton deploy {after} --ref {short}")))
+    }
+}
+
+/// The environment's database is its own, whichever URL names it.
+async fn identity_guard(world: &World) -> Result<(), Fault> {
+    let settings = &world.settings;
+    let Some(database) = database(settings)? else { return Ok(()) };
+    let client = match database.connect().await {
+        Ok(client) => client,
+        // A database that is made from another one's data need not exist yet.
+        Err(error) if settings.data.is_some() && !facts::exists(&database).await.unwrap_or(true) => {
+            tracing::debug!(%error, "made later");
+            return Ok(());
+        }
+        Err(error) => return Err(unreachable_database(settings, &database, &error)),
+    };
+    let unreadable = || format!("{database} cannot be told apart from others");
+    let mark = identity::read_mark(&client, &database.dbname).await.or_fault(unreadable)?;
+    if let Some(mark) = mark.valid() {
+        own_mark(settings, &database, mark)?;
+    }
+    for other in world.others.iter().filter(|other| other.environment != settings.environment) {
+        let Some(theirs) = self::database(other)? else { continue };
+        // The other environment's database may be out of reach from here; the mark speaks for it then.
+        let Ok(sameness) = identity::same_database(&database, &theirs).await else { continue };
+        match sameness {
+            Sameness::Same => {
+                return Err(is_others(settings, &database, &other.environment)
+                    .because(format!("both reach the same database on the same server as {theirs}")));
+            }
+            Sameness::PhysicalCopy | Sameness::Different => {}
+        }
+    }
+    if settings.data.is_some() && mark == MarkState::Unmarked {
+        let tables = facts::read(&client).await.or_fault(unreadable)?.tables.len();
+        if tables > 0 {
+            return Err(Fault::refused(format!("{}'s database was not made by Piton", settings.environment))
+                .because(format!("{database} holds {tables} tables and no mark; a release would replace it"))
+                .hint(format!(
+                    "if it may be replaced: dropdb -h {} -p {} {}; Piton makes it anew",
+                    database.host, database.port, database.dbname
+                )));
+        }
+    }
+    Ok(())
+}
+
+fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> Result<(), Fault> {
+    let label = &mark.label;
+    if label.environment != settings.environment || label.app != settings.app {
+        let whose = if label.app == settings.app {
+            label.environment.clone()
+        } else {
+            format!("{} of the app {}", label.environment, label.app)
+        };
+        let release = label.release.as_deref().map_or_else(String::new, |id| format!(" by release {id}"));
+        return Err(is_others(settings, database, &whose)
+            .because(format!("it carries the mark of {whose} (set {}{release})", words::day(mark.set_at))));
+    }
+    if label.purpose != Purpose::Live && label.purpose != Purpose::Clone {
+        return Err(Fault::refused(format!("{database} is a copy that a release made to work with"))
+            .because(format!("its mark says: {:?}", label.purpose))
+            .hint("point DATABASE_URL at the environment's own database"));
+    }
+    Ok(())
+}
+
+fn is_others(settings: &Settings, database: &Database, whose: &str) -> Fault {
+    let environment = &settings.environment;
+    Fault::refused(format!("{environment}'s database is {whose}'s"))
+        .because(format!("{environment} reaches {database}"))
+        .hint(format!(
+            "point DATABASE_URL of {environment} at a database of its own, such as {}_{environment}",
+            database.dbname
+        ))
+}
+
+fn unreachable_database(settings: &Settings, database: &Database, error: &piton_db::DbError) -> Fault {
+    Fault::refused(format!("{}'s database cannot be reached", settings.environment))
+        .because(format!("{database}"))
+        .caused_by(error)
+        .hint(format!("pg_isready -h {} -p {} tells whether the server runs", database.host, database.port))
+}
+
+fn database(settings: &Settings) -> Result<Option<Database>, Fault> {
+    settings.database.as_ref().map(|_| super::database_of(settings)).transpose()
+}
+
+fn secrets_guard(world: &World) -> Result<(), Fault> {
+    let settings = &world.settings;
+    let environment = &settings.environment;
+    for other in world.others.iter().filter(|other| other.environment != *environment) {
+        let equal = config::equal_secrets(settings, other);
+        if !equal.is_empty() {
+            let names = equal.join(", ");
+            return Err(Fault::refused(format!(
+                "{environment} and {} share the secret {names}",
+                other.environment
+            ))
+            .because("whoever learns it in one environment has it in the other")
+            .hint(format!(
+                "give {environment} its own value, or name it in [secrets] shared = [\"{}\"]",
+                equal.join("\", \"")
+            )));
+        }
+    }
+    let (wrong, kind, whose) = if settings.protected {
+        (config::test_keys_inside_protected(settings), "test", "a protected environment")
+    } else {
+        (config::live_keys_outside_protected(settings), "live", "an environment that is not protected")
+    };
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("{environment} holds a {kind} key in {}", wrong.join(", ")))
+        .because(format!("a {kind} key in {whose} moves the wrong people's money"))
+        .hint(format!("put the right key into the env_file of {environment}")))
+}
+
+async fn tools_guard(world: &World) -> Result<(), Fault> {
+    if !ports::on_path("git") {
+        return Err(Fault::refused("git was not found on this machine").hint("apt-get install git"));
+    }
+    for line in &world.settings.build.run {
+        if !line.program.contains('/') && !ports::on_path(&line.program) {
+            return Err(Fault::refused(format!("{} was not found on this machine", line.program))
+                .because(format!("build.run needs it: {line}")));
+        }
+    }
+    for settings in std::iter::once(&world.settings).chain(&world.from) {
+        let Some(database) = database(settings)? else { continue };
+        // A database that is still to be made has the server's version all the same; the identity guard reports the rest.
+        let Ok(client) = database.maintenance().await else { continue };
+        let found =
+            identity::identity(&client).await.or_fault(|| "the server's version cannot be read".into())?;
+        piton_db::tools::Tools::find(found.major()).await.map_err(|error| {
+            Fault::refused("PostgreSQL's tools for a proved backup are missing").caused_by(&error)
+        })?;
+    }
+    Ok(())
+}
+
+async fn disk_guard(world: &World) -> Result<(), Fault> {
+    let source = world.from.as_ref().unwrap_or(&world.settings);
+    let Some(database) = database(source)? else { return Ok(()) };
+    let Ok(client) = database.connect().await else { return Ok(()) };
+    let measured = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?;
+    let settings = &world.settings;
+    room(&settings.backup.to, measured.size, "the backup")?;
+    // The server's own disk can only be looked at when it is this machine's.
+    if let Some(data) = measured.data_directory.filter(|data| data.is_dir()) {
+        // The golden copy and the rehearsal's copy stand beside the database for a while.
+        room(&data, 2 * measured.size, "the golden copy and the rehearsal's copy")?;
+    }
+    Ok(())
+}
+
+/// Wants room for `need` bytes and a tenth more where `path` is or will be.
+fn room(path: &Path, need: u64, what: &str) -> Result<(), Fault> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let need = need + need / 10;
+    if free >= need {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("too little disk for {what}"))
+        .because(format!(
+            "{} has {} free, {} are needed",
+            there.display(),
+            words::bytes(free),
+            words::bytes(need)
+        ))
+        .hint(format!("du -xh --max-depth 2 {} | sort -h shows what takes room", there.display())))
+}
+
+fn window_guard(settings: &Settings, now: Timestamp) -> Result<(), Fault> {
+    match &settings.window {
+        Some(window) if !window.contains(now) => {
+            let opens = window.next_open(now).map_or_else(|| "never".into(), words::time);
+            Err(Fault::refused(format!("{} takes releases {window}", settings.environment))
+                .because(format!("it opens next {opens}"))
+                .hint(format!("piton plan {} shows until then what would run", settings.environment)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The release that serves must answer: it is the way back.
+async fn serving_guard(world: &World) -> Result<(), Fault> {
+    let Some(port) = world.serving.as_ref().map(|start| start.port) else { return Ok(()) };
+    let settings = &world.settings;
+    let path = &settings.run.ready.get;
+    match crate::http::get(port, path, std::time::Duration::from_secs(5)).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Fault::refused(format!("the release that serves {} does not answer", settings.environment))
+                .because(format!("GET {path} on port {port}: {error}; there would be nothing to go back to"))
+                .hint(format!("piton resume {} starts it again", settings.environment)))
+        }
+    }
+}
+
+impl Mark {
+    fn label(&self, ctx: &Ctx<'_, '_>) -> Label {
+        Label {
+            app: self.app.clone(),
+            environment: ctx.plan.environment.clone(),
+            release: Some(ctx.plan.id.clone()),
+            purpose: Purpose::Live,
+        }
+    }
+}
+
+impl Act for Mark {
+    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
+        let does = format!("mark the database as {}'s (it has no mark yet)", settings.environment);
+        Words::new(does, "remove the mark")
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        let client = database.connect().await.or_fault(|| format!("{database} cannot be reached"))?;
+        identity::write_mark(&client, &database.dbname, &self.label(ctx))
+            .await
+            .or_fault(|| "the database cannot be marked".into())?;
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        let client = database.connect().await.or_fault(|| format!("{database} cannot be reached"))?;
+        let state = identity::read_mark(&client, &database.dbname)
+            .await
+            .or_fault(|| "the mark cannot be read".into())?;
+        // Only this release's own mark is taken away.
+        if state.valid().is_some_and(|mark| mark.label == self.label(ctx)) {
+            identity::clear_mark(&client, &database.dbname)
+                .await
+                .or_fault(|| "the mark cannot be removed".into())?;
+        }
+        Ok(Value::Null)
+    }
+}

@@ -1,0 +1,379 @@
+//! The kinds of steps: data that can describe, observe, act and undo itself, one kind a file.
+
+mod backup;
+mod build;
+mod check;
+mod guard;
+mod migrate;
+mod outcome;
+mod proxy;
+mod rehearse;
+mod settle;
+mod shift;
+mod slot;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use piton_db::changes::TableChange;
+use piton_db::identity::{Label, Purpose};
+use piton_db::{Database, made};
+use piton_exec::{Command, Output, local, marker};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use backup::{Backup, Proof};
+pub use build::Build;
+pub use check::{CheckResult, Checks};
+pub use guard::{Finding, Guard, Mark};
+pub use migrate::{CloneData, Migrate};
+pub use proxy::Connect;
+pub use rehearse::Rehearse;
+pub use settle::{DropCopies, Prune, StopSlot};
+pub use shift::{Shift, Watch};
+pub use slot::StartSlot;
+
+use crate::config::Settings;
+use crate::dirs::Dirs;
+use crate::engine::Recorder;
+use crate::fault::{Fault, OrFault};
+use crate::journal::Event;
+use crate::plan::{Phase, Plan};
+
+/// The variable that every program carries which runs for a release, so that none of them outlives a killed Piton unseen.
+const WORK_MARK: &str = "PITON_WORK";
+
+/// What a step finds in the world when it is taken up again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observed {
+    /// Nothing of it, or only a part that acting again puts right.
+    NotDone,
+    /// All of it, with its outcome.
+    Done(Value),
+}
+
+/// A step in words, for the plan.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// What it does.
+    pub does: String,
+    /// The commands that a person would type.
+    pub commands: Vec<Command>,
+    /// How it is undone.
+    pub undo: String,
+}
+
+impl Words {
+    fn new(does: impl Into<String>, undo: impl Into<String>) -> Self {
+        Self { does: does.into(), commands: Vec::new(), undo: undo.into() }
+    }
+
+    fn with(mut self, commands: impl IntoIterator<Item = Command>) -> Self {
+        self.commands.extend(commands);
+        self
+    }
+}
+
+/// What each kind of step can do. `act` and `undo` may be repeated after a kill at any point.
+trait Act {
+    /// Tells what the step does, without looking at the world.
+    fn words(&self, settings: &Settings, dirs: &Dirs) -> Words;
+    /// Looks whether the step has been done; asked only when it was started before.
+    async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault>;
+    /// Does it.
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault>;
+    /// Takes back what was done of it, all or a part.
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault>;
+}
+
+/// Makes the enum of all kinds and hands each call to the kind's own file.
+macro_rules! kinds {
+    ($($kind:ident),+ $(,)?) => {
+        /// A step as data.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        pub enum Step {
+            $(
+                #[doc = concat!("See [`", stringify!($kind), "`].")]
+                $kind($kind),
+            )+
+        }
+
+        $(impl From<$kind> for Step {
+            fn from(step: $kind) -> Self {
+                Step::$kind(step)
+            }
+        })+
+
+        impl Step {
+            /// Tells what the step does, the commands for it, and how it is undone.
+            pub fn words(&self, settings: &Settings, dirs: &Dirs) -> Words {
+                match self { $(Step::$kind(step) => step.words(settings, dirs),)+ }
+            }
+
+            pub(crate) async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+                match self { $(Step::$kind(step) => Box::pin(step.observe(ctx)).await,)+ }
+            }
+
+            pub(crate) async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+                match self { $(Step::$kind(step) => Box::pin(step.act(ctx)).await,)+ }
+            }
+
+            pub(crate) async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+                match self { $(Step::$kind(step) => Box::pin(step.undo(ctx)).await,)+ }
+            }
+        }
+    };
+}
+
+kinds!(
+    Guard, Mark, Build, Backup, Proof, Rehearse, CloneData, Migrate, StartSlot, Checks, Connect, Shift,
+    Watch, StopSlot, DropCopies, Prune,
+);
+
+impl Step {
+    /// Tells whether nothing can be undone once this step has begun.
+    pub fn closes_the_way_back(&self) -> bool {
+        matches!(self, Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_))
+    }
+}
+
+/// What the steps of a release need from outside of the plan.
+#[derive(Debug)]
+pub struct World {
+    /// The environment's settings, with its secrets.
+    pub settings: Settings,
+    /// The settings of the environment that the data comes from.
+    pub from: Option<Settings>,
+    /// The settings of all environments that can be resolved here, for guards that compare them.
+    pub others: Vec<Settings>,
+    /// The folders.
+    pub dirs: Dirs,
+    /// The `piton` program itself, to start the proxy with.
+    pub piton: PathBuf,
+    /// The commits that the environment named by `after` has released.
+    pub released_before: Vec<String>,
+    /// How the release that serves was started.
+    pub serving: Option<StartSlot>,
+}
+
+/// A step's view of its release.
+pub struct Ctx<'a, 'w> {
+    recorder: &'a RefCell<Recorder<'w>>,
+    /// What the steps need from outside of the plan.
+    pub world: &'a World,
+    /// The plan.
+    pub plan: Plan,
+    /// This step's name.
+    pub step: String,
+    /// When the step was first started.
+    pub first_started: Timestamp,
+    /// The step's place in the plan.
+    index: usize,
+    /// Whether the undo shall put the database back whatever was written since.
+    pub database: bool,
+    /// Whether the release goes back.
+    pub back: bool,
+}
+
+impl<'a, 'w> Ctx<'a, 'w> {
+    pub(crate) fn new(recorder: &'a RefCell<Recorder<'w>>, world: &'a World, index: usize) -> Self {
+        let borrowed = recorder.borrow();
+        let state = borrowed.state();
+        let step = &state.steps[index];
+        Self {
+            recorder,
+            world,
+            plan: state.plan.clone(),
+            step: state.plan.steps[index].id.clone(),
+            first_started: step.first_started.unwrap_or(state.last),
+            index,
+            database: state.back.as_ref().is_some_and(|turned| turned.database),
+            back: state.back.is_some(),
+        }
+    }
+
+    /// Returns the environment's settings.
+    pub fn settings(&self) -> &'a Settings {
+        &self.world.settings
+    }
+
+    /// Leaves a note for when the step is taken up again; on disk when this returns.
+    pub fn note(&self, note: &impl Serialize) -> Result<(), Fault> {
+        let note = to_value(note);
+        self.append(&Event::Noted { step: self.step.clone(), note })
+    }
+
+    /// Returns the step's latest note, from this run or an earlier one.
+    pub fn noted(&self) -> Option<Value> {
+        self.recorder.borrow().state().steps[self.index].note.clone()
+    }
+
+    /// Tells whether any step of a phase was started.
+    fn began(&self, phase: Phase) -> bool {
+        let recorder = self.recorder.borrow();
+        let state = recorder.state();
+        let mut steps = state.plan.steps.iter().zip(&state.steps);
+        steps.any(|(planned, step)| planned.phase == phase && step.attempts > 0)
+    }
+
+    fn append(&self, event: &Event) -> Result<(), Fault> {
+        self.recorder
+            .borrow_mut()
+            .append(event)
+            .map_err(|error| Fault::surroundings("the journal could not be written").caused_by(&error))
+    }
+
+    /// Says how far the step is, to whoever watches.
+    pub fn say(&self, text: &str) {
+        self.recorder.borrow().watcher().progress(&self.step, text);
+    }
+
+    /// Returns what came of an earlier step, when it has acted.
+    pub fn outcome<T: DeserializeOwned>(&self, step: &str) -> Option<T> {
+        let recorder = self.recorder.borrow();
+        let outcomes = recorder.state().outcomes();
+        serde_json::from_value((*outcomes.get(step)?).clone()).ok()
+    }
+
+    /// Tells whether a person holds the release.
+    pub fn held(&self) -> bool {
+        self.recorder.borrow().state().held
+    }
+
+    /// Tells once that a person said `continue`.
+    pub fn take_go_on(&self) -> bool {
+        self.recorder.borrow_mut().take_go_on()
+    }
+
+    /// Runs a program for the step: journaled, its lines shown and kept in the release's logs; wants exit code 0.
+    pub async fn run(&self, command: Command) -> Result<Output, Fault> {
+        let log = self.open_log()?;
+        let command = command.env(WORK_MARK, &self.plan.id);
+        let printed = Command {
+            env: command.env.iter().filter(|(name, _)| name != WORK_MARK).cloned().collect(),
+            ..command.clone()
+        };
+        let write = |line: &str| {
+            use std::io::Write;
+            // The log is for people; a full disk shows itself in the step's own work.
+            let _ = writeln!(&log, "{line}");
+        };
+        write(&format!("$ {printed}"));
+        let output = local::run_with(&command, |_, line| {
+            write(line);
+            self.say(line);
+        })
+        .await
+        .map_err(|error| {
+            Fault::surroundings(format!("{} could not be run", command.program)).caused_by(&error)
+        })?;
+        self.append(&Event::Ran {
+            step: self.step.clone(),
+            command: printed.to_string(),
+            code: output.code,
+            ms: u64::try_from(output.elapsed.as_millis()).unwrap_or(u64::MAX),
+        })?;
+        if output.success() {
+            return Ok(output);
+        }
+        let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+        let mut fault = Fault::release(format!("`{printed}` ended with exit code {}", output.code));
+        fault.why = last_lines(said, 6);
+        Err(fault.hint(format!("the whole output is in {}", self.log_path().display())))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.world.dirs.logs(&self.plan.id).join(format!("{}.log", self.step))
+    }
+
+    fn open_log(&self) -> Result<std::fs::File, Fault> {
+        let path = self.log_path();
+        let open = || {
+            if let Some(folder) = path.parent() {
+                fs_err::create_dir_all(folder)?;
+            }
+            std::fs::OpenOptions::new().create(true).append(true).open(&path)
+        };
+        open().map_err(|error| Fault::surroundings("the release's log cannot be written").caused_by(&error))
+    }
+
+    /// Ends programs that an earlier, killed run of this release left behind.
+    pub(crate) async fn clear_leftovers(&self) {
+        marker::stop(WORK_MARK, &self.plan.id, std::time::Duration::from_secs(2)).await;
+    }
+}
+
+/// Returns the environment's database.
+///
+/// # Errors
+/// When the URL names none, or the environment has none.
+pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
+    let Some(database) = &settings.database else {
+        return Err(Fault::refused(format!("{} has no [database]", settings.environment)));
+    };
+    Database::parse(&database.url).map_err(|error| {
+        Fault::refused(format!("the database URL of {} cannot be used", settings.environment))
+            .caused_by(&error)
+            .hint("postgresql://USER:PASSWORD@HOST:PORT/DATABASE is the form; DATABASE_URL usually comes from the env_file")
+    })
+}
+
+/// Lists the tables whose rows differ from the golden copy of a release.
+pub(crate) async fn written_since_backup(
+    plan: &Plan,
+    settings: &Settings,
+) -> Result<Vec<TableChange>, Fault> {
+    let golden = plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Migrate(migrate) => Some(migrate.golden.as_str()),
+        _ => None,
+    });
+    let Some(golden) = golden else {
+        return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
+    };
+    let live = database_of(settings)?;
+    migrate::written_since(&live.with_name(golden), &live).await
+}
+
+/// Starts again what serves an environment and has died: its proxy, its app.
+pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
+    let Some(serving) = &world.serving else { return Ok(Vec::new()) };
+    let mut started = Vec::new();
+    if marker::find(slot::SLOT_MARK, &serving.release).is_empty() {
+        serving.launch(&world.settings, &world.dirs)?;
+        started.push(format!("{} on :{}", serving.slot, serving.port));
+    }
+    let dir = world.dirs.proxy(&world.settings.environment);
+    if !proxy::is_running(&dir).await {
+        proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await?;
+        started.push(format!("proxy on {}", world.settings.listen));
+    }
+    Ok(started)
+}
+
+/// Names what a database that this release makes is for.
+fn label(ctx: &Ctx<'_, '_>, purpose: Purpose) -> Label {
+    Label {
+        app: ctx.plan.app.clone(),
+        environment: ctx.plan.environment.clone(),
+        release: Some(ctx.plan.id.clone()),
+        purpose,
+    }
+}
+
+/// Drops a database that Piton made; one that is gone already is as good as dropped.
+async fn drop_made(server: &Database, name: &str) -> Result<bool, Fault> {
+    made::drop_made(&server.with_name(name)).await.or_fault(|| format!("{name} cannot be dropped"))
+}
+
+fn last_lines(text: &str, count: usize) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Turns an outcome or a note into JSON; only types of this crate come here, and they all can.
+fn to_value(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}

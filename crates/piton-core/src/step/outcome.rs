@@ -1,0 +1,103 @@
+use serde_json::Value;
+
+use super::Step;
+use crate::words;
+
+impl Step {
+    /// Tells what came of the step, for people; empty when there is nothing to tell.
+    pub fn outcome_words(&self, outcome: &Value) -> String {
+        let number = |key: &str| outcome.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let text = |key: &str| outcome.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        match self {
+            Step::Guard(_) => format!("{0} of {0}", number("guards")),
+            Step::Mark(_) => "marked as this environment's".into(),
+            Step::Build(build) => {
+                let short = build.commit.get(..7).unwrap_or(&build.commit);
+                match outcome.get("built_here").and_then(Value::as_bool) {
+                    Some(false) => format!("{short} as built before"),
+                    _ => format!("{short} built"),
+                }
+            }
+            Step::Backup(_) => format!(
+                "{} rows in {} tables, {}",
+                words::count(number("rows")),
+                number("tables"),
+                words::bytes(number("bytes"))
+            ),
+            Step::Proof(_) => format!(
+                "restored and equal: {} tables, {} rows, {} objects",
+                number("tables"),
+                words::count(number("rows")),
+                number("objects")
+            ),
+            Step::Rehearse(_) | Step::Migrate(_) => migrations(outcome),
+            Step::CloneData(_) => "made anew from the golden copy".into(),
+            Step::StartSlot(start) => {
+                format!("{} ready after {}", start.slot, words::span(number("ready_ms")))
+            }
+            Step::Checks(checks) => format!("{0} of {0} checks", checks.checks.len()),
+            Step::Connect(connect) => {
+                format!("{} knows {} at :{}", connect.listen, connect.slot, connect.port)
+            }
+            Step::Shift(_) | Step::Watch(_) => text("why"),
+            Step::StopSlot(stop) => match number("cut_off") {
+                0 => format!("{} stopped", stop.slot),
+                count => format!("{} stopped, {count} requests cut off", stop.slot),
+            },
+            Step::DropCopies(drop) => format!("{} dropped", drop.names.len()),
+            Step::Prune(_) => {
+                let removed = outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len);
+                format!("{removed} old backups removed")
+            }
+        }
+    }
+
+    /// Tells what came of undoing the step; empty when there was nothing to undo.
+    pub fn undo_words(&self, outcome: &Value) -> String {
+        let flag = |key: &str| outcome.get(key).and_then(Value::as_bool).unwrap_or(false);
+        match self {
+            Step::Shift(shift) => match (shift.live, outcome.get("switch_ms").and_then(Value::as_f64)) {
+                (Some((slot, _)), Some(ms)) => format!("all traffic on {slot}, {ms:.1} ms"),
+                _ => String::new(),
+            },
+            Step::Watch(watch) => match (watch.live, outcome.get("switch_ms").and_then(Value::as_f64)) {
+                (Some((slot, _)), Some(ms)) => format!("all traffic on {slot}, {ms:.1} ms"),
+                _ => String::new(),
+            },
+            Step::StartSlot(start) => format!("{} stopped", start.slot),
+            Step::Migrate(_) if flag("kept") => format!(
+                "the migration stays: {} rows were written since the backup",
+                words::count(written(outcome))
+            ),
+            Step::Migrate(_) if flag("rewound") => {
+                let replaced = outcome.get("replaced").and_then(Value::as_str).unwrap_or_default();
+                format!("rewound to the backup; the database it replaced is kept as {replaced}")
+            }
+            Step::Migrate(_) if flag("nothing_applied") => "nothing had been applied".into(),
+            Step::CloneData(_) => "the database before is back".into(),
+            Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),
+            Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
+            _ => String::new(),
+        }
+    }
+}
+
+fn migrations(outcome: &Value) -> String {
+    let names: Vec<&str> = outcome
+        .get("migrations")
+        .and_then(Value::as_array)
+        .map(|names| names.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    if names.is_empty() { "no migration pending".into() } else { names.join(", ") }
+}
+
+/// Returns how many rows an undo's outcome counts as written since the backup.
+fn written(outcome: &Value) -> u64 {
+    let tables = outcome.get("written").and_then(Value::as_array);
+    let rows = |table: &Value, key: &str| table.get(key).and_then(Value::as_u64).unwrap_or(0);
+    tables
+        .into_iter()
+        .flatten()
+        .map(|table| rows(table, "only_in_live").max(rows(table, "only_in_golden")))
+        .sum()
+}

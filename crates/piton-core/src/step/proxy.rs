@@ -1,0 +1,166 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use piton_exec::{Command, local, marker};
+use piton_proxy::control::{Client, ControlError};
+use piton_proxy::{Slot, Weights};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Act, Ctx, Observed, Words};
+use crate::config::Settings;
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+use crate::http;
+
+/// The variable that a proxy's process carries; its value is the proxy's folder.
+const PROXY_MARK: &str = "PITON_PROXY";
+/// How long a proxy may take to answer after it was started.
+const START: Duration = Duration::from_secs(10);
+
+/// Makes sure that the proxy runs, and tells it where the release listens; no traffic moves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connect {
+    /// The environment.
+    pub environment: String,
+    /// Where the proxy takes traffic.
+    pub listen: SocketAddr,
+    /// The release's slot.
+    pub slot: Slot,
+    /// The release's port.
+    pub port: u16,
+    /// The slot and the port of the release that serves.
+    pub live: Option<(Slot, u16)>,
+}
+
+impl Act for Connect {
+    fn words(&self, _settings: &Settings, dirs: &Dirs) -> Words {
+        let does = format!("proxy on {}: {} at :{}, 0% of traffic", self.listen, self.slot, self.port);
+        let undo = format!("proxy forgets {}", self.slot);
+        Words::new(does, undo).with([proxy_command(
+            Path::new("piton"),
+            &dirs.proxy(&self.environment),
+            self.listen,
+        )])
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        // Acting again changes nothing that is right already.
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let mut client = client(ctx).await?;
+        let status = client.status().await.or_fault(no_answer)?;
+        let mut upstreams = vec![(self.slot, self.port)];
+        upstreams.extend(self.live);
+        let all_to = match self.live {
+            // Whatever an earlier fall left behind: the release that serves has all traffic before the new one is known.
+            Some((slot, _)) => Some(slot),
+            None if status.weights.share(self.slot) > 0 => Some(self.slot.other()),
+            None => None,
+        };
+        if let Some(slot) = all_to {
+            client.set_weights(Weights::all(slot)).await.or_fault(no_answer)?;
+        }
+        for (slot, port) in upstreams {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            client.set_upstream(slot, Some(address)).await.or_fault(no_answer)?;
+        }
+        Ok(json!({ "listen": self.listen.to_string() }))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let dir = ctx.world.dirs.proxy(&self.environment);
+        if self.live.is_none() {
+            // Nothing served before, so nothing is left behind.
+            marker::stop(PROXY_MARK, &dir.display().to_string(), Duration::from_secs(10)).await;
+            crate::files::remove_folder(&dir).or_fault(|| "the proxy's folder cannot be removed".into())?;
+            return Ok(json!({ "proxy": "stopped" }));
+        }
+        traffic_back(ctx, self.live).await?;
+        let mut client = client(ctx).await?;
+        client.set_upstream(self.slot, None).await.or_fault(no_answer)?;
+        Ok(json!({ "proxy": "runs" }))
+    }
+}
+
+pub(super) fn no_answer() -> String {
+    "the proxy does not answer".into()
+}
+
+fn proxy_command(piton: &Path, dir: &Path, listen: SocketAddr) -> Command {
+    let listen = listen.to_string();
+    let dir = dir.display().to_string();
+    Command::new(piton.display().to_string()).args(["proxy", "--state", &dir, "--listen", &listen])
+}
+
+/// Connects to the environment's proxy, and starts it first when it does not run.
+pub(super) async fn client(ctx: &Ctx<'_, '_>) -> Result<Client, Fault> {
+    let settings = ctx.settings();
+    let dir = ctx.world.dirs.proxy(&settings.environment);
+    connect_or_start(&dir, settings.listen, &ctx.world.piton).await
+}
+
+/// Tells whether a proxy answers in `dir`.
+pub(super) async fn is_running(dir: &Path) -> bool {
+    Client::connect(dir).await.is_ok()
+}
+
+/// Connects to the proxy in `dir`, and starts it first when it does not run.
+pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<Client, Fault> {
+    match Client::connect(dir).await {
+        Ok(client) => return Ok(client),
+        Err(ControlError::NotRunning { .. }) => {}
+        Err(error) => return Err(Fault::surroundings(no_answer()).caused_by(&error)),
+    }
+    fs_err::create_dir_all(dir).or_fault(|| "the proxy's folder cannot be made".into())?;
+    let log = dir.join("proxy.log");
+    let command = proxy_command(piton, dir, listen).env(PROXY_MARK, dir.display().to_string());
+    local::spawn_detached(&command, &["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"], &log)
+        .or_fault(|| "the proxy cannot be started".into())?;
+    let start = std::time::Instant::now();
+    loop {
+        match Client::connect(dir).await {
+            Ok(client) => return Ok(client),
+            Err(error) if start.elapsed() > START => {
+                let said = fs_err::read_to_string(&log).unwrap_or_default();
+                let mut fault =
+                    Fault::surroundings(format!("the proxy did not start on {listen}")).caused_by(&error);
+                fault.why.extend(super::last_lines(&said, 3));
+                return Err(fault.hint(format!("its output is in {}", log.display())));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Sends all traffic to the release that served before, having made sure that it lives.
+///
+/// Returns how long the proxy took, in milliseconds; `None` when there was nothing to move.
+pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -> Result<Option<f64>, Fault> {
+    let Some((slot, port)) = live else { return Ok(None) };
+    revive(ctx, port).await?;
+    let mut client = client(ctx).await?;
+    client
+        .set_upstream(slot, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+        .await
+        .or_fault(no_answer)?;
+    if client.status().await.or_fault(no_answer)?.weights == Weights::all(slot) {
+        return Ok(None);
+    }
+    let switched = client.set_weights(Weights::all(slot)).await.or_fault(no_answer)?;
+    Ok(Some(switched.took.as_secs_f64() * 1000.0))
+}
+
+/// Starts the release that served before again, when it no longer answers.
+async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
+    let ready = &ctx.settings().run.ready;
+    if http::get(port, &ready.get, Duration::from_secs(2)).await.is_ok() {
+        return Ok(());
+    }
+    let Some(live) = &ctx.plan.live else { return Ok(()) };
+    ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));
+    live.start.launch_and_wait(ctx).await.map(drop)
+}

@@ -1,0 +1,92 @@
+use std::path::PathBuf;
+
+use piton_db::fingerprint::Structure;
+use piton_db::identity::Purpose;
+use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
+use piton_db::{Database, made};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Act, Ctx, Observed, Words};
+use crate::config::Settings;
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+
+/// Runs the migration on a copy of the golden copy, notes the structure that comes of it, and drops the copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rehearse {
+    /// The golden copy.
+    pub golden: String,
+    /// The copy's name.
+    pub copy: String,
+    /// The folder of migrations.
+    pub folder: PathBuf,
+}
+
+/// What a rehearsal has shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rehearsed {
+    /// The migrations that ran, in their order.
+    pub migrations: Vec<String>,
+    /// How long they took together, in milliseconds.
+    pub ms: u64,
+    /// The hash of the structure afterwards.
+    pub structure: String,
+}
+
+impl Rehearse {
+    async fn rehearse(&self, ctx: &Ctx<'_, '_>, copy: &Database) -> Result<Rehearsed, Fault> {
+        let golden = copy.with_name(&self.golden);
+        let before = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
+        let applied = SqlFolder::new(&self.folder)
+            .apply(copy, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
+            .await;
+        let applied = applied.map_err(|error| {
+            Fault::release("the migration failed on a copy of the database")
+                .caused_by(&error)
+                .because("production was not touched")
+        })?;
+        let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
+        // The way back is the golden copy itself: it must stand exactly as it was proved.
+        let still = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
+        if let Some(change) = before.changes_to(&still).first() {
+            return Err(Fault::release("the rehearsal changed the golden copy").because(change.to_string()));
+        }
+        Ok(Rehearsed {
+            ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
+            migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
+            structure: after.hash(),
+        })
+    }
+}
+
+impl Act for Rehearse {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        Words::new(
+            format!("the migrations on a copy, {}, which is dropped afterwards", self.copy),
+            "drop the copy",
+        )
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let server = super::database_of(ctx.settings())?;
+        let copy = server.with_name(&self.copy);
+        // A killed rehearsal may have left the copy half migrated.
+        super::drop_made(&server, &self.copy).await?;
+        made::clone_from(&copy, &self.golden, &super::label(ctx, Purpose::Rehearsal))
+            .await
+            .or_fault(|| "the golden copy cannot be copied".into())?;
+        let rehearsed = self.rehearse(ctx, &copy).await;
+        super::drop_made(&server, &self.copy).await?;
+        Ok(json!(rehearsed?))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let dropped = super::drop_made(&super::database_of(ctx.settings())?, &self.copy).await?;
+        Ok(json!({ "dropped": dropped }))
+    }
+}

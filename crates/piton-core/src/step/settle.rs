@@ -1,0 +1,130 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use piton_exec::marker;
+use piton_proxy::Slot;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::proxy::{client, no_answer};
+use super::slot::SLOT_MARK;
+use super::{Act, Ctx, Observed, Words};
+use crate::config::{Settings, format_duration};
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+use crate::files;
+
+/// How long requests that the old release still works on may take.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Stops the release that served before, after its last request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopSlot {
+    /// The environment.
+    pub environment: String,
+    /// The release to stop, which marks its processes.
+    pub release: String,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How long it may take to stop.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub stop_within: Duration,
+}
+
+/// Drops the databases that the release made to have a way back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DropCopies {
+    /// Their names.
+    pub names: Vec<String>,
+}
+
+/// Removes backups that are older than they are to be kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prune {
+    /// The environment's folder of backups.
+    pub folder: PathBuf,
+    /// How long a backup is kept.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep: Duration,
+}
+
+fn cannot_be_undone() -> Fault {
+    Fault::refused("a release that settles has closed its way back")
+}
+
+impl Act for StopSlot {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        Words::new(format!("drain and stop {}", self.slot), "not undone: closes the way back")
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let mut client = client(ctx).await?;
+        let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
+        client.set_upstream(self.slot, None).await.or_fault(no_answer)?;
+        marker::stop(SLOT_MARK, &self.release, self.stop_within).await;
+        files::remove_folder(&self.folder).or_fault(|| "the old slot's folder cannot be removed".into())?;
+        Ok(json!({ "cut_off": drained.left }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Err(cannot_be_undone())
+    }
+}
+
+impl Act for DropCopies {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        Words::new(format!("drop {}", self.names.join(", ")), "not undone: closes the way back")
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        for name in &self.names {
+            super::drop_made(&database, name).await?;
+        }
+        Ok(json!({ "dropped": self.names }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Err(cannot_be_undone())
+    }
+}
+
+impl Act for Prune {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        let keep = format_duration(self.keep);
+        Words::new(format!("keep backups {keep}, remove older ones"), "not undone: closes the way back")
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let mut removed = Vec::new();
+        for (folder, taken) in super::backup::list(&self.folder)? {
+            let age: SignedDuration = Timestamp::now().duration_since(taken);
+            let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
+            // This release's own backup stays whatever its age: it is the newest anchor.
+            if !own && Duration::try_from(age).is_ok_and(|age| age > self.keep) {
+                files::remove_folder(&folder).or_fault(|| "an old backup cannot be removed".into())?;
+                removed.push(folder.display().to_string());
+            }
+        }
+        Ok(json!({ "removed": removed }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Err(cannot_be_undone())
+    }
+}

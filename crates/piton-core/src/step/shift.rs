@@ -1,0 +1,206 @@
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use piton_proxy::control::Stats;
+use piton_proxy::{Slot, Weights};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::proxy::{client, no_answer, traffic_back};
+use super::{Act, Ctx, Observed, Words};
+use crate::config::{self, Percent, Settings, format_duration};
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+use crate::gate::{Answers, Gate, Verdict};
+
+/// How often the gate looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often what the gate has seen is journaled. A kill loses nothing meanwhile: the proxy's counters go on.
+const NOTE: Duration = Duration::from_secs(30);
+
+/// Gives the release a share of traffic and lets the gate judge it for the step's time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shift {
+    /// The environment.
+    pub environment: String,
+    /// The release's slot.
+    pub slot: Slot,
+    /// Its share.
+    pub share: Percent,
+    /// How long the share stays at least.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub bake: Duration,
+    /// The limits.
+    pub gate: config::Gate,
+    /// The slot and the port of the release that served before.
+    pub live: Option<(Slot, u16)>,
+}
+
+/// Keeps the release before warm, and the way back open, while the gate goes on judging.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The environment.
+    pub environment: String,
+    /// The release's slot.
+    pub slot: Slot,
+    /// How long.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub length: Duration,
+    /// The limits.
+    pub gate: config::Gate,
+    /// The slot and the port of the release that served before.
+    pub live: Option<(Slot, u16)>,
+}
+
+/// What a bake needs to be taken up again.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    gate: Gate,
+    /// The proxy's counters at the last look that the gate has taken in.
+    seen: Stats,
+}
+
+/// What a bake leaves for the next one and for people.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    gate: Gate,
+    why: String,
+    /// How long the proxy took to move traffic, in milliseconds.
+    switch_ms: f64,
+}
+
+impl Act for Shift {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        let bake =
+            if self.bake.is_zero() { String::new() } else { format!(" for {}", format_duration(self.bake)) };
+        let undo = match self.live {
+            Some((slot, _)) => format!("all traffic to {slot}"),
+            None => "no traffic".into(),
+        };
+        Words::new(format!("{} of traffic to {}{bake}", self.share, self.slot), undo)
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        // A bake is done when its time has passed and the gate says so; the note lets it go on from there.
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let share = self.share.basis_points();
+        let weights = match self.slot {
+            Slot::Green => Weights { green: share },
+            Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
+        };
+        let switched = client(ctx).await?.set_weights(weights).await.or_fault(no_answer)?;
+        let switch_ms = switched.took.as_secs_f64() * 1000.0;
+        let bake = Bake { slot: self.slot, length: self.bake, limits: self.gate };
+        let (gate, why) = bake.run(ctx).await?;
+        Ok(super::to_value(&Outcome { gate, why, switch_ms }))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Ok(json!({ "switch_ms": traffic_back(ctx, self.live).await? }))
+    }
+}
+
+impl Act for Watch {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        let before = self.live.map_or_else(String::new, |(slot, _)| format!("{slot} stays warm, "));
+        let undo = self.live.map_or_else(|| "nothing".into(), |(slot, _)| format!("all traffic to {slot}"));
+        Words::new(format!("{}, {before}the way back open", format_duration(self.length)), undo)
+    }
+
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let bake = Bake { slot: self.slot, length: self.length, limits: self.gate };
+        let (gate, why) = bake.run(ctx).await?;
+        Ok(super::to_value(&Outcome { gate, why, switch_ms: 0.0 }))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Ok(json!({ "switch_ms": traffic_back(ctx, self.live).await? }))
+    }
+}
+
+/// A time during which the gate judges.
+struct Bake {
+    slot: Slot,
+    length: Duration,
+    limits: config::Gate,
+}
+
+impl Bake {
+    /// Returns when the gate says continue after the time, or a person does; a verdict to roll back is an error.
+    async fn run(&self, ctx: &Ctx<'_, '_>) -> Result<(Gate, String), Fault> {
+        let mut note = self.begin(ctx).await?;
+        let mut noted = std::time::Instant::now();
+        if self.length.is_zero() {
+            // A step without a time has nothing to be judged by; the next one, or the watch, judges.
+            return Ok((note.gate, "no time to judge in".into()));
+        }
+        loop {
+            let passed = elapsed(ctx.first_started);
+            self.look(ctx, &mut note).await?;
+            let verdict = note.gate.verdict(passed >= self.length);
+            if ctx.take_go_on() {
+                return Ok((note.gate, "a person said continue".into()));
+            }
+            match verdict {
+                Verdict::RollBack(why) => return Err(Fault::verdict(why)),
+                Verdict::Continue(why) if !ctx.held() => return Ok((note.gate, why)),
+                Verdict::Continue(_) => ctx.say("held by a person; piton continue goes on"),
+                Verdict::Hold(why) => {
+                    let left = self.length.saturating_sub(passed);
+                    let state = if left.is_zero() {
+                        format!("holds: {why}")
+                    } else {
+                        format!("{} left", format_duration(round(left)))
+                    };
+                    ctx.say(&format!("{state} · {}", note.gate.summary()));
+                }
+            }
+            if noted.elapsed() > NOTE {
+                ctx.note(&note)?;
+                noted = std::time::Instant::now();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Takes the gate from the note of a killed run, from the step before, or starts a new one.
+    async fn begin(&self, ctx: &Ctx<'_, '_>) -> Result<Note, Fault> {
+        if let Some(note) = ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
+            return Ok(note);
+        }
+        let before = ctx.plan.index_of(&ctx.step).unwrap_or(0).checked_sub(1);
+        let before = before.and_then(|index| ctx.outcome::<Outcome>(&ctx.plan.steps[index].id));
+        let mut gate = before.map_or_else(|| Gate::new(self.limits), |outcome| outcome.gate);
+        gate.enter_step();
+        let seen = client(ctx).await?.stats().await.or_fault(no_answer)?;
+        let note = Note { gate, seen };
+        ctx.note(&note)?;
+        Ok(note)
+    }
+
+    async fn look(&self, ctx: &Ctx<'_, '_>, note: &mut Note) -> Result<(), Fault> {
+        let stats = client(ctx).await?.stats().await.or_fault(no_answer)?;
+        let window = stats.since(&note.seen);
+        let answers = |slot: Slot| Answers::from(&window.slots[slot]);
+        note.gate.see(&answers(self.slot), &answers(self.slot.other()));
+        note.seen = stats;
+        Ok(())
+    }
+}
+
+fn elapsed(since: Timestamp) -> Duration {
+    let elapsed: SignedDuration = Timestamp::now().duration_since(since);
+    // A clock that was set back gives no time to a bake.
+    Duration::try_from(elapsed).unwrap_or_default()
+}
+
+fn round(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs().max(1))
+}

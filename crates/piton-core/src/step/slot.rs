@@ -1,0 +1,187 @@
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use piton_exec::{Command, local, marker};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Act, Ctx, Observed, Words};
+use crate::config::{CommandLine, Ready, Settings, format_duration};
+use crate::dirs::Dirs;
+use crate::fault::{Fault, OrFault};
+use crate::{files, http};
+use piton_proxy::Slot;
+
+/// The variable that every process of a slot carries; its value is the release.
+pub(crate) const SLOT_MARK: &str = "PITON_RELEASE";
+/// How many good answers in a row make an app ready.
+const IN_A_ROW: u32 = 2;
+/// What an app inherits from the operator's environment; everything else comes from the `env_file`.
+const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
+
+/// Copies the artifact into the slot's folder, starts the app there and waits until it is ready.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartSlot {
+    /// The release, which marks the slot's processes.
+    pub release: String,
+    /// The slot.
+    pub slot: Slot,
+    /// Its port.
+    pub port: u16,
+    /// The artifact's folder.
+    pub artifact: PathBuf,
+    /// The slot's folder.
+    pub folder: PathBuf,
+    /// The app's folder within it.
+    pub app: PathBuf,
+    /// The configured command.
+    pub command: CommandLine,
+    /// When the app is ready.
+    pub ready: Ready,
+    /// How long it may take to stop.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub stop_within: Duration,
+}
+
+impl StartSlot {
+    fn copy(&self) -> Command {
+        // The trailing `/.` copies what is in the folder, not the folder itself.
+        let from = format!("{}/.", self.artifact.display());
+        Command::new("cp").args(["-a", "--reflink=auto", &from, &self.folder.display().to_string()])
+    }
+
+    fn start(&self) -> Command {
+        self.command.command().cwd(&self.app).env("PORT", self.port.to_string())
+    }
+
+    async fn stop(&self) -> usize {
+        marker::stop(SLOT_MARK, &self.release, self.stop_within).await
+    }
+
+    /// Starts the app from the slot's folder, without waiting for it.
+    pub(crate) fn launch(&self, settings: &Settings, dirs: &Dirs) -> Result<(), Fault> {
+        let mut command = self.start().env(SLOT_MARK, &self.release);
+        command.program = self.program();
+        for (name, value) in &settings.vars {
+            if name != "PORT" {
+                command = command.secret_env(name, value.clone());
+            }
+        }
+        let log = dirs.logs(&self.release).join("app.log");
+        local::spawn_detached(&command, &INHERITED, &log).map(drop).map_err(|error| {
+            Fault::release(format!("the app cannot be started by `{}`", self.command))
+                .caused_by(&error)
+                .hint("check run.command in piton.toml; it runs in the release folder")
+        })
+    }
+
+    /// A program named by a relative path is meant from the release folder, where the app lies.
+    fn program(&self) -> String {
+        let program = &self.command.program;
+        if program.contains('/') && !program.starts_with('/') {
+            return self.app.join(program).display().to_string();
+        }
+        program.clone()
+    }
+
+    /// Starts the app and waits until it is ready, within the configured time.
+    pub(super) async fn launch_and_wait(&self, ctx: &Ctx<'_, '_>) -> Result<Duration, Fault> {
+        self.launch(ctx.settings(), &ctx.world.dirs)?;
+        self.wait_until_ready(ctx).await
+    }
+
+    async fn wait_until_ready(&self, ctx: &Ctx<'_, '_>) -> Result<Duration, Fault> {
+        let start = Instant::now();
+        let mut good = 0;
+        let mut last = String::from("it has not answered yet");
+        while start.elapsed() < self.ready.within {
+            match http::get(self.port, &self.ready.get, Duration::from_secs(2)).await {
+                Ok(answer) if answer.status == 200 => {
+                    good += 1;
+                    if good == IN_A_ROW {
+                        return Ok(start.elapsed());
+                    }
+                }
+                Ok(answer) => {
+                    good = 0;
+                    last = match &answer.location {
+                        Some(location) => format!("it answers {} and points to {location}", answer.status),
+                        None => format!("it answers {}", answer.status),
+                    };
+                }
+                Err(error) => {
+                    good = 0;
+                    last = error.to_string();
+                }
+            }
+            if marker::find(SLOT_MARK, &self.release).is_empty() {
+                return Err(self.not_ready(ctx, "the app ended before it was ready", None));
+            }
+            ctx.say(&format!("GET {}: {last}", self.ready.get));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let what = format!("the app was not ready within {}", format_duration(self.ready.within));
+        Err(self.not_ready(ctx, &what, Some(last)))
+    }
+
+    fn not_ready(&self, ctx: &Ctx<'_, '_>, what: &str, last: Option<String>) -> Fault {
+        let log = ctx.world.dirs.logs(&self.release).join("app.log");
+        let mut fault = Fault::release(what);
+        let redirected = last.as_ref().is_some_and(|last| last.contains("points to"));
+        if let Some(last) = last {
+            fault =
+                fault.because(format!("GET {} on port {}: {last}; ready is 200", self.ready.get, self.port));
+        }
+        // The log is a help; the fault stands without it.
+        let said = fs_err::read_to_string(&log).unwrap_or_default();
+        for line in super::last_lines(&said, 5) {
+            fault = fault.because(line);
+        }
+        if redirected {
+            fault.hint("set run.ready.get in piton.toml to a path that answers 200 itself")
+        } else {
+            fault.hint(format!("the app's output is in {}", log.display()))
+        }
+    }
+}
+
+impl Act for StartSlot {
+    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+        let within = format_duration(self.ready.within);
+        Words::new(
+            format!("{} on :{}, ready within {within}", self.slot, self.port),
+            format!("stop {}", self.slot),
+        )
+        .with([self.copy(), self.start()])
+    }
+
+    async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        if marker::find(SLOT_MARK, &self.release).is_empty() {
+            return Ok(Observed::NotDone);
+        }
+        // It was started before the kill: it is done when it is, or becomes, ready.
+        match self.wait_until_ready(ctx).await {
+            Ok(took) => Ok(Observed::Done(json!({ "ready_ms": millis(took) }))),
+            Err(_) => Ok(Observed::NotDone),
+        }
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        self.stop().await;
+        files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be emptied".into())?;
+        fs_err::create_dir_all(&self.folder).or_fault(|| "the slot's folder cannot be made".into())?;
+        ctx.run(self.copy()).await?;
+        let took = self.launch_and_wait(ctx).await?;
+        Ok(json!({ "ready_ms": millis(took) }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let stopped = self.stop().await;
+        files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be removed".into())?;
+        Ok(json!({ "stopped": stopped }))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

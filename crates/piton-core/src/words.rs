@@ -1,0 +1,76 @@
+//! Numbers and times as people read them.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Writes a size: `1.2 GB`, in powers of 1000.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 99.5 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// Writes a count with separated thousands: `1,204,311`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Writes a length of time with one unit or two: `0.3 s`, `52.7 s`, `1 h 12 min`.
+pub fn span(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+    let exact = milliseconds as f64 / 1000.0;
+    match seconds {
+        0 if milliseconds < 100 => format!("{milliseconds} ms"),
+        0..60 => format!("{exact:.1} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Writes a day in the machine's time zone: `2026-11-02`.
+pub fn day(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d").to_string()
+}
+
+/// Writes a time in the machine's time zone: `2026-11-02 10:00:11`.
+pub fn time(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_counts_and_spans() {
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567, 1_200_000_000].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "1.2 MB", "1.2 GB"]
+        );
+        assert_eq!([7, 1_000, 1_204_311].map(count), ["7", "1,000", "1,204,311"]);
+        assert_eq!(
+            [4, 300, 52_700, 61_000, 4_320_000, 90_000_000].map(span),
+            ["4 ms", "0.3 s", "52.7 s", "1 min 1 s", "1 h 12 min", "1 d 1 h"]
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The command line as clap reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Takes a web app and its database from staging to production and back.
+///
+/// Every release drives an anchor (a proved backup) before it moves, and shows what it will run before it runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "piton",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// The project's folder; piton.toml is looked for in it and above it
+    #[arg(
+        short = 'C',
+        long,
+        global = true,
+        default_value = ".",
+        hide_default_value = true,
+        value_name = "DIR"
+    )]
+    pub(crate) dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a piton.toml from what is found in the folder
+    Init,
+    /// Print the JSON Schema of piton.toml
+    Schema,
+    /// Show an environment's settings and where each value comes from
+    Config(Environment),
+    /// Show what a release would do, in commands a person knows, and how each step is undone
+    Plan(Plan),
+    /// Release a commit to an environment
+    Deploy(Deploy),
+    /// Follow a release that runs elsewhere
+    Watch(Environment),
+    /// Show what serves and where a release stands
+    Status(Status),
+    /// List a release's events
+    Log(Log),
+    /// Carry on a release from where it stands
+    Resume(Resume),
+    /// Undo a release that is under way
+    Abort(Yes),
+    /// Keep a release at its present share of traffic until `continue`
+    Hold(Environment),
+    /// Let a release go on that holds
+    Continue(Environment),
+    /// Send traffic back to the release before, then stop the new one
+    Rollback(Rollback),
+    /// Run an environment's traffic proxy (releases start it by themselves)
+    Proxy(Proxy),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Environment {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: String,
+    /// Print JSON (docs/json.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// The commit, tag or branch to release
+    #[arg(long = "ref", default_value = "HEAD", value_name = "REF")]
+    pub(crate) reference: String,
+    /// Show every command
+    #[arg(long)]
+    pub(crate) commands: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// The commit, tag or branch to release
+    #[arg(long = "ref", default_value = "HEAD", value_name = "REF")]
+    pub(crate) reference: String,
+    /// Run the release in a process of its own and return
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Leave a failed release standing for a look, to be resumed or aborted
+    #[arg(long)]
+    pub(crate) stay: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The environment; all of them when none is named
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: Option<String>,
+    /// Print JSON (docs/json.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// A release's identifier or the end of it, or an environment for its latest release
+    #[arg(value_name = "RELEASE|ENV")]
+    pub(crate) what: Option<String>,
+    /// Check that no event was altered, removed or inserted
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Print one JSON object a line (docs/json.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The environment
+    #[arg(value_name = "ENV", required_unless_present = "all")]
+    pub(crate) environment: Option<String>,
+    /// Every environment: what served is started again, and each release is carried on in a process of its own
+    #[arg(long, conflicts_with = "environment")]
+    pub(crate) all: bool,
+    /// Print JSON (docs/json.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Yes {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// Put the database back, too: what was written since the backup leaves it, and is kept beside it
+    #[arg(long)]
+    pub(crate) database: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    /// The folder for the control socket and the state
+    #[arg(long = "state", value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    /// Where to take traffic
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+}

@@ -1,0 +1,20 @@
+use std::process::ExitCode;
+
+use piton_core::fault::Fault;
+use piton_core::journal::Request;
+use piton_core::project::Project;
+
+use super::{ask, asked_to_go_back};
+use crate::cli::Yes;
+use crate::error::Error;
+use crate::ui;
+
+/// Undoes the release that is under way.
+pub(crate) async fn run(project: &Project, args: &Yes) -> Result<ExitCode, Error> {
+    let environment = &args.target.environment;
+    if !args.yes && ui::can_ask() && !ui::confirm(&format!("Undo the release of {environment}?")) {
+        return Err(Fault::refused("not confirmed; nothing was changed").into());
+    }
+    let code = ask(project, environment, Request::Abort, args.target.json).await?;
+    Ok(asked_to_go_back(code))
+}

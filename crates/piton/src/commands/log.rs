@@ -1,0 +1,72 @@
+use std::process::ExitCode;
+
+use piton_core::journal::{Entry, Event};
+use piton_core::project::{Project, journal_fault};
+use piton_core::words;
+use serde_json::json;
+
+use crate::cli::Log;
+use crate::error::Error;
+use crate::ui;
+use crate::view::back_words;
+
+/// Lists a release's events.
+pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
+    let journal = project.journal()?;
+    if args.verify {
+        let count = journal.verify().map_err(journal_fault)?;
+        ui::talk(&format!("{count} events, none altered, removed or inserted"));
+        if args.what.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let id = match &args.what {
+        Some(name) if project.config().environments().contains(&name.as_str()) => {
+            journal.releases(Some(name)).map_err(journal_fault)?.pop().map(|state| state.plan.id)
+        }
+        Some(id) => Some(journal.find(id).map_err(journal_fault)?),
+        None => journal.releases(None).map_err(journal_fault)?.pop().map(|state| state.plan.id),
+    };
+    let Some(id) = id else {
+        ui::talk("there is no release yet");
+        return Ok(ExitCode::SUCCESS);
+    };
+    for entry in journal.entries(&id, 0).map_err(journal_fault)? {
+        ui::data(&if args.json { line_json(&entry) } else { line(&entry) });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line_json(entry: &Entry) -> String {
+    json!({ "seq": entry.seq, "release": entry.release, "at": entry.at, "event": entry.event }).to_string()
+}
+
+fn line(entry: &Entry) -> String {
+    let what = match &entry.event {
+        Event::Created { plan, by } => {
+            format!(
+                "begun by {by}: {} to {}, {} steps",
+                plan.commit.short(),
+                plan.environment,
+                plan.steps.len()
+            )
+        }
+        Event::TakenUp { by } => format!("taken up by {by}"),
+        Event::Left { why } => format!("left: {why}"),
+        Event::Started { attempt: 1, .. } => "started".into(),
+        Event::Started { attempt, .. } => format!("taken up again, attempt {attempt}"),
+        Event::Ran { command, code, ms, .. } => format!("ran, exit {code}, {}: {command}", words::span(*ms)),
+        Event::Noted { .. } => "noted".into(),
+        Event::Done { outcome, .. } => format!("done {outcome}"),
+        Event::Failed { fault, .. } => format!("failed: {fault}"),
+        Event::Asked { request, by, .. } => format!("{request:?} asked by {by}"),
+        Event::TurnedBack { reason, .. } => back_words(reason),
+        Event::UndoStarted { .. } => "undo started".into(),
+        Event::Undone { outcome, .. } => format!("undone {outcome}"),
+        Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
+        Event::Revived { what } => format!("{what} started again"),
+        Event::Ended { outcome } => format!("ended: {outcome:?}"),
+    };
+    let step = entry.event.step().unwrap_or("");
+    format!("{:>5}  {}  {step:<16} {what}", entry.seq, words::time(entry.at))
+}

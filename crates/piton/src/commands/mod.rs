@@ -1,0 +1,140 @@
+//! One file a command; each lists its steps in one function.
+
+mod abort;
+mod config;
+mod deploy;
+mod hold;
+mod init;
+mod log;
+mod plan;
+mod proxy;
+mod resume;
+mod rollback;
+mod schema;
+mod status;
+mod watch;
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+
+use piton_core::engine::End;
+use piton_core::fault::Fault;
+use piton_core::journal::{Outcome, State};
+use piton_core::project::Project;
+
+use crate::cli::{Cli, Command};
+use crate::error::{self, Error};
+use crate::view::{self, View};
+use crate::{json, ui};
+
+/// Runs one command and returns the exit code.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
+    let dir = cli.dir;
+    match cli.command {
+        Command::Init => init::run(&dir),
+        Command::Schema => schema::run(),
+        Command::Proxy(args) => proxy::run(args),
+        Command::Config(args) => config::run(&open(&dir)?, &args),
+        Command::Plan(args) => block_on(plan::run(&open(&dir)?, &args)),
+        Command::Deploy(args) => block_on(deploy::run(&open(&dir)?, &args)),
+        Command::Watch(args) => block_on(watch::run(&open(&dir)?, &args)),
+        Command::Status(args) => block_on(status::run(&open(&dir)?, &args)),
+        Command::Log(args) => log::run(&open(&dir)?, &args),
+        Command::Resume(args) => block_on(resume::run(&open(&dir)?, &args)),
+        Command::Abort(args) => block_on(abort::run(&open(&dir)?, &args)),
+        Command::Hold(args) => hold::hold(&open(&dir)?, &args),
+        Command::Continue(args) => hold::go_on(&open(&dir)?, &args),
+        Command::Rollback(args) => block_on(rollback::run(&open(&dir)?, &args)),
+    }
+}
+
+fn open(dir: &Path) -> Result<Project, Error> {
+    let piton = std::env::current_exe()
+        .map_err(|error| Fault::surroundings("piton cannot find its own program").caused_by(&error))?;
+    Ok(Project::open(dir, piton)?)
+}
+
+/// One thread drives a release: its steps come one after the other, and children die with it when it is killed.
+fn block_on(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::surroundings("the runtime cannot be started").caused_by(&error))?;
+    runtime.block_on(command)
+}
+
+/// Runs a release of this process to its end or its next stand, and reports it.
+async fn carry_on(
+    project: &Project,
+    recorder: piton_core::engine::Recorder<'_>,
+    view: &View,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let environment = recorder.state().plan.environment.clone();
+    let settings = project.settings(&environment)?;
+    let (end, state) = project.carry_on(recorder, settings, interrupted()).await?;
+    view.close();
+    Ok(report(&end, &state, as_json))
+}
+
+/// Resolves at Ctrl-C or SIGTERM: the release is then left where it stands.
+async fn interrupted() {
+    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(term) => term,
+        Err(_) => return std::future::pending().await,
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
+}
+
+/// Says how the release ended or stands, and returns the exit code for it.
+fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
+    let environment = &state.plan.environment;
+    let code = match end {
+        End::Over(Outcome::Succeeded) => 0,
+        End::Over(Outcome::RolledBack) => error::WENT_BACK,
+        End::Over(Outcome::Refused) => error::REFUSED,
+        End::Stopped(_) => error::STANDS,
+        End::Left => error::LEFT,
+    };
+    ui::talk("");
+    match end {
+        End::Over(_) => ui::talk(&view::end_words(state)),
+        End::Stopped(_) => ui::talk(&format!(
+            "Release {} stands. piton resume {environment} carries it on; piton abort {environment} undoes it.",
+            state.plan.short_id()
+        )),
+        End::Left => ui::talk(&format!(
+            "Release {} was left where it stands. piton resume {environment} carries it on; piton abort {environment} undoes it.",
+            state.plan.short_id()
+        )),
+    }
+    if as_json {
+        ui::data(&json::pretty(&json::release(state, None)));
+    }
+    ExitCode::from(code)
+}
+
+/// Runs a request: a living process takes it up and is followed, otherwise this process carries the release on with it.
+async fn ask(
+    project: &Project,
+    environment: &str,
+    request: piton_core::journal::Request,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let (_, held) = project.ask(environment, request)?;
+    if held {
+        return watch::follow(project, environment, as_json).await;
+    }
+    let view = View::new();
+    let recorder = project.take_up(environment, &view)?;
+    carry_on(project, recorder, &view, as_json).await
+}
+
+/// Going back is what was asked for: then it is a success.
+fn asked_to_go_back(code: ExitCode) -> ExitCode {
+    if code == ExitCode::from(error::WENT_BACK) { ExitCode::SUCCESS } else { code }
+}

@@ -1,0 +1,87 @@
+use std::process::ExitCode;
+
+use piton_core::fault::Fault;
+use piton_core::project::Project;
+use piton_exec::{Command, local};
+
+use super::carry_on;
+use crate::cli::Resume;
+use crate::error::{Error, FAILED};
+use crate::ui;
+use crate::view::View;
+
+/// What a release of its own takes from this environment: all that a build may need.
+const INHERITED: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "CARGO_TARGET_DIR",
+    "PITON_LOG",
+];
+
+/// Carries a release on from where it stands.
+pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Error> {
+    match &args.environment {
+        Some(environment) => one(project, environment, args.json).await,
+        None => all(project).await,
+    }
+}
+
+async fn one(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+    revive(project, environment).await?;
+    let view = View::new();
+    let recorder = project.take_up(environment, &view)?;
+    carry_on(project, recorder, &view, as_json).await
+}
+
+/// Starts again what served, then lets each release that is not over run in a process of its own.
+async fn all(project: &Project) -> Result<ExitCode, Error> {
+    let mut code = ExitCode::SUCCESS;
+    for environment in project.config().environments() {
+        if let Err(error) = bring_back(project, environment).await {
+            // One environment that cannot be brought back must not keep the others down.
+            error.report();
+            code = ExitCode::from(FAILED);
+        }
+    }
+    Ok(code)
+}
+
+async fn bring_back(project: &Project, environment: &str) -> Result<(), Error> {
+    revive(project, environment).await?;
+    let journal = project.journal()?;
+    let held = journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some();
+    if !held && project.open_release(&journal, environment)?.is_some() {
+        detach(project, environment)?;
+        ui::talk(&format!("{environment}: the release is carried on; piton watch {environment} follows it"));
+    }
+    Ok(())
+}
+
+async fn revive(project: &Project, environment: &str) -> Result<(), Error> {
+    let settings = project.settings(environment)?;
+    for what in project.revive(settings).await? {
+        ui::talk(&format!("{environment}: {what} started again"));
+    }
+    Ok(())
+}
+
+/// Starts a process of its own that carries the environment's release on.
+pub(crate) fn detach(project: &Project, environment: &str) -> Result<(), Error> {
+    let journal = project.journal()?;
+    let Some(open) = project.open_release(&journal, environment)? else { return Ok(()) };
+    let root = project.config().root().display().to_string();
+    let command =
+        Command::new(project.piton().display().to_string()).args(["-C", &root, "resume", environment]);
+    let log = project.dirs().logs(&open.plan.id).join("release.log");
+    local::spawn_detached(&command, &INHERITED, &log)
+        .map_err(|error| Fault::surroundings("the release cannot run by itself").caused_by(&error))?;
+    Ok(())
+}

@@ -1,0 +1,53 @@
+use std::process::ExitCode;
+
+use piton_core::fault::Fault;
+use piton_core::journal::Request;
+use piton_core::project::Project;
+use piton_core::words;
+
+use super::{ask, asked_to_go_back};
+use crate::cli::Rollback;
+use crate::error::Error;
+use crate::ui;
+
+/// Sends traffic back at once, then undoes the rest; with the database when asked.
+pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, Error> {
+    let environment = &args.target.environment;
+    if args.database {
+        say_what_would_leave(project, environment).await?;
+        if !args.yes {
+            confirm("Put the database back?")?;
+        }
+    }
+    let code =
+        ask(project, environment, Request::Rollback { database: args.database }, args.target.json).await?;
+    Ok(asked_to_go_back(code))
+}
+
+/// Says how many rows were written since the backup, and in which tables: they leave the live database.
+async fn say_what_would_leave(project: &Project, environment: &str) -> Result<(), Error> {
+    let settings = project.settings(environment)?;
+    let tables = project.written_since_backup(environment, &settings).await?;
+    if tables.is_empty() {
+        ui::talk("No row was written since the backup: the database goes back without a loss.");
+        return Ok(());
+    }
+    ui::talk("Written since the backup, and gone from the live database after the rollback:");
+    for table in &tables {
+        ui::talk(&format!(
+            "  {:<40} {:>10} new or changed, {:>10} changed or deleted",
+            table.table,
+            words::count(table.only_in_live),
+            words::count(table.only_in_golden)
+        ));
+    }
+    ui::talk("The database that is replaced is kept beside it, with all of these rows.");
+    Ok(())
+}
+
+fn confirm(question: &str) -> Result<(), Fault> {
+    if !ui::can_ask() {
+        return Err(Fault::refused("a rollback of the database needs a yes").hint("add --yes"));
+    }
+    if ui::confirm(question) { Ok(()) } else { Err(Fault::refused("not confirmed; nothing was changed")) }
+}

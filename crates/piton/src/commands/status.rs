@@ -1,0 +1,137 @@
+use std::process::ExitCode;
+
+use owo_colors::OwoColorize;
+use piton_core::facts;
+use piton_core::journal::{Journal, Progress, State};
+use piton_core::project::{Project, journal_fault};
+use piton_core::words;
+use piton_proxy::Slot;
+use piton_proxy::control::{Client, Status as ProxyStatus};
+use serde_json::{Value, json};
+
+use crate::cli::Status;
+use crate::error::Error;
+use crate::view::end_words;
+use crate::{json as contract, ui};
+
+/// Shows what serves each environment and where a release stands.
+pub(crate) async fn run(project: &Project, args: &Status) -> Result<ExitCode, Error> {
+    let journal = project.journal()?;
+    let environments: Vec<String> = match &args.environment {
+        // Resolving tells a misspelled name with its nearest neighbour.
+        Some(name) => vec![project.settings(name)?.environment],
+        None => project.config().environments().into_iter().map(str::to_owned).collect(),
+    };
+    let mut all = Vec::new();
+    for environment in &environments {
+        let found = Found::look(project, &journal, environment).await?;
+        if args.json { all.push(found.json()) } else { ui::data(&found.text()) }
+    }
+    if args.json {
+        ui::data(&contract::pretty(&json!({ "environments": all })));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Found {
+    environment: String,
+    live: Option<piton_core::plan::Live>,
+    latest: Option<State>,
+    holder: Option<piton_core::journal::LeaseInfo>,
+    proxy: Option<ProxyStatus>,
+}
+
+impl Found {
+    async fn look(project: &Project, journal: &Journal, environment: &str) -> Result<Self, Error> {
+        let proxy = match Client::connect(&project.dirs().proxy(environment)).await {
+            Ok(mut client) => client.status().await.ok(),
+            Err(_) => None,
+        };
+        Ok(Self {
+            environment: environment.to_owned(),
+            live: facts::live(journal, environment)?,
+            latest: journal.releases(Some(environment)).map_err(journal_fault)?.pop(),
+            holder: journal.holder(environment).map_err(journal_fault)?,
+            proxy,
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "environment": self.environment,
+            "live": self.live.as_ref().map(contract::live),
+            "proxy": self.proxy.as_ref().map(|proxy| json!({
+                "pid": proxy.pid,
+                "listen": proxy.listen.to_string(),
+                "weights": {
+                    "blue": proxy.weights.share(Slot::Blue),
+                    "green": proxy.weights.share(Slot::Green),
+                },
+                "upstreams": {
+                    "blue": proxy.upstreams.blue.map(|address| address.to_string()),
+                    "green": proxy.upstreams.green.map(|address| address.to_string()),
+                },
+            })),
+            "release": self.latest.as_ref().map(|state| contract::release(state, self.holder.as_ref())),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut lines = Vec::new();
+        let serves = match &self.live {
+            Some(live) => {
+                format!("{} in {}, since {}", live.commit.short(), live.start.slot, words::time(live.since))
+            }
+            None => "nothing serves yet".into(),
+        };
+        lines.push(format!("{}  {serves}", self.environment.bold()));
+        if let Some(proxy) = &self.proxy {
+            let share = |slot| f64::from(proxy.weights.share(slot)) / 100.0;
+            lines.push(format!(
+                "  proxy on {}: blue {}%, green {}%",
+                proxy.listen,
+                share(Slot::Blue),
+                share(Slot::Green)
+            ));
+        } else if self.live.is_some() {
+            lines.push(format!("  {} the proxy does not run; piton resume --all starts it", "✗".red()));
+        }
+        if let Some(state) = &self.latest {
+            lines.extend(release_lines(state));
+        }
+        if let Some(holder) = &self.holder {
+            lines.push(format!("  run by {} since {}", holder.operator, words::time(holder.since)));
+        }
+        lines.join("\n")
+    }
+}
+
+fn release_lines(state: &State) -> Vec<String> {
+    if state.ended.is_some() {
+        return vec![format!("  last release: {}", end_words(state))];
+    }
+    let mut lines = vec![format!(
+        "  release {} of {} begun by {} at {}",
+        state.plan.short_id(),
+        state.plan.commit.short(),
+        state.by.user,
+        words::time(state.created)
+    )];
+    for (planned, step) in state.plan.steps.iter().zip(&state.steps) {
+        let (sign, words) = match &step.progress {
+            Progress::Pending => ("·", String::new()),
+            Progress::Running => ("●", "under way".into()),
+            Progress::Done => {
+                ("✓", step.outcome.as_ref().map_or_else(String::new, |o| planned.step.outcome_words(o)))
+            }
+            Progress::Failed(fault) => ("✗", fault.what.clone()),
+            Progress::Undoing => ("↩", "being undone".into()),
+            Progress::Undone => {
+                ("↩", step.undo_outcome.as_ref().map_or_else(String::new, |o| planned.step.undo_words(o)))
+            }
+            Progress::UndoFailed(fault) => ("✗", format!("cannot be undone: {}", fault.what)),
+        };
+        lines.push(format!("  {sign} {:<16}{words}", planned.id).trim_end().to_owned());
+    }
+    lines
+}

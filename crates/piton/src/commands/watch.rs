@@ -1,0 +1,88 @@
+use std::process::ExitCode;
+use std::time::Duration;
+
+use piton_core::engine::{End, Watcher};
+use piton_core::fault::Fault;
+use piton_core::journal::State;
+use piton_core::project::Project;
+
+use super::{interrupted, report};
+use crate::cli::Environment;
+use crate::error::Error;
+use crate::view::View;
+use crate::{json, ui};
+
+/// How often the journal is read.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Follows a release that another process runs.
+pub(crate) async fn run(project: &Project, args: &Environment) -> Result<ExitCode, Error> {
+    follow(project, &args.environment, args.json).await
+}
+
+/// Shows a release's events from its beginning until it is over or nobody runs it any more.
+pub(crate) async fn follow(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+    let journal = project.journal()?;
+    let Some(latest) = journal.releases(Some(environment)).map_err(piton_core::project::journal_fault)?.pop()
+    else {
+        return Err(Fault::refused(format!("there is no release of {environment} yet"))
+            .hint(format!("piton deploy {environment} begins one"))
+            .into());
+    };
+    let view = View::new();
+    let following = async {
+        let (mut seen, mut state) = (0, None::<State>);
+        let mut alone = 0;
+        loop {
+            for entry in journal.entries(&latest.plan.id, seen).map_err(piton_core::project::journal_fault)? {
+                seen = entry.seq;
+                let folded = match state.take() {
+                    None => State::begin(entry.event.clone(), entry.at),
+                    Some(mut folded) => folded.apply(&entry.event, entry.at).map(|()| folded),
+                };
+                let folded = folded
+                    .map_err(|error| Fault::surroundings("the journal is damaged").caused_by(&error))?;
+                view.event(&entry.event, &folded);
+                state = Some(folded);
+            }
+            if let Some(state) = &state {
+                if let Some((outcome, _)) = state.ended {
+                    return Ok((End::Over(outcome), state.clone()));
+                }
+                let held = journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some();
+                // A detached release may need a moment to take its lease.
+                alone = if held { 0 } else { alone + 1 };
+                if alone > 25 {
+                    let end = match state.standing_fault() {
+                        Some((_, fault)) => End::Stopped(fault.clone()),
+                        None => End::Left,
+                    };
+                    return Ok((end, state.clone()));
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let followed: Result<(End, State), Fault> = tokio::select! {
+        followed = following => followed,
+        () = interrupted() => {
+            view.close();
+            ui::talk(&format!("The release goes on. piton watch {environment} follows it again."));
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let (end, state) = followed?;
+    view.close();
+    Ok(report(&end, &state, as_json))
+}
+
+/// Prints where the environment's latest release stands, when JSON is asked for.
+pub(crate) fn print_state(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+    if as_json {
+        let journal = project.journal()?;
+        if let Some(open) = project.open_release(&journal, environment)? {
+            ui::data(&json::pretty(&json::release(&open, None)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

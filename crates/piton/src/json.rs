@@ -1,0 +1,131 @@
+//! The JSON that `--json` prints: a written contract (docs/json.md), made apart from the internal types.
+
+use piton_core::journal::{Back, LeaseInfo, Outcome, Progress, State};
+use piton_core::plan::{Live, Plan};
+use piton_core::step::Finding;
+use serde_json::{Value, json};
+
+/// Writes a value with indentation.
+pub(crate) fn pretty(value: &Value) -> String {
+    format!("{value:#}")
+}
+
+/// Describes what the guards found.
+pub(crate) fn findings(findings: &[Finding]) -> Value {
+    let one = |finding: &Finding| {
+        json!({
+            "guard": finding.guard,
+            "refusal": finding.refusal.as_ref().map(|fault| json!({
+                "what": fault.what,
+                "why": fault.why,
+                "hint": fault.hint,
+            })),
+        })
+    };
+    findings.iter().map(one).collect()
+}
+
+/// Describes a plan.
+pub(crate) fn plan(plan: &Plan) -> Value {
+    json!({
+        "release": plan.id,
+        "app": plan.app,
+        "environment": plan.environment,
+        "protected": plan.protected,
+        "commit": plan.commit,
+        "slot": plan.slot,
+        "live": plan.live.as_ref().map(live),
+        "remarks": plan.remarks,
+        "steps": plan.steps.iter().map(|step| json!({
+            "id": step.id,
+            "phase": step.phase,
+            "does": step.does,
+            "commands": step.commands,
+            "undo": step.undo,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// Describes the release that serves.
+pub(crate) fn live(live: &Live) -> Value {
+    json!({
+        "release": live.release,
+        "commit": live.commit,
+        "slot": live.start.slot,
+        "port": live.start.port,
+        "since": live.since,
+    })
+}
+
+/// Describes where a release stands.
+pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
+    json!({
+        "release": state.plan.id,
+        "app": state.plan.app,
+        "environment": state.plan.environment,
+        "commit": state.plan.commit,
+        "slot": state.plan.slot,
+        "begun_by": state.by.user,
+        "begun": state.created,
+        "outcome": outcome(state),
+        "ended": state.ended.map(|(_, at)| at),
+        "held": state.held,
+        "back": state.back.as_ref().map(|turned| json!({
+            "reason": reason(&turned.reason),
+            "database": turned.database,
+            "at": turned.at,
+        })),
+        "fault": state.standing_fault().map(|(step, fault)| json!({
+            "step": step,
+            "what": fault.what,
+            "why": fault.why,
+            "hint": fault.hint,
+        })),
+        "run_by": holder.map(|holder| json!({
+            "user": holder.operator.user,
+            "host": holder.operator.host,
+            "pid": holder.operator.pid,
+            "since": holder.since,
+        })),
+        "steps": state.plan.steps.iter().zip(&state.steps).map(|(planned, step)| json!({
+            "id": planned.id,
+            "phase": planned.phase,
+            "state": progress(&step.progress),
+            "attempts": step.attempts,
+            "started": step.first_started,
+            "finished": step.finished,
+            "outcome": step.outcome,
+            "undo_outcome": step.undo_outcome,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn outcome(state: &State) -> &'static str {
+    match state.ended {
+        Some((Outcome::Succeeded, _)) => "succeeded",
+        Some((Outcome::RolledBack, _)) => "rolled_back",
+        Some((Outcome::Refused, _)) => "refused",
+        None if state.standing_fault().is_some() => "stands",
+        None => "under_way",
+    }
+}
+
+fn reason(back: &Back) -> Value {
+    match back {
+        Back::Fault { step } => json!({ "because": "fault", "step": step }),
+        Back::Verdict { why } => json!({ "because": "verdict", "why": why }),
+        Back::Asked { by } => json!({ "because": "asked", "by": by }),
+    }
+}
+
+fn progress(progress: &Progress) -> &'static str {
+    match progress {
+        Progress::Pending => "pending",
+        Progress::Running => "running",
+        Progress::Done => "done",
+        Progress::Failed(_) => "failed",
+        Progress::Undoing => "undoing",
+        Progress::Undone => "undone",
+        Progress::UndoFailed(_) => "undo_failed",
+    }
+}

@@ -1,0 +1,80 @@
+//! What goes to the terminal: data to stdout, talk to stderr, colour only where somebody sees it.
+
+use std::io::{IsTerminal, Write};
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use owo_colors::OwoColorize;
+use piton_core::fault::Fault;
+
+/// Prints data to stdout; a reader that went away ends the program quietly.
+pub(crate) fn data(text: &str) {
+    let mut out = anstream::stdout();
+    if writeln!(out, "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Says something to the person, on stderr.
+pub(crate) fn talk(text: &str) {
+    // Nobody to talk to is no reason to stop a release.
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Tells whether a person looks at stderr.
+pub(crate) fn is_watched() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Asks a yes-or-no question; anything but yes is no.
+pub(crate) fn confirm(question: &str) -> bool {
+    let _ = write!(anstream::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// Tells whether a question can be answered.
+pub(crate) fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Writes a fault: what, why, and the next command.
+pub(crate) fn fault(fault: &Fault) -> String {
+    let mut text = format!("{} {}", "error:".red().bold(), fault.what.bold());
+    for why in &fault.why {
+        for line in why.lines() {
+            text.push_str("\n  ");
+            text.push_str(line);
+        }
+    }
+    if let Some(hint) = &fault.hint {
+        text.push_str(&format!("\n\n  {} {hint}", "next:".bold()));
+    }
+    text
+}
+
+/// Writes a diagnostic with its pointers into the file.
+pub(crate) fn diagnostic(error: &dyn miette::Diagnostic) -> String {
+    let theme = if is_watched() { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let mut text = String::new();
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(100);
+    if handler.render_report(&mut text, error).is_err() {
+        return format!("error: {error}");
+    }
+    text.trim_end().to_owned()
+}
+
+/// Cuts a line for a terminal of `width` columns.
+pub(crate) fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let mut short: String = line.chars().take(width.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// Starts the log for developers: off unless `PITON_LOG` says otherwise, always on stderr.
+pub(crate) fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PITON_LOG").unwrap_or_else(|_| "off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,213 @@
+//! A release as a person sees it: one line a step, made from events.
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use owo_colors::OwoColorize;
+use piton_core::engine::Watcher;
+use piton_core::fault::Fault;
+use piton_core::journal::{Back, Event, Outcome, Request, State, StepState};
+use piton_core::plan::PlannedStep;
+use piton_core::words;
+
+use crate::ui;
+
+/// How often progress is said where no bar can move.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Shows a release while it runs, or replays it from the journal.
+pub(crate) struct View {
+    bar: ProgressBar,
+    watched: bool,
+    said: Cell<Option<Instant>>,
+    last: RefCell<String>,
+}
+
+impl View {
+    pub(crate) fn new() -> Self {
+        let watched = ui::is_watched();
+        let bar = if watched { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner:.cyan} {prefix:<10} {wide_msg} {elapsed:>6}")
+        {
+            bar.set_style(style);
+        }
+        Self { bar, watched, said: Cell::new(None), last: RefCell::default() }
+    }
+
+    /// Takes the bar away, so that what is printed next stands alone.
+    pub(crate) fn close(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&self, text: &str) {
+        if self.watched { self.bar.println(text) } else { ui::talk(text) }
+    }
+
+    fn begin(&self, step: &str) {
+        self.said.set(Some(Instant::now()));
+        self.last.borrow_mut().clear();
+        if self.watched {
+            self.bar.reset_elapsed();
+            self.bar.set_prefix(label(step).to_owned());
+            self.bar.set_message("");
+            self.bar.enable_steady_tick(Duration::from_millis(120));
+        }
+    }
+
+    fn rest(&self) {
+        if self.watched {
+            self.bar.disable_steady_tick();
+            self.bar.set_prefix("");
+            self.bar.set_message("");
+        }
+    }
+
+    fn failed(&self, step: &str, fault: &Fault) {
+        self.line(&format!("{} {:<10} {}", "✗".red(), label(step), fault.what));
+        for why in &fault.why {
+            for part in why.lines() {
+                self.line(&format!("  {:<10} {part}", ""));
+            }
+        }
+        if let Some(hint) = &fault.hint {
+            self.line(&format!("  {:<10} {} {hint}", "", "next:".bold()));
+        }
+    }
+}
+
+impl Watcher for View {
+    fn event(&self, event: &Event, state: &State) {
+        let of = |step: &str| {
+            let index = state.plan.index_of(step)?;
+            Some((&state.plan.steps[index], &state.steps[index]))
+        };
+        match event {
+            Event::Started { step, .. } => self.begin(step),
+            Event::Done { step, outcome } => {
+                self.rest();
+                if let Some((planned, progress)) = of(step) {
+                    self.line(&done_line(planned, progress, &planned.step.outcome_words(outcome)));
+                }
+            }
+            Event::Failed { step, fault } => {
+                self.rest();
+                self.failed(step, fault);
+            }
+            Event::TurnedBack { reason, .. } => {
+                self.rest();
+                self.line(&format!("{} {}", "↩".red(), back_words(reason)));
+            }
+            Event::UndoStarted { step, .. } => self.begin(step),
+            Event::Undone { step, outcome } => {
+                self.rest();
+                if let Some((planned, _)) = of(step) {
+                    let words = planned.step.undo_words(outcome);
+                    if !words.is_empty() {
+                        self.line(&format!("{} {:<10} {words}", "↩".green(), label(step)));
+                    }
+                }
+            }
+            Event::UndoFailed { step, fault } => {
+                self.rest();
+                self.failed(step, fault);
+            }
+            Event::Asked { request, by, .. } => {
+                self.line(&format!("{} {} by {}", "•".yellow(), request_words(*request), by.user));
+            }
+            Event::Left { why } => {
+                self.rest();
+                self.line(&format!("{} left: {why}", "•".yellow()));
+            }
+            Event::TakenUp { by } => self.line(&format!("{} taken up by {by}", "•".yellow())),
+            Event::Revived { what } => self.line(&format!("{} {what} started again", "•".yellow())),
+            Event::Ended { .. } => {
+                self.rest();
+                self.bar.finish_and_clear();
+            }
+            Event::Created { .. } | Event::Ran { .. } | Event::Noted { .. } => {}
+        }
+    }
+
+    fn progress(&self, step: &str, text: &str) {
+        if self.watched {
+            self.bar.set_message(text.to_owned());
+            return;
+        }
+        // Without a terminal a line now and then, and only when there is something new.
+        if self.said.get().is_some_and(|at| at.elapsed() > QUIET) && *self.last.borrow() != text {
+            self.said.set(Some(Instant::now()));
+            text.clone_into(&mut self.last.borrow_mut());
+            ui::talk(&format!("… {:<10} {text}", label(step)));
+        }
+    }
+}
+
+fn done_line(planned: &PlannedStep, progress: &StepState, words: &str) -> String {
+    let took = match (progress.first_started, progress.finished) {
+        (Some(from), Some(to)) => {
+            words::span(u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0))
+        }
+        _ => String::new(),
+    };
+    let head = format!("{:<10} {words}", label(&planned.id));
+    format!("{} {:<84} {:>8}", "✓".green(), ui::cut(&head, 84), took.dimmed())
+}
+
+/// Returns what a step is called in front of its line: `shift.25%` is `25%`.
+fn label(step: &str) -> &str {
+    match step.split_once('.') {
+        Some(("shift", share)) => share,
+        Some((_, rest)) => rest,
+        None => step,
+    }
+}
+
+/// Says why a release turned back.
+pub(crate) fn back_words(reason: &Back) -> String {
+    match reason {
+        Back::Fault { step } => format!("{step} failed: everything is undone"),
+        Back::Verdict { why } => format!("the gate sends it back: {why}"),
+        Back::Asked { by } => format!("going back, asked by {by}"),
+    }
+}
+
+fn request_words(request: Request) -> &'static str {
+    match request {
+        Request::Abort => "abort asked",
+        Request::Rollback { database: false } => "rollback asked",
+        Request::Rollback { database: true } => "rollback with the database asked",
+        Request::Hold => "hold asked",
+        Request::Continue => "continue asked",
+    }
+}
+
+/// Says how a release ended, in the two lines that matter.
+pub(crate) fn end_words(state: &State) -> String {
+    let plan = &state.plan;
+    let environment = &plan.environment;
+    match state.ended {
+        Some((Outcome::Succeeded, _)) => {
+            format!(
+                "{environment} runs {} in {}. Release {}.",
+                plan.commit.short(),
+                plan.slot,
+                plan.short_id()
+            )
+        }
+        Some((Outcome::RolledBack, _)) => {
+            let before = plan.live.as_ref().map_or_else(
+                || "nothing serves, as before".to_owned(),
+                |live| format!("{environment} runs {} as before", live.commit.short()),
+            );
+            format!(
+                "{before}. Release {} was undone; piton log {} tells all.",
+                plan.short_id(),
+                plan.short_id()
+            )
+        }
+        Some((Outcome::Refused, _)) => "Nothing was changed.".into(),
+        None => format!("Release {} stands where it is.", plan.short_id()),
+    }
+}
