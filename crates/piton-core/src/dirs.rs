@@ -19,6 +19,11 @@ impl Dirs {
         Self { base: root.join(".piton") }
     }
 
+    /// Returns the folder that everything else lies in.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
     /// Returns the journal's file.
     pub fn journal(&self) -> PathBuf {
         self.base.join("journal.db")

@@ -149,6 +149,11 @@ pub async fn run(
 ) -> Result<End, JournalError> {
     let mut interrupt = pin!(interrupt);
     loop {
+        // Asked while nobody ran the release: before anything more is done.
+        let asked = take_requests(&mut recorder.borrow_mut())?;
+        if let Some((pending, database)) = asked {
+            turn_back(recorder, &pending, database)?;
+        }
         let (ended, back, forward) = {
             let recorder = recorder.borrow();
             let state = recorder.state();

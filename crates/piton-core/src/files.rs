@@ -47,6 +47,16 @@ fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Makes a folder that only its owner may enter and that git leaves alone: it will hold people's data.
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs_err::create_dir_all(path)?;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    fs_err::write(path.join(".gitignore"), "*\n")
+}
+
 /// Locks a file for as long as the result lives; the lock ends with the process, however that ends.
 pub(crate) fn lock(path: &Path) -> io::Result<fs_err::File> {
     if let Some(folder) = path.parent() {

@@ -9,9 +9,10 @@ use crate::dirs::Dirs;
 use crate::engine::{self, End, Recorder, Watcher};
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
-use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Request, State};
+use crate::files;
+use crate::journal::{Event, Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
 use crate::plan::{self, Plan};
-use crate::step::{self, Finding, Step, World};
+use crate::step::{self, Finding, StartSlot, Step, World};
 use piton_db::changes::TableChange;
 
 /// An opened project.
@@ -62,6 +63,9 @@ impl Project {
     /// # Errors
     /// When it cannot be made or read.
     pub fn journal(&self) -> Result<Journal, Fault> {
+        files::private_folder(self.dirs.base()).map_err(|error| {
+            Fault::surroundings("the project's .piton folder cannot be made").caused_by(&error)
+        })?;
         Journal::open(&self.dirs.journal()).map_err(journal_fault)
     }
 
@@ -96,6 +100,8 @@ impl Project {
             None => Vec::new(),
         };
         let serving = facts::live(journal, &settings.environment)?.map(|live| live.start);
+        let open = self.open_release(journal, &settings.environment)?;
+        let should_run = should_run(serving.clone(), open.as_ref());
         Ok(World {
             settings,
             from,
@@ -104,6 +110,7 @@ impl Project {
             piton: self.piton.clone(),
             released_before,
             serving,
+            should_run,
         })
     }
 
@@ -204,13 +211,24 @@ impl Project {
         }
     }
 
-    /// Starts again what serves an environment and has died: its proxy, its app. Returns what was started.
+    /// Starts again what should run in an environment and has died, and journals it. Returns what was started.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started, or another process holds the environment.
     pub async fn revive(&self, settings: Settings) -> Result<Vec<String>, Fault> {
-        let world = self.world(settings, &self.journal()?)?;
-        step::revive(&world).await
+        let environment = settings.environment.clone();
+        let mut journal = self.journal()?;
+        let Some(latest) = journal.releases(Some(&environment)).map_err(journal_fault)?.pop() else {
+            return Ok(Vec::new());
+        };
+        let lease = journal.acquire(&environment, &Operator::this_process()).map_err(journal_fault)?;
+        let revived = step::revive(&self.world(settings, &journal)?).await;
+        let noted = revived.as_ref().ok().into_iter().flatten().try_for_each(|what| {
+            journal.append(&lease, &latest.plan.id, &Event::Revived { what: what.clone() }).map(drop)
+        });
+        journal.give_back(&lease).map_err(journal_fault)?;
+        noted.map_err(journal_fault)?;
+        revived
     }
 
     /// Lists the tables whose rows differ from the backup of the release that is under way.
@@ -247,6 +265,23 @@ impl Project {
         let held = journal.holder(environment).map_err(journal_fault)?.is_some();
         Ok((open, held))
     }
+}
+
+/// Lists what has to run: once a release settles it is the one, before that the one that served is, and it beside it.
+fn should_run(serving: Option<StartSlot>, open: Option<&State>) -> Vec<StartSlot> {
+    let candidate = open.filter(|state| state.back.is_none()).and_then(started);
+    match open {
+        Some(open) if open.past_return() => candidate.into_iter().collect(),
+        _ => serving.into_iter().chain(candidate).collect(),
+    }
+}
+
+/// Returns how a release's app was started, when it was.
+fn started(state: &State) -> Option<StartSlot> {
+    state.plan.steps.iter().zip(&state.steps).find_map(|(planned, step)| match &planned.step {
+        Step::StartSlot(start) if step.progress == Progress::Done => Some(start.clone()),
+        _ => None,
+    })
 }
 
 fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> {

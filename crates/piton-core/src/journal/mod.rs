@@ -200,7 +200,13 @@ impl Journal {
     pub fn releases(&self, environment: Option<&str>) -> Result<Vec<State>, JournalError> {
         let mut states = Vec::new();
         for id in self.release_ids()? {
-            let state = self.state(&id)?;
+            // What is noted and run does not decide where a release stands, and a long watch notes a lot.
+            let entries = self.select(
+                "SELECT seq, release, at, body FROM events
+                 WHERE release = ?1 AND kind NOT IN ('noted', 'ran') ORDER BY seq",
+                [&id],
+            )?;
+            let state = State::fold(entries.into_iter().map(|entry| (entry.at, entry.event)))?;
             if environment.is_none_or(|wanted| wanted == state.plan.environment) {
                 states.push(state);
             }

@@ -13,6 +13,7 @@ use super::{Act, Ctx, Observed, Words};
 use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
+use crate::files;
 
 /// How many tables are dumped and restored at once.
 const JOBS: u32 = 2;
@@ -84,7 +85,9 @@ impl Act for Backup {
         let source = self.source(ctx)?;
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
-            fs_err::create_dir_all(parent).or_fault(|| "the folder for backups cannot be made".into())?;
+            files::private_folder(&ctx.settings().backup.to)
+                .and_then(|()| fs_err::create_dir_all(parent))
+                .or_fault(|| "the folder for backups cannot be made".into())?;
         }
         let dumped = backup::dump(&source, &self.folder, options, &mut progress(ctx)).await;
         let manifest = dumped.map_err(|error| {

@@ -90,7 +90,11 @@ impl Checks {
                         .or_fault(|| format!("{} could not be looked at", spec.table))
                 }
                 CheckKind::Command(line) => {
-                    let command = line.command().cwd(&self.app).env("PORT", self.port.to_string());
+                    let mut command = line.command().cwd(&self.app);
+                    for (name, value) in &ctx.settings().vars {
+                        command = command.secret_env(name, value.clone());
+                    }
+                    let command = command.env("PORT", self.port.to_string());
                     Ok(ctx.run(command).await.err().map(|fault| fault_line(&fault)))
                 }
             }

@@ -339,7 +339,8 @@ impl Mark {
             app: self.app.clone(),
             environment: ctx.plan.environment.clone(),
             release: Some(ctx.plan.id.clone()),
-            purpose: Purpose::Live,
+            // One that is made from another's data may be replaced; the guard has seen that it is empty.
+            purpose: if ctx.settings().data.is_some() { Purpose::Clone } else { Purpose::Live },
         }
     }
 }

@@ -74,6 +74,9 @@ impl Migrate {
     /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word.
     async fn go_back(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<Value, Fault> {
         let golden = live.with_name(&self.golden);
+        if !facts::exists(&golden).await.or_fault(unreadable)? {
+            return self.without_golden(ctx);
+        }
         let began = Instant::now();
         let written = written_since(&golden, live).await?;
         let too_long_to_hold = began.elapsed() > HOLD / 4;
@@ -97,6 +100,19 @@ impl Migrate {
         let swapped = swapped.await;
         hold.end().await?;
         swapped
+    }
+
+    /// The way back was dropped by somebody else: the migration stays, and a person who asked for more is told.
+    fn without_golden(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        if !ctx.database {
+            return Ok(json!({ "kept": true }));
+        }
+        Err(Fault::surroundings("the database cannot go back")
+            .because(format!("the golden copy {} is gone; Piton did not drop it", self.golden))
+            .hint(format!(
+                "the backup of release {} can be restored by hand with pg_restore",
+                ctx.plan.short_id()
+            )))
     }
 }
 
@@ -158,6 +174,7 @@ impl Act for Migrate {
         let (true, Some(before)) = (self.undo, before) else { return Ok(Value::Null) };
         let live = super::database_of(ctx.settings())?;
         if swapped(&live, &self.golden, &self.replaced).await? {
+            Hold::lift(ctx).await?;
             return Ok(json!({ "rewound": true, "replaced": self.replaced }));
         }
         SqlFolder::forget_failed(&live, before.recorded)
@@ -219,6 +236,7 @@ impl Act for CloneData {
             return Ok(json!({ "new": true }));
         }
         if swapped(&live, &self.fresh, &self.replaced).await? {
+            Hold::lift(ctx).await?;
             return Ok(json!({ "new": false }));
         }
         made::clone_from(&live.with_name(&self.fresh), &self.golden, &label).await.or_fault(cannot)?;
@@ -287,6 +305,14 @@ impl Hold {
             client.drain(slot, HOLD / 4).await.or_fault(no_answer)?;
         }
         Ok(Self(Some(client)))
+    }
+
+    /// Ends a hold that a killed run may have left; its bound would end it, too, but later.
+    async fn lift(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+        match Client::connect(&ctx.world.dirs.proxy(&ctx.plan.environment)).await {
+            Ok(mut client) => client.release().await.map(drop).or_fault(no_answer),
+            Err(_) => Ok(()),
+        }
     }
 
     async fn end(self) -> Result<(), Fault> {

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use piton_db::changes::TableChange;
 use piton_db::identity::{Label, Purpose};
 use piton_db::{Database, made};
-use piton_exec::{Command, Output, local, marker};
+use piton_exec::{Command, ExposeSecret, Output, local, marker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,7 +35,7 @@ pub use settle::{DropCopies, Prune, StopSlot};
 pub use shift::{Shift, Watch};
 pub use slot::StartSlot;
 
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
 use crate::fault::{Fault, OrFault};
@@ -157,6 +157,8 @@ pub struct World {
     pub released_before: Vec<String>,
     /// How the release that serves was started.
     pub serving: Option<StartSlot>,
+    /// What has to run now: the release that serves, and the one under way once it was started.
+    pub should_run: Vec<StartSlot>,
 }
 
 /// A step's view of its release.
@@ -256,20 +258,24 @@ impl<'a, 'w> Ctx<'a, 'w> {
             env: command.env.iter().filter(|(name, _)| name != WORK_MARK).cloned().collect(),
             ..command.clone()
         };
+        let secrets = secret_values(self.settings());
         let write = |line: &str| {
             use std::io::Write;
             // The log is for people; a full disk shows itself in the step's own work.
             let _ = writeln!(&log, "{line}");
         };
         write(&format!("$ {printed}"));
-        let output = local::run_with(&command, |_, line| {
-            write(line);
-            self.say(line);
+        let mut output = local::run_with(&command, |_, line| {
+            let line = without(&secrets, line);
+            write(&line);
+            self.say(&line);
         })
         .await
         .map_err(|error| {
             Fault::surroundings(format!("{} could not be run", command.program)).caused_by(&error)
         })?;
+        output.stdout = without(&secrets, &output.stdout);
+        output.stderr = without(&secrets, &output.stderr);
         self.append(&Event::Ran {
             step: self.step.clone(),
             command: printed.to_string(),
@@ -337,16 +343,17 @@ pub(crate) async fn written_since_backup(
     migrate::written_since(&live.with_name(golden), &live).await
 }
 
-/// Starts again what serves an environment and has died: its proxy, its app.
+/// Starts again what should run in an environment and has died: apps first, then the proxy that sends traffic to them.
+///
+/// Returns what was started.
 pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
-    let Some(serving) = &world.serving else { return Ok(Vec::new()) };
     let mut started = Vec::new();
-    if marker::find(slot::SLOT_MARK, &serving.release).is_empty() {
-        serving.launch(&world.settings, &world.dirs)?;
-        started.push(format!("{} on :{}", serving.slot, serving.port));
+    for slot in world.should_run.iter().filter(|slot| !slot.is_running()) {
+        slot.launch_and_wait(world, |_| {}).await?;
+        started.push(format!("{} on :{}", slot.slot, slot.port));
     }
     let dir = world.dirs.proxy(&world.settings.environment);
-    if !proxy::is_running(&dir).await {
+    if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
         proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await?;
         started.push(format!("proxy on {}", world.settings.listen));
     }
@@ -366,6 +373,18 @@ fn label(ctx: &Ctx<'_, '_>, purpose: Purpose) -> Label {
 /// Drops a database that Piton made; one that is gone already is as good as dropped.
 async fn drop_made(server: &Database, name: &str) -> Result<bool, Fault> {
     made::drop_made(&server.with_name(name)).await.or_fault(|| format!("{name} cannot be dropped"))
+}
+
+/// Lists what must not appear in a log, whatever a program prints.
+fn secret_values(settings: &Settings) -> Vec<String> {
+    let names = config::secret_names(&settings.vars);
+    let values = names.iter().filter_map(|name| settings.vars.get(*name));
+    // A very short value would blot out ordinary words.
+    values.map(|value| value.expose_secret().to_owned()).filter(|value| value.len() >= 6).collect()
+}
+
+fn without(secrets: &[String], text: &str) -> String {
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "•••"))
 }
 
 fn last_lines(text: &str, count: usize) -> Vec<String> {

@@ -162,5 +162,5 @@ async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
     }
     let Some(live) = &ctx.plan.live else { return Ok(()) };
     ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));
-    live.start.launch_and_wait(ctx).await.map(drop)
+    live.start.launch_and_wait(ctx.world, |text| ctx.say(text)).await.map(drop)
 }

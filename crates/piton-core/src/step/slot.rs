@@ -5,7 +5,7 @@ use piton_exec::{Command, local, marker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words};
+use super::{Act, Ctx, Observed, Words, World};
 use crate::config::{CommandLine, Ready, Settings, format_duration};
 use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
@@ -13,7 +13,7 @@ use crate::{files, http};
 use piton_proxy::Slot;
 
 /// The variable that every process of a slot carries; its value is the release.
-pub(crate) const SLOT_MARK: &str = "PITON_RELEASE";
+pub(super) const SLOT_MARK: &str = "PITON_RELEASE";
 /// How many good answers in a row make an app ready.
 const IN_A_ROW: u32 = 2;
 /// What an app inherits from the operator's environment; everything else comes from the `env_file`.
@@ -59,7 +59,7 @@ impl StartSlot {
     }
 
     /// Starts the app from the slot's folder, without waiting for it.
-    pub(crate) fn launch(&self, settings: &Settings, dirs: &Dirs) -> Result<(), Fault> {
+    fn launch(&self, settings: &Settings, dirs: &Dirs) -> Result<(), Fault> {
         let mut command = self.start().env(SLOT_MARK, &self.release);
         command.program = self.program();
         for (name, value) in &settings.vars {
@@ -85,17 +85,20 @@ impl StartSlot {
     }
 
     /// Starts the app and waits until it is ready, within the configured time.
-    pub(super) async fn launch_and_wait(&self, ctx: &Ctx<'_, '_>) -> Result<Duration, Fault> {
-        self.launch(ctx.settings(), &ctx.world.dirs)?;
-        self.wait_until_ready(ctx).await
+    pub(crate) async fn launch_and_wait(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
+        self.launch(&world.settings, &world.dirs)?;
+        self.wait_until_ready(&world.dirs, say).await
     }
 
-    async fn wait_until_ready(&self, ctx: &Ctx<'_, '_>) -> Result<Duration, Fault> {
+    async fn wait_until_ready(&self, dirs: &Dirs, say: impl Fn(&str)) -> Result<Duration, Fault> {
         let start = Instant::now();
         let mut good = 0;
         let mut last = String::from("it has not answered yet");
+        let mut redirected = false;
         while start.elapsed() < self.ready.within {
-            match http::get(self.port, &self.ready.get, Duration::from_secs(2)).await {
+            let answer = http::get(self.port, &self.ready.get, Duration::from_secs(2)).await;
+            redirected = matches!(&answer, Ok(answer) if answer.location.is_some());
+            match answer {
                 Ok(answer) if answer.status == 200 => {
                     good += 1;
                     if good == IN_A_ROW {
@@ -114,34 +117,34 @@ impl StartSlot {
                     last = error.to_string();
                 }
             }
-            if marker::find(SLOT_MARK, &self.release).is_empty() {
-                return Err(self.not_ready(ctx, "the app ended before it was ready", None));
+            if !self.is_running() {
+                return Err(self.not_ready(dirs, "the app ended before it was ready"));
             }
-            ctx.say(&format!("GET {}: {last}", self.ready.get));
+            say(&format!("GET {}: {last}", self.ready.get));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let what = format!("the app was not ready within {}", format_duration(self.ready.within));
-        Err(self.not_ready(ctx, &what, Some(last)))
+        let seen = format!("GET {} on port {}: {last}; ready is 200", self.ready.get, self.port);
+        let mut fault = self.not_ready(dirs, &what);
+        fault.why.insert(0, seen);
+        if redirected {
+            fault = fault.hint("set run.ready.get in piton.toml to a path that answers 200 itself");
+        }
+        Err(fault)
     }
 
-    fn not_ready(&self, ctx: &Ctx<'_, '_>, what: &str, last: Option<String>) -> Fault {
-        let log = ctx.world.dirs.logs(&self.release).join("app.log");
+    fn not_ready(&self, dirs: &Dirs, what: &str) -> Fault {
+        let log = dirs.logs(&self.release).join("app.log");
         let mut fault = Fault::release(what);
-        let redirected = last.as_ref().is_some_and(|last| last.contains("points to"));
-        if let Some(last) = last {
-            fault =
-                fault.because(format!("GET {} on port {}: {last}; ready is 200", self.ready.get, self.port));
-        }
         // The log is a help; the fault stands without it.
         let said = fs_err::read_to_string(&log).unwrap_or_default();
-        for line in super::last_lines(&said, 5) {
-            fault = fault.because(line);
-        }
-        if redirected {
-            fault.hint("set run.ready.get in piton.toml to a path that answers 200 itself")
-        } else {
-            fault.hint(format!("the app's output is in {}", log.display()))
-        }
+        fault.why = super::last_lines(&said, 5);
+        fault.hint(format!("the app's output is in {}", log.display()))
+    }
+
+    /// Tells whether any process of the slot lives.
+    pub(crate) fn is_running(&self) -> bool {
+        !marker::find(SLOT_MARK, &self.release).is_empty()
     }
 }
 
@@ -156,11 +159,11 @@ impl Act for StartSlot {
     }
 
     async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        if marker::find(SLOT_MARK, &self.release).is_empty() {
+        if !self.is_running() {
             return Ok(Observed::NotDone);
         }
         // It was started before the kill: it is done when it is, or becomes, ready.
-        match self.wait_until_ready(ctx).await {
+        match self.wait_until_ready(&ctx.world.dirs, |text| ctx.say(text)).await {
             Ok(took) => Ok(Observed::Done(json!({ "ready_ms": millis(took) }))),
             Err(_) => Ok(Observed::NotDone),
         }
@@ -171,7 +174,7 @@ impl Act for StartSlot {
         files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be emptied".into())?;
         fs_err::create_dir_all(&self.folder).or_fault(|| "the slot's folder cannot be made".into())?;
         ctx.run(self.copy()).await?;
-        let took = self.launch_and_wait(ctx).await?;
+        let took = self.launch_and_wait(ctx.world, |text| ctx.say(text)).await?;
         Ok(json!({ "ready_ms": millis(took) }))
     }
 

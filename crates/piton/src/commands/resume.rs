@@ -35,7 +35,10 @@ pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Er
 }
 
 async fn one(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
-    revive(project, environment).await?;
+    let revived = revive(project, environment).await?;
+    if revived && project.open_release(&project.journal()?, environment)?.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;
     carry_on(project, recorder, &view, as_json).await
@@ -55,22 +58,27 @@ async fn all(project: &Project) -> Result<ExitCode, Error> {
 }
 
 async fn bring_back(project: &Project, environment: &str) -> Result<(), Error> {
-    revive(project, environment).await?;
     let journal = project.journal()?;
-    let held = journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some();
-    if !held && project.open_release(&journal, environment)?.is_some() {
+    if journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some() {
+        // Whoever runs the release sees to it.
+        return Ok(());
+    }
+    revive(project, environment).await?;
+    if project.open_release(&journal, environment)?.is_some() {
         detach(project, environment)?;
         ui::talk(&format!("{environment}: the release is carried on; piton watch {environment} follows it"));
     }
     Ok(())
 }
 
-async fn revive(project: &Project, environment: &str) -> Result<(), Error> {
+/// Starts again what has died; returns whether there was anything.
+async fn revive(project: &Project, environment: &str) -> Result<bool, Error> {
     let settings = project.settings(environment)?;
-    for what in project.revive(settings).await? {
+    let revived = project.revive(settings).await?;
+    for what in &revived {
         ui::talk(&format!("{environment}: {what} started again"));
     }
-    Ok(())
+    Ok(!revived.is_empty())
 }
 
 /// Starts a process of its own that carries the environment's release on.
