@@ -66,7 +66,7 @@ pub(crate) async fn count_since(
     progress: OnProgress<'_>,
 ) -> Result<Vec<TableChange>, DbError> {
     let (golden, live) = (golden.connect().await?, live.connect().await?);
-    for client in [&golden, &live] {
+    for client in [&*golden, &*live] {
         pin(client).await?;
         client
             .batch_execute("begin isolation level repeatable read read only")
@@ -176,4 +176,72 @@ async fn unmatched(
     tables::each_row(live, b, columns, |row| add(row, -1)).await?;
     let count = |sign: i64| surplus.values().map(|n| (n * sign).max(0).unsigned_abs()).sum();
     Ok((count(1), count(-1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use piton_exec::Secret;
+    use piton_testkit::postgres::Cluster;
+
+    use super::*;
+
+    /// Counts by the server itself what is only on one side.
+    const ORACLE: &str = "select (select count(*) from (table live.t except all table golden.t) x),
+                                 (select count(*) from (table golden.t except all table live.t) x)";
+
+    #[tokio::test]
+    async fn changes_are_counted_as_the_server_counts_them() {
+        let Some(cluster) = Cluster::shared() else { return };
+        let client = cluster.connect("postgres").await;
+        cluster.create_database("counted").await;
+        let live = Database::parse(&Secret::from(cluster.url("counted"))).unwrap();
+        let run = async |sql: &str| cluster.connect("counted").await.batch_execute(sql).await.unwrap();
+        run("create table t (a int, b text); insert into t select i % 50, md5((i % 70)::text) from generate_series(1, 900) i;
+             create table same (a int); insert into same values (1); create table gone (a int); insert into gone values (1), (2);
+             create table grown (a int); insert into grown values (1);
+             create schema piton; create table piton.migrations (name text)")
+            .await;
+        client.batch_execute("create database counted_golden template counted").await.unwrap();
+        let golden = live.with_name("counted_golden");
+        assert_eq!(since(&golden, &live, &mut |_| {}).await.unwrap(), []);
+
+        run("insert into t select a, b from t where a < 5; delete from t where ctid in (select ctid from t where a = 7 limit 9);
+             update t set b = 'x' where a = 9; insert into t values (null, '\\N'), (null, null);
+             alter table t add note text default 'n'; drop table gone; create table fresh (); insert into fresh default values;
+             alter table grown add b int; insert into piton.migrations values ('1')")
+            .await;
+        // The oracle wants both tables in one database.
+        run("create schema live; create table live.t as select a, b from public.t; create schema golden")
+            .await;
+        let copy = cluster.connect("counted_golden").await;
+        let rows = copy.query("select a, b from t", &[]).await.unwrap();
+        drop(copy);
+        let oracle = cluster.connect("counted").await;
+        oracle.batch_execute("create table golden.t (a int, b text)").await.unwrap();
+        for row in &rows {
+            let (a, b) = (row.get::<_, Option<i32>>(0), row.get::<_, Option<&str>>(1));
+            oracle.execute("insert into golden.t values ($1, $2)", &[&a, &b]).await.unwrap();
+        }
+        let counted = oracle.query_one(ORACLE, &[]).await.unwrap();
+        oracle.batch_execute("drop schema live, golden cascade").await.unwrap();
+
+        let change = |table: &str, presence, live, gone, new: &[&str]| TableChange {
+            table: format!("\"public\".\"{table}\""),
+            presence,
+            only_in_live: live,
+            only_in_golden: gone,
+            new_columns: new.iter().map(|&c| c.to_owned()).collect(),
+        };
+        let count = |column| counted.get::<_, i64>(column).unsigned_abs();
+        assert!(count(0) > 80 && count(1) > 20);
+        let wanted = [
+            change("fresh", Presence::Live, 1, 0, &[]),
+            change("gone", Presence::Golden, 0, 2, &[]),
+            change("grown", Presence::Both, 0, 0, &["b"]),
+            change("t", Presence::Both, count(0), count(1), &["note"]),
+        ];
+        for rows_per_pass in [ROWS_PER_PASS, 100, 7] {
+            assert_eq!(count_since(&golden, &live, rows_per_pass, &mut |_| {}).await.unwrap(), wanted);
+        }
+    }
 }

@@ -45,7 +45,7 @@ pub async fn read(client: &Client) -> Result<Facts, DbError> {
         .query_one(
             "select pg_catalog.pg_database_size(oid),
                     (select count(*) from pg_catalog.pg_stat_activity a where a.datid = d.oid
-                       and a.pid <> pg_catalog.pg_backend_pid() and a.backend_type = 'client backend'),
+                       and a.pid <> pg_catalog.pg_backend_pid() and a.usesysid is not null),
                     not pg_catalog.pg_is_in_recovery()
                       and current_setting('default_transaction_read_only') = 'off',
                     split_part(current_setting('server_version'), ' ', 1),

@@ -1,6 +1,7 @@
 //! Folders that Piton made, and files that are there whole or not at all.
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -15,7 +16,8 @@ pub(crate) fn claim(dir: &Path) -> Result<(), DbError> {
     if dir.exists() {
         discard(dir)?;
     }
-    fs::create_dir_all(dir)?;
+    // What a database holds is nobody else's business.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     write(&dir.join(MARKER), b"Piton made this folder and may empty it.\n")
 }
 

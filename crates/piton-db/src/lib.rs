@@ -30,5 +30,5 @@ pub use error::{DbError, SqlError};
 pub use progress::{OnProgress, Progress};
 pub use rowsum::{RowSum, Sum};
 pub use tables::Table;
-pub use target::Database;
+pub use target::{Database, Session};
 pub use tls::SslMode;

@@ -4,6 +4,8 @@
 //! refused, and then marked, renamed and opened in one transaction: whatever dies in between, a database under its final name
 //! carries its mark, and an unmarked leftover is one that nobody can ever have used.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -14,6 +16,9 @@ use crate::{Database, DbError, facts, quote};
 
 /// What the hidden names begin with.
 const HIDDEN: &str = "piton_new_";
+
+/// How long a killed predecessor's session is waited for.
+const PREDECESSOR: Duration = Duration::from_secs(30);
 
 /// Whether a database had to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +70,7 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
         };
     }
     let hidden = hidden_name(name);
-    drop_hidden(&client, &hidden).await?;
-    let statement = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(&hidden));
-    client
-        .batch_execute(&statement)
-        .await
-        .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
+    create_hidden(&client, &hidden, name, options).await?;
     let what = || format!("put the new database {name} in place");
     let transaction = client.transaction().await.doing(what)?;
     identity::write_mark(transaction.client(), &hidden, label).await?;
@@ -83,6 +83,31 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
         .doing(what)?;
     transaction.commit().await.doing(what)?;
     Ok(Made::New)
+}
+
+/// Creates the hidden database, waiting for the session of a killed predecessor that may still be creating the same one.
+async fn create_hidden(client: &Client, hidden: &str, name: &str, options: &str) -> Result<(), DbError> {
+    let statement = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(hidden));
+    let begin = Instant::now();
+    loop {
+        drop_hidden(client, hidden).await?;
+        match client.batch_execute(&statement).await {
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some(&SqlState::DUPLICATE_DATABASE | &SqlState::UNIQUE_VIOLATION)
+                ) && begin.elapsed() < PREDECESSOR =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            ended => {
+                return ended.needing(
+                    || format!("create the database {name}"),
+                    || "ALTER ROLE the user CREATEDB".into(),
+                );
+            }
+        }
+    }
 }
 
 /// Drops a database that Piton made, with the sessions on it; returns false when it is gone already.
@@ -149,7 +174,7 @@ pub(crate) async fn sessions(client: &Client, database: &str) -> Result<Vec<Stri
             "select pg_catalog.concat_ws(' ', 'session', pid, 'of', usename, '(' || nullif(application_name, '') || ')',
                     'from ' || client_addr, 'since ' || date_trunc('second', backend_start))
              from pg_catalog.pg_stat_activity
-             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and backend_type <> 'autovacuum worker'
+             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and usesysid is not null
              order by pid",
             &[&database],
         )

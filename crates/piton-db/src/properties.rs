@@ -189,7 +189,8 @@ impl Properties {
         let had = Self::read(client, database).await?;
         for statement in self.statements(database, &had) {
             client.batch_execute(&statement).await.needing(
-                || format!("run `{statement}`"),
+                // A setting's value may be a secret, and a literal is nothing else here.
+                || format!("run `{} ...`", statement.split(" TO '").next().unwrap_or_default()),
                 || format!("GRANT {} TO the user; ALTER ROLE the user CREATEDB", quote::ident(&self.owner)),
             )?;
         }

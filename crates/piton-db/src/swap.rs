@@ -40,7 +40,8 @@ pub enum SwapState {
 /// # Errors
 /// [`DbError::Swap`] when the names that exist fit neither state.
 pub async fn observe(live: &Database, replacement: &str, keep_old_as: &str) -> Result<SwapState, DbError> {
-    state(&live.maintenance().await?, &live.dbname, replacement, keep_old_as).await
+    let client = live.maintenance().await?;
+    state(&client, &live.dbname, replacement, keep_old_as).await
 }
 
 async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Result<SwapState, DbError> {
@@ -166,11 +167,12 @@ async fn rename(transaction: &Transaction<'_>, patrol: &Client, from: &str, to: 
     }
 }
 
+/// Autovacuum is known by having no user, which everybody may see; the server ends it by itself.
 async fn end_sessions(patrol: &Client, database: &str) -> Result<(), DbError> {
     patrol
         .execute(
             "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
-             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and backend_type <> 'autovacuum worker'",
+             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and usesysid is not null",
             &[&database],
         )
         .await

@@ -130,14 +130,11 @@ impl Database {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Opens a session; it ends when the client is dropped.
-    ///
-    /// The server ends the session's statement within a second of our death, so that a killed migration does not go on
-    /// alone (PostgreSQL 14 and newer; older servers notice at the statement's end).
+    /// Opens a session.
     ///
     /// # Errors
     /// [`DbError::Connect`], [`DbError::NoDatabase`] or [`DbError::Tls`].
-    pub async fn connect(&self) -> Result<Client, DbError> {
+    pub async fn connect(&self) -> Result<Session, DbError> {
         let mut config = tokio_postgres::Config::new();
         config
             .port(self.port)
@@ -145,6 +142,9 @@ impl Database {
             .dbname(&self.dbname)
             .application_name("piton")
             .connect_timeout(Duration::from_secs(10))
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3)
             .ssl_mode(self.ssl_mode.as_client());
         // A path is a socket folder to this method, as it is to libpq.
         config.host(&self.host);
@@ -156,12 +156,20 @@ impl Database {
         }
         let tls = tls::connector(self.ssl_mode, self.ssl_roots.as_deref())?;
         let (client, connection) = config.connect(tls).await.map_err(|error| self.refused(error))?;
+        let (alive, dropped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
+            tokio::pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                // An idle session says good-bye; one in the middle of a statement is cut off, for the server to notice.
+                _ = dropped => tokio::time::timeout(GOOD_BYE, connection).await.unwrap_or(Ok(())),
+            };
             // Every statement in flight gets the error as well.
-            if let Err(error) = connection.await {
+            if let Err(error) = ended {
                 tracing::debug!(%error, "database session ended");
             }
         });
+        let client = Session { client, _alive: alive };
         notice_our_death(&client).await.map_err(|error| self.refused(error))?;
         Ok(client)
     }
@@ -180,7 +188,7 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::connect`].
-    pub async fn maintenance(&self) -> Result<Client, DbError> {
+    pub async fn maintenance(&self) -> Result<Session, DbError> {
         match self.with_name("postgres").connect().await {
             Err(DbError::NoDatabase { .. }) => self.with_name("template1").connect().await,
             other => other,
@@ -218,6 +226,33 @@ impl Database {
             Some(password) => command.secret_env("PGPASSWORD", password.clone()),
             None => command,
         }
+    }
+}
+
+/// How long a dropped session may take to say good-bye.
+const GOOD_BYE: Duration = Duration::from_millis(100);
+
+/// A session on a database, used as its [`Client`]; dropping it ends it together with the statement that it runs.
+///
+/// The server ends the statement within a second of our death as well, so that a killed migration does not go on alone
+/// (PostgreSQL 14 and newer; older servers notice at the statement's end).
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    _alive: tokio::sync::oneshot::Sender<()>,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
     }
 }
 

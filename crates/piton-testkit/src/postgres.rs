@@ -108,25 +108,50 @@ impl Cluster {
     /// # Errors
     /// Whatever keeps the server from answering.
     pub fn try_start(bin: PathBuf, options: Options) -> Result<Self, ClusterError> {
+        let mut cluster = Self::in_new_folder(bin, options)?;
+        let data = cluster.data_dir().display().to_string();
+        cluster.program(
+            "initdb",
+            &["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+        )?;
+        cluster.start_on_free_port()?;
+        Ok(cluster)
+    }
+
+    /// Starts a physical copy of this cluster: another server with the same system identifier and the same databases.
+    ///
+    /// # Errors
+    /// Whatever keeps the copy from being taken or from answering.
+    pub fn physical_copy(&self) -> Result<Self, ClusterError> {
+        let mut copy = Self::in_new_folder(self.bin.clone(), self.options.clone())?;
+        let (from, port) = (self.dir.path().display().to_string(), self.port.to_string());
+        let data = copy.data_dir().display().to_string();
+        copy.program(
+            "pg_basebackup",
+            &["-h", &from, "-p", &port, "-U", "postgres", "-D", &data, "-c", "fast", "--no-sync"],
+        )?;
+        copy.start_on_free_port()?;
+        Ok(copy)
+    }
+
+    fn in_new_folder(bin: PathBuf, options: Options) -> Result<Self, ClusterError> {
         let dir = tempfile::Builder::new().prefix("piton-pg-").tempdir()?;
         if am_root() {
             let (uid, gid) = server_user()?;
             chown(dir.path(), Some(uid), Some(gid))?;
         }
         let watchdog = Watchdog::start(dir.path())?;
-        let mut cluster = Self { bin, port: 0, options, dir, _watchdog: watchdog };
-        let data = cluster.data_dir().display().to_string();
-        cluster.program(
-            "initdb",
-            &["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
-        )?;
-        // Between the choice of a free port and the server's bind another process may take it.
+        Ok(Self { bin, port: 0, options, dir, _watchdog: watchdog })
+    }
+
+    /// Between the choice of a free port and the server's bind another process may take it: then another one is tried.
+    fn start_on_free_port(&mut self) -> Result<(), ClusterError> {
         let mut attempts = 0;
         loop {
-            cluster.port = free_port()?;
-            match cluster.start_again() {
+            self.port = free_port()?;
+            match self.start_again() {
                 Err(_) if attempts < 5 => attempts += 1,
-                ended => return ended.map(|()| cluster),
+                ended => return ended,
             }
         }
     }

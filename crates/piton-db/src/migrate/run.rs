@@ -186,7 +186,12 @@ impl Script {
             let holders = holders(client).await;
             return Locked { name, line, attempts, each: options.lock_timeout, holders }.into();
         }
-        Failed { name, line, said: SqlError(error).to_string(), left: "nothing of it was kept".into() }.into()
+        let left = if lost(client, &error) {
+            "the session is gone, with whatever was not committed; the record tells"
+        } else {
+            "nothing of it was kept"
+        };
+        Failed { name, line, said: SqlError(error).to_string(), left: left.into() }.into()
     }
 
     async fn one_by_one(&self, client: &Client, options: MigrateOptions) -> Result<Duration, DbError> {
@@ -195,7 +200,7 @@ impl Script {
             self.note(client, done, true).await?;
             let mut attempt = 1;
             while let Err(error) = self.alone(client, statement, options.lock_timeout).await {
-                if client.is_closed() {
+                if lost(client, &error) {
                     let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
                     return Err(HalfApplied { name: self.name.clone(), done, of, uncertain: true }.into());
                 }
@@ -259,6 +264,11 @@ fn worth_another_attempt(error: &tokio_postgres::Error) -> bool {
                 | &SqlState::T_R_SERIALIZATION_FAILURE
         )
     )
+}
+
+/// Tells whether the session ended with the error: class 57P is the server's shutdown or an administrator's order.
+fn lost(client: &Client, error: &tokio_postgres::Error) -> bool {
+    client.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
 }
 
 /// Waits longer after each attempt, so that those who queued behind us get through.

@@ -1,1 +1,110 @@
+use piton_db::identity::{MarkState, Purpose, read_mark, write_mark};
+use piton_db::made::{Made, clone_from, create, drop_made};
+use piton_db::properties::Properties;
+use piton_db::{Database, DbError, facts};
 
+use crate::{Cut, cut, database, fresh, label, number, run};
+
+async fn properties(of: &Database) -> Properties {
+    Properties::read(&of.maintenance().await.unwrap(), &of.dbname).await.unwrap()
+}
+
+#[tokio::test]
+async fn only_what_piton_made_is_dropped() {
+    let Some((_, users)) = fresh("users_own").await else { return };
+    let client = users.maintenance().await.unwrap();
+    let refused = async |purpose: &str| {
+        let error = drop_made(&users).await.unwrap_err();
+        assert!(matches!(error, DbError::NotMade { .. }), "{purpose}: {error}");
+        assert!(facts::exists(&users).await.unwrap());
+    };
+    refused("unmarked").await;
+    write_mark(&client, "users_own", &label(Purpose::Live)).await.unwrap();
+    refused("live").await;
+    write_mark(&client, "users_own", &label(Purpose::Replaced)).await.unwrap();
+    refused("replaced").await;
+
+    // A golden copy's mark that came along with a dump makes nothing Piton's.
+    let golden = users.with_name("users_golden");
+    assert_eq!(create(&golden, &properties(&users).await, &label(Purpose::Golden)).await.unwrap(), Made::New);
+    let comment = client
+        .query_one(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = 'users_golden'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let comment: String = comment.get(0);
+    client.batch_execute(&format!("comment on database users_own is '{comment}'")).await.unwrap();
+    assert!(matches!(read_mark(&client, "users_own").await.unwrap(), MarkState::Copied(_)));
+    refused("copied").await;
+
+    // With a session on it, and twice.
+    let _session = golden.connect().await.unwrap();
+    assert!(drop_made(&golden).await.unwrap());
+    assert!(!drop_made(&golden).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_name_in_use_is_left_alone() {
+    let Some((_, taken)) = fresh("taken").await else { return };
+    let like = properties(&taken).await;
+    run(&taken, "create table mine ()").await;
+    let error = create(&taken, &like, &label(Purpose::Golden)).await.unwrap_err();
+    assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
+    run(&taken, "select from mine").await;
+
+    let made = taken.with_name("Taken; \"x\"");
+    assert_eq!(create(&made, &like, &label(Purpose::Golden)).await.unwrap(), Made::New);
+    assert_eq!(create(&made, &like, &label(Purpose::Golden)).await.unwrap(), Made::Existing);
+    let error = create(&made, &like, &label(Purpose::Rehearsal)).await.unwrap_err();
+    assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
+    assert!(drop_made(&made).await.unwrap());
+    let long = taken.with_name(&"ü".repeat(32));
+    assert!(matches!(create(&long, &like, &label(Purpose::Golden)).await, Err(DbError::NameTooLong { .. })));
+}
+
+#[tokio::test]
+async fn a_template_in_use_is_named_with_its_session() {
+    let Some((cluster, template)) = fresh("template_in_use").await else { return };
+    run(&template, "create table t as select generate_series(1, 100) a").await;
+    let copy = template.with_name("template_copy");
+    let session = cluster.connect("template_in_use").await;
+    let error = clone_from(&copy, "template_in_use", &label(Purpose::Rehearsal)).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, DbError::InUse { .. }) && text.contains("session") && text.contains("postgres"),
+        "{text}"
+    );
+    assert!(!facts::exists(&copy).await.unwrap());
+    drop(session);
+    assert_eq!(clone_from(&copy, "template_in_use", &label(Purpose::Rehearsal)).await.unwrap(), Made::New);
+    assert_eq!(number(&copy.connect().await.unwrap(), "select count(*) from t").await, 100);
+    assert!(drop_made(&copy).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_off_anywhere_is_repeated() {
+    let Some((cluster, db)) = fresh("cut_off").await else { return };
+    let (like, golden) = (properties(&db).await, database(cluster, "cut_off_golden"));
+    let client = db.maintenance().await.unwrap();
+    let hidden = "select count(*) from pg_database where datname like 'piton\\_new\\_%' and not datallowconn";
+    let mut half_made = 0;
+    for cut_at in (1..).flat_map(|n| [Cut::Asked(2 * n), Cut::Answered(2 * n + 1)]) {
+        let cut = cut(cut_at, create(&golden, &like, &label(Purpose::Golden))).await;
+        half_made += number(&client, hidden).await.min(1);
+        // Under its final name it is whole and marked, or not there.
+        if facts::exists(&golden).await.unwrap() {
+            assert!(read_mark(&client, "cut_off_golden").await.unwrap().valid().is_some(), "{cut_at:?}");
+            golden.connect().await.unwrap();
+        }
+        create(&golden, &like, &label(Purpose::Golden)).await.unwrap();
+        golden.connect().await.unwrap();
+        assert!(drop_made(&golden).await.unwrap());
+        if let Some(ended) = cut {
+            ended.unwrap();
+            break;
+        }
+    }
+    assert!(half_made > 0);
+}

@@ -2,13 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
 mod backup;
-mod changes;
 mod fingerprint;
 mod identity;
 mod made;
 mod migrate;
 mod swap;
 mod target;
+
+use std::task::Poll;
 
 use piton_db::Database;
 use piton_db::identity::{Label, Purpose};
@@ -38,6 +39,34 @@ async fn run(database: &Database, sql: &str) {
 
 async fn number(client: &Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Where a future is dropped, as a kill would end it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cut {
+    /// While its nth request is under way.
+    Asked(usize),
+    /// When the answer to its nth request is there, before it is looked at.
+    Answered(usize),
+}
+
+/// Runs a future to a cut; returns its output when it ends before.
+async fn cut<F: Future>(at: Cut, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let (Cut::Asked(limit) | Cut::Answered(limit)) = at;
+    let mut polls = 0;
+    std::future::poll_fn(move |context| {
+        if polls == limit {
+            return Poll::Ready(None);
+        }
+        polls += 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if polls == limit && matches!(at, Cut::Asked(_)) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 fn quiet(_: piton_db::Progress) {}

@@ -1,1 +1,261 @@
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use fs_err as fs;
+use piton_db::fingerprint::Structure;
+use piton_db::migrate::MigrationError;
+use piton_db::migrate::sql::{Applied, MigrateOptions, SqlFolder, State};
+use piton_db::{Database, DbError};
+use piton_testkit::postgres::eventually;
+use tempfile::TempDir;
+
+use crate::{fresh, number, quiet, run};
+
+fn folder(files: &[(&str, &str)]) -> (TempDir, SqlFolder) {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), files);
+    let folder = SqlFolder::new(dir.path());
+    (dir, folder)
+}
+
+fn write(dir: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+async fn apply(folder: &SqlFolder, db: &Database) -> Result<Applied, MigrationError> {
+    apply_with(folder, db, MigrateOptions::default()).await
+}
+
+async fn apply_with(
+    folder: &SqlFolder,
+    db: &Database,
+    options: MigrateOptions,
+) -> Result<Applied, MigrationError> {
+    match folder.apply(db, options, &mut quiet).await {
+        Ok(applied) => Ok(applied),
+        Err(DbError::Migration(error)) => Err(error),
+        Err(other) => panic!("{other}: {other:?}"),
+    }
+}
+
+async fn states(folder: &SqlFolder, db: &Database) -> Vec<(String, State)> {
+    folder.status(db).await.unwrap().into_iter().map(|m| (m.name, m.state)).collect()
+}
+
+fn names(applied: &Applied) -> Vec<&str> {
+    applied.migrations.iter().map(|one| one.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn migrations_run_once_in_the_order_of_their_names() {
+    let Some((_, db)) = fresh("migrated").await else { return };
+    let (dir, folder) = folder(&[
+        (
+            "002_rows.sql",
+            "insert into a select generate_series(1, 3); set search_path = nowhere; set role pg_monitor;",
+        ),
+        ("001_a.sql", "-- first;\nbegin; create table a (id int); commit;"),
+        ("002_rows.down.sql", "drop table a"),
+        ("readme.txt", "no migration"),
+    ]);
+    let pending: Vec<_> = ["001_a.sql", "002_rows.sql"].map(|name| (name.to_owned(), State::Pending)).into();
+    assert_eq!(states(&folder, &db).await, pending);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["001_a.sql", "002_rows.sql"]);
+    // What one file has set does not reach the next.
+    write(dir.path(), &[("003.sql", "insert into a values (4)")]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["003.sql"]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), [""; 0]);
+    let client = db.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from a").await, 4);
+
+    write(dir.path(), &[("001_a.sql", "create table b ()")]);
+    fs::remove_file(dir.path().join("003.sql")).unwrap();
+    let found = states(&folder, &db).await;
+    assert_eq!(found[0].1, State::Changed);
+    assert_eq!(found[2], ("003.sql".into(), State::Missing));
+    assert!(
+        matches!(apply(&folder, &db).await, Err(MigrationError::Changed { name }) if name == "001_a.sql")
+    );
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_half_way_leaves_only_its_record() {
+    let Some((_, db)) = fresh("half_way").await else { return };
+    let (dir, folder) = folder(&[
+        ("1.sql", "create table a (id int primary key);"),
+        ("2.sql", "alter table a add b int;\ninsert into a values (1);\n\ninsert into a\nvalues (1);"),
+        ("3.sql", "create table c ()"),
+    ]);
+    let error = apply(&folder, &db).await.unwrap_err();
+    assert!(matches!(&error, MigrationError::Failed { name, line: 4, .. } if name == "2.sql"), "{error}");
+    assert!(error.to_string().contains("duplicate key"), "{error}");
+    let client = db.connect().await.unwrap();
+    let before = Structure::read(&client).await.unwrap();
+    assert!(!before.0.contains_key("column public.a.b") && !before.0.contains_key("table public.c"));
+    let found = states(&folder, &db).await;
+    assert_eq!((&found[0].1, &found[2].1), (&State::Applied, &State::Pending));
+    assert!(matches!(&found[1].1, State::Failed { error } if error.contains("duplicate key")));
+
+    // At the commit as well.
+    write(
+        dir.path(),
+        &[(
+            "2.sql",
+            "alter table a add b int unique deferrable initially deferred; insert into a values (1, 1), (2, 1)",
+        )],
+    );
+    assert!(matches!(apply(&folder, &db).await, Err(MigrationError::Failed { .. })));
+    assert_eq!(Structure::read(&client).await.unwrap(), before);
+
+    write(dir.path(), &[("2.sql", "alter table a add b int")]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["2.sql", "3.sql"]);
+}
+
+#[tokio::test]
+async fn a_typing_error_in_the_last_file_stops_before_the_first() {
+    let Some((_, db)) = fresh("typing").await else { return };
+    let (_dir, folder) = folder(&[("1.sql", "create table a ()"), ("2.sql", "\nselect 'open")]);
+    assert!(matches!(apply(&folder, &db).await, Err(MigrationError::Script { line: 2, .. })));
+    assert_eq!(states(&folder, &db).await[0].1, State::Pending);
+}
+
+#[tokio::test]
+async fn two_migrators_at_once_apply_each_file_once() {
+    let Some((_, db)) = fresh("two_migrators").await else { return };
+    let (_dir, folder) = folder(&[
+        ("1.sql", "create table a (id int); select pg_sleep(0.3)"),
+        ("2.sql", "insert into a values (1)"),
+    ]);
+    let (one, two) = tokio::join!(apply(&folder, &db), apply(&folder, &db));
+    assert_eq!(one.unwrap().migrations.len() + two.unwrap().migrations.len(), 2);
+    assert_eq!(number(&db.connect().await.unwrap(), "select count(*) from a").await, 1);
+
+    // One that does not want to wait is told who is at it.
+    fs::write(_dir.path().join("3.sql"), "select pg_sleep(0.5)").unwrap();
+    let hasty = MigrateOptions { wait_for_other: Duration::ZERO, ..MigrateOptions::default() };
+    let second = async {
+        let client = db.connect().await.unwrap();
+        let running = "select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
+        eventually("the first migrates", async || number(&client, running).await > 0).await;
+        apply_with(&folder, &db, hasty).await
+    };
+    let (first, second) = tokio::join!(apply(&folder, &db), second);
+    first.unwrap();
+    assert!(matches!(&second, Err(MigrationError::Busy { by }) if by.contains("of postgres")), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_lock_is_waited_for_shortly_and_again() {
+    let Some((cluster, db)) = fresh("locked").await else { return };
+    run(&db, "create table a (id int); create table other (id int)").await;
+    let (_dir, folder) = folder(&[("1.sql", "insert into other values (1); alter table a add b int")]);
+    let options =
+        MigrateOptions { lock_timeout: Duration::from_millis(100), attempts: 2, ..MigrateOptions::default() };
+    let reader = cluster.connect("locked").await;
+    reader.batch_execute("begin; select from a").await.unwrap();
+    let error = apply_with(&folder, &db, options).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, MigrationError::Locked { attempts: 2, line: 1, .. }), "{text}");
+    assert!(text.contains("idle in transaction") && text.contains("0.1 s"), "{text}");
+    let client = db.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from other").await, 0);
+
+    // The reader ends after the first attempt.
+    let options = MigrateOptions { attempts: 8, ..options };
+    let release = async {
+        let tried = "select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'";
+        eventually("it waits", async || number(&client, tried).await > 0).await;
+        eventually("it gives up", async || number(&client, tried).await == 0).await;
+        reader.batch_execute("commit").await.unwrap();
+    };
+    let (applied, ()) = tokio::join!(apply_with(&folder, &db, options), release);
+    assert_eq!(names(&applied.unwrap()), ["1.sql"]);
+    assert_eq!(number(&client, "select count(*) from other").await, 1);
+}
+
+#[tokio::test]
+async fn a_concurrent_index_runs_alone_and_half_done_work_is_not_repeated() {
+    let Some((_, db)) = fresh("concurrent").await else { return };
+    run(&db, "create table a (id int, u int); insert into a values (1, 1), (2, 1)").await;
+    let (dir, folder) = folder(&[(
+        "1.sql",
+        "insert into a values (3, 3);\ncreate index concurrently a_id on a (id);\ncreate unique index concurrently a_u on a (u);",
+    )]);
+    let error = apply(&folder, &db).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(&error, MigrationError::Failed { line: 3, .. }), "{text}");
+    assert!(text.contains("2 of its 3 statements stand") && text.contains("index a_u is invalid"), "{text}");
+    let State::HalfApplied { done: 2, of: 3, error: Some(_) } = states(&folder, &db).await.remove(0).1 else {
+        panic!("not half applied")
+    };
+    let client = db.connect().await.unwrap();
+    for _ in 0..2 {
+        let error = apply(&folder, &db).await.unwrap_err();
+        assert!(
+            matches!(error, MigrationError::HalfApplied { done: 2, of: 3, uncertain: false, .. }),
+            "{error}"
+        );
+        assert_eq!(number(&client, "select count(*) from a").await, 3);
+    }
+    // A person mends it and says so.
+    run(&db, "drop index a_u; update a set u = id").await;
+    run(&db, "create unique index concurrently a_u on a (u)").await;
+    folder.resolve(&db, "1.sql", true).await.unwrap();
+    assert_eq!(states(&folder, &db).await[0].1, State::Applied);
+    write(dir.path(), &[("2.sql", "alter table a add constraint positive check (id > 0) not valid")]);
+    let applied = apply(&folder, &db).await.unwrap();
+    assert_eq!(applied.unfinished.len(), 1);
+    assert!(applied.unfinished[0].contains("VALIDATE CONSTRAINT positive"), "{:?}", applied.unfinished);
+}
+
+#[tokio::test]
+async fn a_migrator_that_dies_leaves_a_record_that_tells() {
+    let Some((cluster, db)) = fresh("dies").await else { return };
+    let (dir, folder) = folder(&[("1.sql", "create table a (); select pg_sleep(60)")]);
+    let watcher = cluster.connect("dies").await;
+    let sleeping = "select count(*) from pg_stat_activity where datname = 'dies' and query like '%pg_sleep(60)%' and state = 'active' and pid <> pg_backend_pid()";
+    let asleep = async || number(&watcher, sleeping).await > 0;
+    // The migrator is given up: the server notices, and nothing of the file stays.
+    tokio::select! {
+        ended = apply(&folder, &db) => panic!("{ended:?}"),
+        () = eventually("it runs", asleep) => {}
+    }
+    let begin = Instant::now();
+    write(dir.path(), &[("1.sql", "create table a ()")]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+    assert!(begin.elapsed() < Duration::from_secs(30), "the dead session was waited for");
+
+    // The same while a statement ran that may have been committed.
+    write(dir.path(), &[("2.sql", "create table b (); vacuum a; select pg_sleep(60)")]);
+    let kill = async {
+        eventually("it runs", asleep).await;
+        let kill = sleeping.replace("count(*)", "count(pg_terminate_backend(pid))");
+        number(&watcher, &kill).await
+    };
+    let (ended, _) = tokio::join!(apply(&folder, &db), kill);
+    assert!(
+        matches!(ended, Err(MigrationError::HalfApplied { done: 2, of: 3, uncertain: true, .. })),
+        "{ended:?}"
+    );
+    let again = apply(&folder, &db).await;
+    assert!(
+        matches!(again, Err(MigrationError::HalfApplied { done: 2, of: 3, uncertain: true, .. })),
+        "{again:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_told_what_grants_it() {
+    let Some((cluster, db)) = fresh("may_not").await else { return };
+    run(&db, "create role may_not_user login").await;
+    let (_dir, folder) = folder(&[("1.sql", "create table a ()")]);
+    let user =
+        Database::parse(&piton_exec::Secret::from(cluster.url_as("may_not_user", "x", "may_not"))).unwrap();
+    let error = folder.apply(&user, MigrateOptions::default(), &mut quiet).await.unwrap_err();
+    assert!(
+        error.to_string().contains("GRANT CREATE ON DATABASE \"may_not\" TO \"may_not_user\""),
+        "{error}"
+    );
+}
