@@ -277,9 +277,8 @@ fn leave(recorder: &RefCell<Recorder<'_>>) -> Result<Option<End>, JournalError> 
 }
 
 fn turn_back(recorder: &RefCell<Recorder<'_>>, asked: &Pending, database: bool) -> Result<(), JournalError> {
-    recorder
-        .borrow_mut()
-        .append(&Event::TurnedBack { reason: Back::Asked { by: asked.by.to_string() }, database })
+    let reason = Back::Asked { by: asked.by.to_string() };
+    recorder.borrow_mut().append(&Event::TurnedBack { reason, database })
 }
 
 enum Attended {
@@ -312,6 +311,9 @@ async fn attend(
 
 /// Journals what people asked and returns a request to go back, when there is one that can be followed.
 fn take_requests(recorder: &mut Recorder<'_>) -> Result<Option<(Pending, bool)>, JournalError> {
+    if recorder.state.ended.is_some() {
+        return Ok(None);
+    }
     if recorder.heartbeat.is_lost() {
         return Err(JournalError::LeaseLost { environment: recorder.lease.environment.clone() });
     }
@@ -375,3 +377,6 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

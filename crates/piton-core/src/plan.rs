@@ -131,11 +131,6 @@ pub struct PlannedStep {
 }
 
 impl Plan {
-    /// Returns the place of a step.
-    pub fn index_of(&self, step: &str) -> Option<usize> {
-        self.steps.iter().position(|planned| planned.id == step)
-    }
-
     /// Returns the identifier's last ten characters, which tell releases apart.
     pub fn short_id(&self) -> &str {
         short_id(&self.id)

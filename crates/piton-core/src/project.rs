@@ -95,7 +95,7 @@ impl Project {
                 .map_err(journal_fault)?
                 .into_iter()
                 .filter(|state| matches!(state.ended, Some((Outcome::Succeeded, _))))
-                .map(|state| state.plan.commit.hash)
+                .map(|state| state.plan.commit.hash.clone())
                 .collect(),
             None => Vec::new(),
         };

@@ -80,7 +80,7 @@ impl View {
 impl Watcher for View {
     fn event(&self, event: &Event, state: &State) {
         let of = |step: &str| {
-            let index = state.plan.index_of(step)?;
+            let index = state.place_of(step)?;
             Some((&state.plan.steps[index], &state.steps[index]))
         };
         match event {
@@ -121,7 +121,6 @@ impl Watcher for View {
                 self.line(&format!("{} left: {why}", "•".yellow()));
             }
             Event::TakenUp { by } => self.line(&format!("{} taken up by {by}", "•".yellow())),
-            Event::Revived { what } => self.line(&format!("{} {what} started again", "•".yellow())),
             Event::Ended { .. } => {
                 self.rest();
                 self.bar.finish_and_clear();

@@ -103,7 +103,7 @@ impl Journal {
     /// # Errors
     /// When the journal cannot be opened once more.
     pub fn keep_alive(&self, lease: &Lease) -> Result<Heartbeat, JournalError> {
-        Heartbeat::start(self.reopen()?, lease.clone())
+        Heartbeat::start(self.reopen()?, lease.clone(), BEAT)
     }
 }
 
@@ -129,12 +129,9 @@ fn read(db: &Connection, environment: &str) -> rusqlite::Result<Option<(i64, boo
 
 /// Returns `None` when the lease is no longer ours.
 pub(super) fn check(db: &Connection, lease: &Lease) -> rusqlite::Result<Option<()>> {
-    db.query_row(
-        "SELECT 1 FROM leases WHERE environment = ?1 AND token = ?2 AND held",
-        params![lease.environment, lease.token],
-        |_| Ok(()),
-    )
-    .optional()
+    db.prepare_cached("SELECT 1 FROM leases WHERE environment = ?1 AND token = ?2 AND held")?
+        .query_row(params![lease.environment, lease.token], |_| Ok(()))
+        .optional()
 }
 
 /// Says every 5 s that the holder lives, whatever the holder's own thread is busy with.
@@ -146,12 +143,12 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    fn start(journal: Journal, lease: Lease) -> Result<Self, JournalError> {
+    pub(super) fn start(journal: Journal, lease: Lease, every: Duration) -> Result<Self, JournalError> {
         let (stop, stopped) = mpsc::channel::<()>();
         let lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&lost);
         let beat = move || {
-            while matches!(stopped.recv_timeout(BEAT), Err(mpsc::RecvTimeoutError::Timeout)) {
+            while matches!(stopped.recv_timeout(every), Err(mpsc::RecvTimeoutError::Timeout)) {
                 let updated = journal.db.execute(
                     "UPDATE leases SET beat = ?3 WHERE environment = ?1 AND token = ?2 AND held",
                     params![lease.environment, lease.token, now().to_string()],

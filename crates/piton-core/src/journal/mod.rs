@@ -7,6 +7,8 @@ mod event;
 mod lease;
 mod request;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -151,19 +153,20 @@ impl Journal {
             .map_err(wrap(&self.path))?
             .ok_or_else(|| JournalError::LeaseLost { environment: lease.environment.clone() })?;
         let last: Option<(i64, Vec<u8>)> = tx
-            .query_row("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()
+            .prepare_cached("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1")
+            .and_then(|mut query| query.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional())
             .map_err(wrap(&self.path))?;
         let (seq, previous) = last.map_or((1, Vec::new()), |(seq, hash)| (seq + 1, hash));
         crash_point(seq, "before");
         let stamp = at.to_string();
-        let hash = chain(&previous, seq, release, &stamp, lease.token, &body);
-        tx.execute(
+        let kind = event.kind();
+        let hash = chain(&previous, seq, lease.token, [release, &stamp, kind, &body]);
+        tx.prepare_cached(
             "INSERT INTO events (seq, release, at, token, kind, body, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![seq, release, stamp, lease.token, event.kind(), body, hash.as_bytes()],
         )
+        .and_then(|mut insert| {
+            insert.execute(params![seq, release, stamp, lease.token, kind, body, hash.as_bytes()])
+        })
         .map_err(wrap(&self.path))?;
         tx.commit().map_err(wrap(&self.path))?;
         crash_point(seq, "after");
@@ -214,16 +217,17 @@ impl Journal {
         Ok(states)
     }
 
-    /// Finds the one release whose identifier begins with `prefix`.
+    /// Finds the one release whose identifier ends with `part`, as people see it, or begins with it.
     ///
     /// # Errors
     /// [`JournalError::NoRelease`] when there is none or more than one.
-    pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
-        let wanted = prefix.to_ascii_uppercase();
-        let mut found = self.release_ids()?.into_iter().filter(|id| id.starts_with(&wanted));
+    pub fn find(&self, part: &str) -> Result<String, JournalError> {
+        let wanted = part.to_ascii_uppercase();
+        let fits = |id: &String| id.ends_with(&wanted) || id.starts_with(&wanted);
+        let mut found = self.release_ids()?.into_iter().filter(fits);
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id),
-            _ => Err(JournalError::NoRelease(prefix.to_owned())),
+            _ => Err(JournalError::NoRelease(part.to_owned())),
         }
     }
 
@@ -257,23 +261,26 @@ impl Journal {
 
     /// Walks the hash chain and returns how many events it holds.
     ///
+    /// Events cut off at the end leave a whole chain behind them; only somebody who knows the count notices.
+    ///
     /// # Errors
     /// [`JournalError::Damaged`] with the first event that was altered, removed or inserted.
     pub fn verify(&self) -> Result<i64, JournalError> {
         let wrap = wrap(&self.path);
         let mut statement = self
             .db
-            .prepare("SELECT seq, release, at, token, body, hash FROM events ORDER BY seq")
+            .prepare("SELECT seq, token, hash, release, at, kind, body FROM events ORDER BY seq")
             .map_err(&wrap)?;
         let mut rows = statement.query([]).map_err(&wrap)?;
         let (mut count, mut previous) = (0, Vec::new());
         while let Some(row) = rows.next().map_err(&wrap)? {
-            let read = || -> rusqlite::Result<(i64, String, String, i64, String, Vec<u8>)> {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            let read = || -> rusqlite::Result<(i64, i64, Vec<u8>, [String; 4])> {
+                let texts = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, texts))
             };
-            let (seq, release, at, token, body, hash) = read().map_err(&wrap)?;
+            let (seq, token, hash, texts) = read().map_err(&wrap)?;
             count += 1;
-            let expected = chain(&previous, seq, &release, &at, token, &body);
+            let expected = chain(&previous, seq, token, texts.each_ref().map(String::as_str));
             if seq != count || expected.as_bytes() != hash.as_slice() {
                 return Err(JournalError::Damaged {
                     seq: count,
@@ -302,10 +309,11 @@ fn now() -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
-fn chain(previous: &[u8], seq: i64, release: &str, at: &str, token: i64, body: &str) -> blake3::Hash {
+/// Hashes an event's columns (`texts` are its release, time, kind and body) onto the event before it.
+fn chain(previous: &[u8], seq: i64, token: i64, texts: [&str; 4]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(previous).update(&seq.to_le_bytes()).update(&token.to_le_bytes());
-    for text in [release, at, body] {
+    for text in texts {
         // The length in front keeps two texts from being read as two others.
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use crate::plan::Plan;
 #[derive(Clone, Debug)]
 pub struct State {
     /// The stored plan.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// Who asked for the release.
     pub by: Operator,
     /// When it was created.
@@ -26,6 +27,13 @@ pub struct State {
     pub ended: Option<(Outcome, Timestamp)>,
     /// The time of the last event.
     pub last: Timestamp,
+    /// The place of each step in the plan. With the two counters below it keeps the cost of an event the same
+    /// however many steps the plan has.
+    places: BTreeMap<String, usize>,
+    /// How many steps are done, from the first on. A step starts only when all before it are done.
+    done: usize,
+    /// How many steps have touched the world and are not undone, from the first on. Undoing goes from the last to the first.
+    touched: usize,
 }
 
 /// Why and when a release turned back.
@@ -101,7 +109,24 @@ impl State {
             return Err(illegal(&first, "a release begins with `created`"));
         };
         let steps = plan.steps.iter().map(|_| StepState::new()).collect();
-        Ok(Self { plan: *plan, by, created: at, steps, back: None, held: false, ended: None, last: at })
+        let places: BTreeMap<String, usize> =
+            plan.steps.iter().enumerate().map(|(index, planned)| (planned.id.clone(), index)).collect();
+        if places.len() != plan.steps.len() {
+            return Err(Illegal { event: "created".into(), why: "two steps have the same name".into() });
+        }
+        Ok(Self {
+            plan: Arc::from(plan),
+            by,
+            created: at,
+            steps,
+            back: None,
+            held: false,
+            ended: None,
+            last: at,
+            places,
+            done: 0,
+            touched: 0,
+        })
     }
 
     /// Folds a whole release.
@@ -126,8 +151,14 @@ impl State {
     /// [`Illegal`] when the event may not follow; the state is then unchanged.
     pub fn apply(&mut self, event: &Event, at: Timestamp) -> Result<(), Illegal> {
         self.check(event)?;
-        if let Some(index) = event.step().and_then(|step| self.plan.index_of(step)) {
+        if let Some(index) = event.step().and_then(|step| self.place_of(step)) {
             self.steps[index].take(event, at);
+            match event {
+                Event::Started { .. } => self.touched = index + 1,
+                Event::Done { .. } => self.done = index + 1,
+                Event::Undone { .. } => self.touched = index,
+                _ => {}
+            }
         }
         match event {
             Event::Asked { request, .. } => match request {
@@ -151,13 +182,12 @@ impl State {
     /// # Errors
     /// [`Illegal`] with what stands against it.
     pub fn check(&self, event: &Event) -> Result<(), Illegal> {
-        if self.ended.is_some() && !matches!(event, Event::Revived { .. }) {
+        if self.ended.is_some() {
             return Err(illegal(event, "the release is over"));
         }
         let step = match event.step() {
             Some(id) => {
-                let index =
-                    self.plan.index_of(id).ok_or_else(|| illegal(event, "the plan has no such step"))?;
+                let index = self.place_of(id).ok_or_else(|| illegal(event, "the plan has no such step"))?;
                 Some((index, &self.steps[index].progress))
             }
             None => None,
@@ -169,7 +199,7 @@ impl State {
                 if self.back.is_some() {
                     return refuse("the release has turned back");
                 }
-                if self.steps[..index].iter().any(|s| s.progress != Progress::Done) {
+                if index > self.done {
                     return refuse("an earlier step is not done");
                 }
                 if !matches!(progress, Progress::Pending | Progress::Running | Progress::Failed(_)) {
@@ -197,7 +227,7 @@ impl State {
                 if self.back.is_none() {
                     return refuse("the release has not turned back");
                 }
-                if self.steps[index + 1..].iter().any(|s| s.needs_undo()) {
+                if index + 1 < self.touched {
                     return refuse("a later step is not undone");
                 }
                 if matches!(progress, Progress::Pending | Progress::Undone) {
@@ -219,10 +249,8 @@ impl State {
 
     fn allow_end(&self, event: &Event, outcome: Outcome) -> Result<(), Illegal> {
         let fits = match outcome {
-            Outcome::Succeeded => {
-                self.back.is_none() && self.steps.iter().all(|s| s.progress == Progress::Done)
-            }
-            Outcome::RolledBack => self.back.is_some() && !self.steps.iter().any(StepState::needs_undo),
+            Outcome::Succeeded => self.back.is_none() && self.next_forward().is_none(),
+            Outcome::RolledBack => self.back.is_some() && self.next_back().is_none(),
             Outcome::Refused => self.back.is_none() && self.refusal().is_some(),
         };
         if fits { Ok(()) } else { Err(illegal(event, "its steps say otherwise")) }
@@ -246,24 +274,24 @@ impl State {
             .any(|(planned, state)| planned.step.closes_the_way_back() && state.progress != Progress::Pending)
     }
 
-    /// Returns the index of the next step to act, or `None` when all are done.
+    /// Returns the place of the next step to act, or `None` when all are done; asked of a release that has not turned back.
     pub fn next_forward(&self) -> Option<usize> {
-        self.steps.iter().position(|s| s.progress != Progress::Done)
+        (self.done < self.steps.len()).then_some(self.done)
     }
 
-    /// Returns the index of the next step to undo, or `None` when nothing is left to undo.
+    /// Returns the place of the next step to undo, or `None` when nothing is left to undo.
     pub fn next_back(&self) -> Option<usize> {
-        self.steps.iter().rposition(StepState::needs_undo)
+        self.touched.checked_sub(1)
     }
 
-    /// Returns what came of each step that has acted, by step.
-    pub fn outcomes(&self) -> BTreeMap<&str, &Value> {
-        self.plan
-            .steps
-            .iter()
-            .zip(&self.steps)
-            .filter_map(|(planned, state)| Some((planned.id.as_str(), state.outcome.as_ref()?)))
-            .collect()
+    /// Returns what came of a step, when it has acted.
+    pub fn outcome(&self, step: &str) -> Option<&Value> {
+        self.steps[self.place_of(step)?].outcome.as_ref()
+    }
+
+    /// Returns the place of a step in the plan.
+    pub fn place_of(&self, step: &str) -> Option<usize> {
+        self.places.get(step).copied()
     }
 
     /// Returns the fault at which the release stands, if it stands at one.
@@ -288,11 +316,6 @@ impl StepState {
             outcome: None,
             undo_outcome: None,
         }
-    }
-
-    /// Tells whether the step has touched the world and has not been undone.
-    pub fn needs_undo(&self) -> bool {
-        !matches!(self.progress, Progress::Pending | Progress::Undone)
     }
 
     fn take(&mut self, event: &Event, at: Timestamp) {

@@ -14,6 +14,7 @@ mod slot;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use piton_db::changes::TableChange;
@@ -167,7 +168,7 @@ pub struct Ctx<'a, 'w> {
     /// What the steps need from outside of the plan.
     pub world: &'a World,
     /// The plan.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// This step's name.
     pub step: String,
     /// When the step was first started.
@@ -188,7 +189,7 @@ impl<'a, 'w> Ctx<'a, 'w> {
         Self {
             recorder,
             world,
-            plan: state.plan.clone(),
+            plan: Arc::clone(&state.plan),
             step: state.plan.steps[index].id.clone(),
             first_started: step.first_started.unwrap_or(state.last),
             index,
@@ -211,6 +212,11 @@ impl<'a, 'w> Ctx<'a, 'w> {
     /// Returns the step's latest note, from this run or an earlier one.
     pub fn noted(&self) -> Option<Value> {
         self.recorder.borrow().state().steps[self.index].note.clone()
+    }
+
+    /// Returns the name of the step before this one.
+    fn step_before(&self) -> Option<&str> {
+        Some(&self.plan.steps[self.index.checked_sub(1)?].id)
     }
 
     /// Tells whether any step of a phase was started.
@@ -236,8 +242,7 @@ impl<'a, 'w> Ctx<'a, 'w> {
     /// Returns what came of an earlier step, when it has acted.
     pub fn outcome<T: DeserializeOwned>(&self, step: &str) -> Option<T> {
         let recorder = self.recorder.borrow();
-        let outcomes = recorder.state().outcomes();
-        serde_json::from_value((*outcomes.get(step)?).clone()).ok()
+        T::deserialize(recorder.state().outcome(step)?).ok()
     }
 
     /// Tells whether a person holds the release.

@@ -175,8 +175,7 @@ impl Bake {
         if let Some(note) = ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
             return Ok(note);
         }
-        let before = ctx.plan.index_of(&ctx.step).unwrap_or(0).checked_sub(1);
-        let before = before.and_then(|index| ctx.outcome::<Outcome>(&ctx.plan.steps[index].id));
+        let before = ctx.step_before().and_then(|step| ctx.outcome::<Outcome>(step));
         let mut gate = before.map_or_else(|| Gate::new(self.limits), |outcome| outcome.gate);
         gate.enter_step();
         let seen = client(ctx).await?.stats().await.or_fault(no_answer)?;

@@ -64,7 +64,6 @@ fn line(entry: &Entry) -> String {
         Event::UndoStarted { .. } => "undo started".into(),
         Event::Undone { outcome, .. } => format!("undone {outcome}"),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
-        Event::Revived { what } => format!("{what} started again"),
         Event::Ended { outcome } => format!("ended: {outcome:?}"),
     };
     let step = entry.event.step().unwrap_or("");
