@@ -13,18 +13,18 @@ const MARKER: &str = ".made-by-piton";
 
 /// Makes an empty folder with the marker in it; leftovers of an unfinished attempt are removed.
 pub(crate) fn claim(dir: &Path) -> Result<(), DbError> {
-    if dir.exists() {
-        discard(dir)?;
-    }
+    discard(dir)?;
     // What a database holds is nobody else's business.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     write(&dir.join(MARKER), b"Piton made this folder and may empty it.\n")
 }
 
-/// Removes a folder that Piton made; an empty one needs no marker.
+/// Removes a folder that Piton made, when it is there; an empty one needs no marker.
 pub(crate) fn discard(dir: &Path) -> Result<(), DbError> {
-    let is_empty = fs::read_dir(dir)?.next().is_none();
-    if !is_empty && !dir.join(MARKER).exists() {
+    if !dir.exists() {
+        return Ok(());
+    }
+    if !dir.join(MARKER).exists() && !is_bare(dir)? {
         return Err(DbError::ForeignFolder { dir: dir.to_owned() });
     }
     // The marker goes last: a removal that was cut short can be carried on.
@@ -40,10 +40,25 @@ pub(crate) fn discard(dir: &Path) -> Result<(), DbError> {
     Ok(())
 }
 
+/// Tells whether a folder is empty, or holds only the marker that we did not get to finish.
+fn is_bare(dir: &Path) -> Result<bool, DbError> {
+    for entry in fs::read_dir(dir)? {
+        if entry?.file_name() != unfinished(&dir.join(MARKER)).file_name().unwrap_or_default() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Names the file that becomes the given one when it is whole.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("unfinished")
+}
+
 /// Writes a file so that after a crash it is whole or absent.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), DbError> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let unfinished = path.with_extension("unfinished");
+    let unfinished = unfinished(path);
     let mut file = fs::File::create(&unfinished)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -71,4 +86,29 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, DbError> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_piton_made_is_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("a/b");
+        claim(&dir).unwrap();
+        fs::create_dir(dir.join("sub")).unwrap();
+        fs::write(dir.join("sub/file"), "x").unwrap();
+        claim(&dir).unwrap();
+        assert_eq!(list(&dir).unwrap(), [PathBuf::new(); 0]);
+        // Killed before the marker was whole.
+        fs::rename(dir.join(MARKER), unfinished(&dir.join(MARKER))).unwrap();
+        claim(&dir).unwrap();
+        discard(&dir).unwrap();
+        discard(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("mine"), "x").unwrap();
+        assert!(matches!(discard(&dir), Err(DbError::ForeignFolder { .. })));
+        assert!(dir.join("mine").exists());
+    }
 }

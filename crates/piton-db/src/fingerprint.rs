@@ -66,7 +66,8 @@ impl Structure {
     /// # Errors
     /// When the database cannot be reached or a catalogue not be read.
     pub async fn of(database: &Database) -> Result<Self, DbError> {
-        Self::read(&database.connect().await?).await
+        let client = database.connect().await?;
+        Self::read(&client).await
     }
 
     /// Reads the structure of the database that the session is on.

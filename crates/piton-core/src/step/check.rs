@@ -165,7 +165,7 @@ fn same_number(a: &Value, b: &Value) -> bool {
     matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if a.to_bits() == b.to_bits())
 }
 
-async fn connect(database: &Database) -> Result<tokio_postgres::Client, Fault> {
+async fn connect(database: &Database) -> Result<piton_db::Session, Fault> {
     database.connect().await.or_fault(|| format!("{database} cannot be reached"))
 }
 

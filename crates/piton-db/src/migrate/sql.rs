@@ -10,6 +10,7 @@ use std::time::Duration;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::MigrationError;
 use super::run::{self, Script};
@@ -200,7 +201,8 @@ impl SqlFolder {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn is_recorded(database: &Database) -> Result<bool, DbError> {
-        has_record(&database.connect().await?).await
+        let client = database.connect().await?;
+        has_record(&client).await
     }
 
     /// Removes from the record what failed and left nothing, and the record itself when it is empty and `keep` is false.
@@ -221,11 +223,12 @@ impl SqlFolder {
             .doing(what)?;
         let row = client.query_one("select exists (select from piton.migrations)", &[]).await.doing(what)?;
         if !keep && !row.get::<_, bool>(0) {
-            // RESTRICT: what somebody else put into the schema stays, and so does the schema then.
-            client
-                .batch_execute("drop table piton.migrations; drop schema piton restrict")
-                .await
-                .doing(what)?;
+            client.batch_execute("drop table piton.migrations").await.doing(what)?;
+            // What somebody else put into the schema stays, and so does the schema then.
+            match client.batch_execute("drop schema piton restrict").await {
+                Err(error) if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
+                ended => ended.doing(what)?,
+            }
         }
         Ok(())
     }
