@@ -121,6 +121,7 @@ impl Watcher for View {
                 self.line(&format!("{} left: {why}", "•".yellow()));
             }
             Event::TakenUp { by } => self.line(&format!("{} taken up by {by}", "•".yellow())),
+            Event::Revived { what } => self.line(&format!("{} {what} started again", "•".yellow())),
             Event::Ended { .. } => {
                 self.rest();
                 self.bar.finish_and_clear();

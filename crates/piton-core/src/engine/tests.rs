@@ -43,6 +43,7 @@ impl Project {
             piton: "/nonexistent/piton".into(),
             released_before: Vec::new(),
             serving: None,
+            should_run: Vec::new(),
         };
         Self { dir, world, id: ulid::Ulid::generate().to_string() }
     }

@@ -105,6 +105,11 @@ pub enum Event {
         /// What, why, and the way on.
         fault: Fault,
     },
+    /// A service of the environment that had died was started again.
+    Revived {
+        /// What was started.
+        what: String,
+    },
     /// The release is over.
     Ended {
         /// How.
@@ -129,6 +134,7 @@ impl Event {
             Event::UndoStarted { .. } => "undo_started",
             Event::Undone { .. } => "undone",
             Event::UndoFailed { .. } => "undo_failed",
+            Event::Revived { .. } => "revived",
             Event::Ended { .. } => "ended",
         }
     }

@@ -22,10 +22,10 @@ pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
     }
     let id = match &args.what {
         Some(name) if project.config().environments().contains(&name.as_str()) => {
-            journal.releases(Some(name)).map_err(journal_fault)?.pop().map(|state| state.plan.id)
+            journal.releases(Some(name)).map_err(journal_fault)?.pop().map(|state| state.plan.id.clone())
         }
         Some(id) => Some(journal.find(id).map_err(journal_fault)?),
-        None => journal.releases(None).map_err(journal_fault)?.pop().map(|state| state.plan.id),
+        None => journal.releases(None).map_err(journal_fault)?.pop().map(|state| state.plan.id.clone()),
     };
     let Some(id) = id else {
         ui::talk("there is no release yet");
@@ -64,6 +64,7 @@ fn line(entry: &Entry) -> String {
         Event::UndoStarted { .. } => "undo started".into(),
         Event::Undone { outcome, .. } => format!("undone {outcome}"),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
+        Event::Revived { what } => format!("{what} started again"),
         Event::Ended { outcome } => format!("ended: {outcome:?}"),
     };
     let step = entry.event.step().unwrap_or("");
