@@ -109,7 +109,7 @@ pub(crate) fn claim(
         }
         match take_over(dir, listen) {
             Ok((mut footing, predecessor)) => {
-                fill_up(&mut footing.listeners, listeners)?;
+                fill_up(&mut footing, listeners).map_err(|source| ClaimError::Listen { listen, source })?;
                 return Ok((footing, Some(predecessor)));
             }
             Err(TakeOverError::Claim(error)) => return Err(error),
@@ -138,14 +138,11 @@ fn listen_alone(listen: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>
     (0..count).map(|_| listener(listen)).collect()
 }
 
-/// Adds listeners on the same address until there are `count`.
-fn fill_up(listeners: &mut Vec<TcpListener>, count: usize) -> Result<(), ClaimError> {
-    while let Some(first) = listeners.first()
-        && listeners.len() < count
-    {
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let listen = first.local_addr().unwrap_or(unknown);
-        listeners.push(listener(listen).map_err(|source| ClaimError::Listen { listen, source })?);
+/// Adds listeners on their address until there are `count`.
+fn fill_up(footing: &mut Footing, count: usize) -> io::Result<()> {
+    while footing.listeners.len() < count {
+        let listen = footing.listeners[0].local_addr()?;
+        footing.listeners.push(listener(listen)?);
     }
     Ok(())
 }

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::claim::{self, ClaimError, MOST_LISTENERS};
-use crate::control::server::{Control, End, HANDED_OVER, STOP};
+use crate::control::server::{Control, End, HANDED_OVER, STOP, terminated};
 use crate::routing::Router;
 use crate::state::{State, StateError};
 use crate::worker::Workers;
@@ -73,6 +74,7 @@ pub fn serve(options: Options) -> Result<(), ServeError> {
 pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError> {
     let Options { listen, dir, workers } = options;
     let workers = workers.clamp(1, MOST_LISTENERS);
+    raise_file_limit();
     let (footing, predecessor) = claim::claim(&dir, listen, workers)?;
     // Read after the claim: until then a predecessor may still have changed it.
     let state = State::load(&dir)?;
@@ -80,7 +82,7 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
     let router = Arc::new(Router::default());
     router.put(&state, None);
     let workers = Workers::start(&router, timeouts, share_out(&footing.listeners, workers)?)?;
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let runtime = runtime()?;
     let control = Rc::new(Control::new(dir, listen, state, router, workers, footing));
     if let Some(predecessor) = predecessor {
         predecessor.dismiss();
@@ -93,12 +95,35 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
         unreachable!("the tasks that shared the control side went with their runtime")
     };
     let (workers, waiting) = control.step_down(end);
-    workers.leave(match end {
-        End::Stopped => STOP,
-        End::HandedOver => HANDED_OVER,
-    });
+    finish(workers, end)?;
     drop(waiting);
     Ok(())
+}
+
+/// Lets the workers finish what they have; a further SIGTERM ends that at once.
+fn finish(workers: Workers, end: End) -> io::Result<()> {
+    let leave = match end {
+        End::Stopped => STOP,
+        End::HandedOver => HANDED_OVER,
+    };
+    runtime()?.block_on(async {
+        tokio::select! {
+            () = workers.leave(leave) => Ok(()),
+            signalled = terminated() => signalled,
+        }
+    })
+}
+
+fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+/// Allows as many open files as the system lets this process have: each client takes two.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Gives each worker its listeners; none is left without a worker.

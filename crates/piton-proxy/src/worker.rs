@@ -72,6 +72,8 @@ pub(crate) struct Workers(Vec<Handle>);
 struct Handle {
     mailbox: mpsc::UnboundedSender<Message>,
     thread: JoinHandle<()>,
+    /// Never sends; closed when the thread has ended.
+    ended: oneshot::Receiver<Infallible>,
 }
 
 impl Workers {
@@ -86,11 +88,13 @@ impl Workers {
             let (mailbox, messages) = mpsc::unbounded_channel();
             let (ready, is_ready) = std::sync::mpsc::channel();
             let router = Arc::clone(router);
-            let thread = thread::Builder::new()
-                .name(format!("proxy-{number}"))
-                .spawn(move || run(router, timeouts, listeners, messages, &ready))?;
+            let (alive, ended) = oneshot::channel();
+            let thread = thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+                run(router, timeouts, listeners, messages, &ready);
+                drop(alive);
+            })?;
             is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker did not start")))?;
-            handles.push(Handle { mailbox, thread });
+            handles.push(Handle { mailbox, thread, ended });
         }
         Ok(Workers(handles))
     }
@@ -116,12 +120,13 @@ impl Workers {
     }
 
     /// Stops accepting, finishes what is open within the bounds of `leave`, and returns.
-    pub(crate) fn leave(self, leave: Leave) {
+    pub(crate) async fn leave(self, leave: Leave) {
         for handle in &self.0 {
             // A worker that has ended already has nothing left to finish.
             let _ = handle.mailbox.send(Message::Leave(leave));
         }
         for handle in self.0 {
+            let _ = handle.ended.await;
             if handle.thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
             }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,8 +107,7 @@ impl Control {
     /// Takes orders until the proxy is stopped or handed over.
     pub(crate) async fn run(self: &Rc<Self>) -> io::Result<End> {
         let listener = UnixListener::from_std(self.footing.control.try_clone()?)?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminated = pin!(terminated());
         let mut phase = self.phase.subscribe();
         loop {
             let now = *phase.borrow_and_update();
@@ -124,15 +124,17 @@ impl Control {
                     }
                 },
                 _ = phase.changed() => {}
-                _ = terminate.recv() => return Ok(End::Stopped),
-                _ = interrupt.recv() => return Ok(End::Stopped),
+                signalled = terminated.as_mut() => return signalled.map(|()| End::Stopped),
             }
         }
     }
 
     /// Gives up the lock and the sockets; returns the workers, and who waits for the proxy's end.
     pub(crate) fn step_down(self, end: End) -> (Workers, Vec<StdUnixStream>) {
+        // During a hand-over the socket is the successor's already.
+        let is_ours = *self.phase.borrow() != Phase::HandingOver;
         if end == End::Stopped
+            && is_ours
             && let Err(error) = unix::remove(&self.dir)
         {
             tracing::debug!(%error, "cannot remove the control socket");
@@ -325,6 +327,15 @@ impl Control {
         // A successor that failed to start has closed its copies: go on as before.
         self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
         said.map(drop)
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn terminated() -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
     }
 }
 

@@ -46,21 +46,44 @@ async fn an_upstream_that_is_not_there_is_a_502_and_a_connect_failure() {
     proxy.stop().await;
 }
 
-#[tokio::test]
-async fn an_upstream_that_does_not_accept_in_time_is_a_connect_failure() {
-    // One connection fills a queue of length 0; Linux then leaves every further one unanswered.
+/// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
+async fn full() -> (socket2::Socket, Vec<TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&any_port().into()).unwrap();
     socket.listen(0).unwrap();
-    let full = socket.local_addr().unwrap().as_socket().unwrap();
     let mut queued = Vec::new();
-    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(full)).await {
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
         queued.push(stream);
     }
-    let proxy = Proxy::in_front_of(full).await;
+    (socket, queued)
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_accept_in_time_is_a_connect_failure() {
+    let (socket, _queued) = full().await;
+    let proxy = Proxy::in_front_of(socket.local_addr().unwrap().as_socket().unwrap()).await;
     let (status, _) = Http::connect(proxy.addr).await.get(&[]).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert_eq!(settled(&proxy).await.failures, Failures { connect: 1, ..Failures::default() });
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_connecting_follows_the_switch() {
+    let (socket, _queued) = full().await;
+    let green = Upstream::named("green").await;
+    let proxy = Proxy::start().await;
+    proxy.upstreams(socket.local_addr().unwrap().as_socket().unwrap(), green.addr).await;
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // By the time both workers have answered, one of them has most likely begun to connect.
+    assert_eq!(proxy.stats().await.slots.blue.requests, 0);
+    proxy.weight(10_000).await;
+    let head = timeout(SOON, read_head(&mut stream)).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let stats = proxy.stats().await;
+    assert_eq!((stats.slots.blue.requests, stats.slots.blue.bad, stats.slots.green.requests), (0, 0, 1));
     proxy.stop().await;
 }
 

@@ -292,3 +292,25 @@ async fn an_answer_that_does_not_wait_for_the_upload_passes() {
     assert_eq!(proxy.stats().await.slots.blue.bad, 0);
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn a_request_with_two_lengths_reaches_the_upstream_with_one() {
+    let upstream = raw_upstream(|mut stream| async move {
+        let mut request = Vec::new();
+        while !request.ends_with(b"0\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let seen = String::from_utf8(request).unwrap().to_lowercase();
+        let lengths = seen.matches("content-length:").count() + seen.matches("transfer-encoding:").count();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{lengths}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        read_head(&mut stream).await;
+    })
+    .await;
+    let proxy = Proxy::in_front_of(upstream).await;
+    let smuggled = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n";
+    let answer = raw(proxy.addr, smuggled).await;
+    assert!(answer.starts_with("HTTP/1.1 400") || answer.ends_with("\r\n\r\n1"), "{answer}");
+    proxy.stop().await;
+}

@@ -182,3 +182,23 @@ async fn the_lock_goes_along_and_is_free_when_the_successor_dies() {
     assert_eq!(old.end().await.0, Some(0));
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn a_process_that_has_handed_over_can_still_be_told_to_end() {
+    let blue = Upstream::named("blue").await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    let idle = TcpStream::connect(proxy.addr).await.unwrap();
+    let mut old = proxy.replace().await;
+    let pid = rustix::process::Pid::from_raw(old.0.id().try_into().unwrap()).unwrap();
+    // The first signals may come while it still hands over; it ends long before its idle connections would.
+    let status = eventually("the end", async || {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        old.0.try_wait().unwrap()
+    })
+    .await;
+    assert_eq!(status.code(), Some(0));
+    drop(idle);
+    assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+    assert!(proxy.control().await.status().await.is_ok(), "the socket is the successor's");
+    proxy.stop().await;
+}
