@@ -109,12 +109,11 @@ pub(crate) enum Reply {
     Stream(Stream),
 }
 
-/// An upstream's body. When it has come to its end, the connection goes back to the pool.
+/// An upstream's body. When it is dropped, the connection goes back to the pool.
 pub(crate) struct Stream {
     body: Incoming,
     exchange: Exchange,
     lease: Option<Lease>,
-    ended: bool,
 }
 
 impl Reply {
@@ -127,7 +126,7 @@ impl Reply {
     }
 
     pub(crate) fn stream(body: Incoming, exchange: Exchange, lease: Lease) -> Reply {
-        Reply::Stream(Stream { body, exchange, lease: Some(lease), ended: false })
+        Reply::Stream(Stream { body, exchange, lease: Some(lease) })
     }
 }
 
@@ -144,10 +143,8 @@ impl Body for Reply {
             Reply::Stream(stream) => stream,
         };
         let polled = Pin::new(&mut stream.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(None) => stream.ended = true,
-            Poll::Ready(Some(Err(_))) => stream.exchange.failed(Failure::Reset),
-            _ => {}
+        if let Poll::Ready(Some(Err(_))) = &polled {
+            stream.exchange.failed(Failure::Reset);
         }
         polled
     }
@@ -169,11 +166,9 @@ impl Body for Reply {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // A body of known length is not polled beyond its last frame. An unfinished one takes its
-        // connection with it.
-        if (self.ended || self.body.is_end_stream())
-            && let Some(lease) = self.lease.take()
-        {
+        // A body that the client did not want to its end closes the connection, or is read to its end by
+        // it; either way the pool sees whether it can be used again.
+        if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
     }

@@ -198,11 +198,13 @@ async fn an_idempotent_request_is_sent_again_when_a_kept_connection_has_died() {
 async fn a_request_that_may_have_had_an_effect_is_not_sent_again() {
     let proxy = Proxy::in_front_of(once_per_connection().await).await;
     let mut http = Http::connect(proxy.addr).await;
-    assert_eq!(http.get(&[]).await.0, StatusCode::OK);
-    let response = http.send(post("/", "buy")).await.unwrap();
-    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
-    let blue = settled(&proxy).await;
-    assert_eq!((blue.status.success, blue.retried, blue.failures.reset), (1, 0, 1));
+    for (count, body) in [(1, "buy"), (2, "")] {
+        assert_eq!(http.get(&[]).await.0, StatusCode::OK);
+        let response = http.send(post("/", body)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        let blue = settled(&proxy).await;
+        assert_eq!((blue.status.success, blue.retried, blue.failures.reset), (count, 0, count));
+    }
     proxy.stop().await;
 }
 
@@ -253,6 +255,33 @@ async fn a_client_that_goes_away_is_not_held_against_the_slot() {
     drop(stream);
     let blue = settled(&proxy).await;
     assert_eq!((blue.aborted, blue.bad, blue.judged()), (1, 0, 0));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_download_that_the_client_gives_up_ends_at_the_upstream_too() {
+    let (ended, mut has_ended) = watch::channel(false);
+    let upstream = raw_upstream(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            // Events, with nothing to say most of the time.
+            stream.write_all(b"5\r\nevent\r\n").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            ended.send_replace(true);
+        }
+    })
+    .await;
+    let proxy = Proxy::in_front_of(upstream).await;
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_head(&mut stream).await;
+    assert_eq!(proxy.stats().await.slots.blue.in_flight, 1);
+    drop(stream);
+    timeout(SOON, has_ended.wait_for(|ended| *ended)).await.expect("the upstream goes on").unwrap();
+    let blue = settled(&proxy).await;
+    assert_eq!((blue.bad, blue.aborted, blue.status.success), (0, 0, 1));
     proxy.stop().await;
 }
 
