@@ -3,3 +3,4 @@
 pub mod example;
 pub mod load;
 pub mod postgres;
+pub mod stage;

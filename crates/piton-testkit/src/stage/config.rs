@@ -1,0 +1,127 @@
+//! What a stage's `piton.toml` and environment files are made from.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use rand::RngExt as _;
+
+/// A stage's configuration. What is not named here is fixed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The steps of production's rollout.
+    pub steps: Vec<&'static str>,
+    /// How long production's way back stays open.
+    pub watch: &'static str,
+    /// The commands that build a release.
+    pub build: Vec<String>,
+    /// How long an app may take to become ready.
+    pub ready_within: &'static str,
+    /// Where backups go, below the repository or absolute.
+    pub backups: PathBuf,
+    /// Whether production takes only what staging has run.
+    pub after_staging: bool,
+    /// The text of further tables, such as checks.
+    pub more: String,
+    /// The lines of `[environments.production]` that the stage itself does not write.
+    pub more_production: String,
+    /// Production.
+    pub production: Environment,
+    /// Staging, whose data come from production.
+    pub staging: Environment,
+    app: String,
+    program: PathBuf,
+}
+
+/// One environment's ports and variables.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The ports of the proxy, of blue and of green.
+    pub ports: [u16; 3],
+    /// The variables of the environment file; `DATABASE_URL` names the environment's own database unless it is here.
+    pub vars: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(super) fn new(app: &str, program: &Path) -> Self {
+        let environment = |secret: &str| Environment {
+            ports: [free_port(), free_port(), free_port()],
+            vars: BTreeMap::from([("SESSION_SECRET".to_owned(), format!("{secret}-secret-of-{app}"))]),
+        };
+        Self {
+            steps: vec!["10% for 1s", "50% for 1s", "100%"],
+            watch: "1s",
+            build: vec!["cp app.json built.json".into()],
+            ready_within: "20s",
+            backups: "backups".into(),
+            after_staging: false,
+            more: String::new(),
+            more_production: String::new(),
+            production: environment("production"),
+            staging: environment("staging"),
+            app: app.to_owned(),
+            program: program.to_owned(),
+        }
+    }
+
+    /// Returns one environment's part.
+    ///
+    /// # Panics
+    /// When the name is neither `production` nor `staging`.
+    #[expect(clippy::panic, reason = "a test that asks for what is not there has failed")]
+    pub fn environment(&self, name: &str) -> &Environment {
+        match name {
+            "production" => &self.production,
+            "staging" => &self.staging,
+            other => panic!("no environment {other}"),
+        }
+    }
+
+    pub(super) fn toml(&self) -> String {
+        let mut text = format!(
+            "app = {:?}\n\n[build]\nrun = {:?}\n\n[run]\ncommand = {:?}\n\
+             ready = {{ get = \"/health\", within = {:?} }}\nstop_within = \"5s\"\n\n\
+             [database]\nmigrations = \"sql\"\n\n\
+             [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"2%\"\nat_least = 1\n\n",
+            self.app,
+            self.build,
+            self.program.display().to_string(),
+            self.ready_within,
+            self.steps,
+            self.watch,
+        );
+        for name in ["production", "staging"] {
+            let [listen, blue, green] = self.environment(name).ports;
+            // Writing into a string cannot fail.
+            let _ = writeln!(
+                text,
+                "[environments.{name}]\nlisten = \"127.0.0.1:{listen}\"\n\
+                 ports = {{ blue = {blue}, green = {green} }}\nbackup = {{ to = {:?} }}",
+                self.backups.display().to_string(),
+            );
+            if name == "staging" {
+                text.push_str("data = { from = \"production\" }\n\n");
+                continue;
+            }
+            text.push_str("protected = true\n");
+            if self.after_staging {
+                text.push_str("after = \"staging\"\n");
+            }
+            let _ = writeln!(text, "{}", self.more_production);
+        }
+        text + &self.more
+    }
+}
+
+/// Returns a port that nobody listens on, below those that the system gives to outgoing connections: a load may take any of
+/// these between the choice and the bind.
+fn free_port() -> u16 {
+    let mut rng = rand::rng();
+    loop {
+        let port = rng.random_range(10_000..32_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
