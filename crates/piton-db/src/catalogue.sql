@@ -60,6 +60,8 @@ where rel.relkind in ('r', 'p', 'v', 'm', 'f', 'c')
 union all
 select format('constraint %s.%I', rel.name, c.conname), pg_get_constraintdef(c.oid)
 from pg_constraint c join rel on rel.oid = c.conrelid
+-- 18 and newer list NOT NULL as a constraint too; it stands with its column.
+where c.contype <> 'n' or not c.convalidated
 union all
 select format('constraint %s.%I', typ.name, c.conname), pg_get_constraintdef(c.oid)
 from pg_constraint c join typ on typ.oid = c.contypid

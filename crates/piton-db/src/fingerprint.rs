@@ -72,7 +72,7 @@ impl Structure {
 
     /// Reads the structure of the database that the session is on.
     ///
-    /// The session's settings are pinned for good: use it for reading alone. Tried on PostgreSQL 15.
+    /// The session's settings are pinned for good: use it for reading alone.
     ///
     /// # Errors
     /// When a catalogue cannot be read.

@@ -1,7 +1,7 @@
 //! Backup, proof, clone, fingerprint, migrations and swap of a PostgreSQL database. Knows no release.
 //!
 //! Every operation may be repeated after whatever killed it: it recognises what is done, removes its own leftovers by their mark,
-//! and touches nothing that it did not make. Tried on PostgreSQL 15.
+//! and touches nothing that it did not make. Tried on PostgreSQL 15, 16 and 18.
 
 pub mod backup;
 pub mod changes;
@@ -15,6 +15,7 @@ pub mod made;
 pub mod manifest;
 pub mod migrate;
 mod normalise;
+pub mod owner;
 mod progress;
 pub mod properties;
 pub mod prove;

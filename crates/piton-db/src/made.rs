@@ -54,6 +54,13 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
             let sessions = sessions(&client, template).await?;
             Err(DbError::InUse { name: template.to_owned(), sessions })
         }
+        Err(DbError::Privilege { doing, source, .. }) => {
+            let mend = format!(
+                "GRANT {} TO the user; ALTER ROLE the user CREATEDB",
+                quote::ident(&Properties::read(&client, template).await?.owner)
+            );
+            Err(DbError::Privilege { doing, mend, source })
+        }
         other => other,
     }
 }

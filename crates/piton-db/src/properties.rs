@@ -126,7 +126,7 @@ impl Properties {
             ("i", Some(locale)) => {
                 options += &(" LOCALE_PROVIDER = icu".to_owned() + &literal("ICU_LOCALE", locale));
             }
-            // Written from the documentation; no server 17 was at hand.
+            // 17 and newer; written from the documentation.
             ("b", Some(locale)) => {
                 options += &(" LOCALE_PROVIDER = builtin".to_owned() + &literal("BUILTIN_LOCALE", locale));
             }

@@ -66,7 +66,9 @@ async fn tls_is_as_strict_as_the_url_says() {
         return skip("openssl");
     }
     let admin = cluster.connect("postgres").await;
-    admin.batch_execute("alter system set ssl = on").await.unwrap();
+    if admin.batch_execute("alter system set ssl = on").await.is_err() {
+        return skip("a PostgreSQL server built with TLS");
+    }
     admin.batch_execute("select pg_reload_conf()").await.unwrap();
     let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
     let base = |host: &str| format!("postgresql://postgres@{host}:{}/postgres", cluster.port());
