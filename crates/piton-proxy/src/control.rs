@@ -209,6 +209,8 @@ impl Client {
 
     /// Waits until no request is in flight on `slot`, for at most `bound`.
     ///
+    /// What a process that handed over to this one had in flight then counts too, as one, on either slot.
+    ///
     /// # Errors
     /// See [`ControlError`]; reaching the bound is none.
     pub async fn drain(&mut self, slot: Slot, bound: Duration) -> Result<Drained, ControlError> {
@@ -248,7 +250,7 @@ impl Client {
     async fn order<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, ControlError> {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
-        let bound = order.bound() + PATIENCE;
+        let bound = order.bound().saturating_add(PATIENCE);
         let exchange = async {
             self.stream.get_mut().write_all(&line).await?;
             let mut answer = Vec::new();

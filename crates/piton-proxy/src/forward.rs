@@ -17,6 +17,7 @@ use crate::meter::{Exchange, Failure};
 use crate::page::{Form, Refusal};
 use crate::pool::Lease;
 use crate::routing::Target;
+use crate::succession;
 use crate::websocket;
 use crate::worker::Worker;
 
@@ -26,6 +27,10 @@ pub(crate) async fn answer(
     client: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Reply> {
+    if worker.is_leaving() {
+        // Boxed, so that it takes no room in every other request.
+        Box::pin(succession::follow(&worker.dir, &worker.router)).await;
+    }
     let known = Bucket::of(request.headers());
     let bucket = known.unwrap_or_else(Bucket::draw);
     let accept = request.headers().get(ACCEPT).cloned();

@@ -23,6 +23,7 @@ mod serve;
 mod slot;
 mod state;
 mod stats;
+mod succession;
 mod unix;
 mod websocket;
 mod worker;

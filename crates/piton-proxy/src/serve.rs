@@ -81,7 +81,7 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
     let listen = footing.listeners[0].local_addr()?;
     let router = Arc::new(Router::default());
     router.put(&state, None);
-    let workers = Workers::start(&router, timeouts, share_out(&footing.listeners, workers)?)?;
+    let workers = Workers::start(&dir, &router, timeouts, share_out(&footing.listeners, workers)?)?;
     let runtime = runtime()?;
     let control = Rc::new(Control::new(dir, listen, state, router, workers, footing));
     if let Some(predecessor) = predecessor {
@@ -94,24 +94,31 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
     let Some(control) = Rc::into_inner(control) else {
         unreachable!("the tasks that shared the control side went with their runtime")
     };
-    let (workers, waiting) = control.step_down(end);
-    finish(workers, end)?;
-    drop(waiting);
+    leave(control, end)?;
     Ok(())
 }
 
-/// Lets the workers finish what they have; a further SIGTERM ends that at once.
-fn finish(workers: Workers, end: End) -> io::Result<()> {
+/// Stops accepting, gives up the folder, and finishes what is open; a further SIGTERM ends that at once.
+fn leave(control: Control, end: End) -> io::Result<()> {
     let leave = match end {
         End::Stopped => STOP,
         End::HandedOver => HANDED_OVER,
     };
+    if end == End::Stopped {
+        control.remove_socket();
+    }
+    let Control { workers, footing, busy, waiting, .. } = control;
     runtime()?.block_on(async {
+        workers.leave(leave, busy.into_inner()).await;
+        // Only now: whoever gets the lock must find the address free.
+        drop(footing);
         tokio::select! {
-            () = workers.leave(leave) => Ok(()),
+            () = workers.ended() => Ok(()),
             signalled = terminated() => signalled,
         }
-    })
+    })?;
+    drop(waiting);
+    Ok(())
 }
 
 fn runtime() -> io::Result<LocalRuntime> {

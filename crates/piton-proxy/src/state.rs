@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::control::Maintenance;
+use crate::control::{Maintenance, Status};
 use crate::slot::{PerSlot, Weights};
 
 const FILE: &str = "state.json";
@@ -79,6 +79,12 @@ impl State {
             return Err(StateError::Newer { path, found: format, known: FORMAT });
         }
         serde_json::from_slice(&text).map_err(damaged)
+    }
+
+    /// Returns the orders that another proxy says are in force.
+    pub(crate) fn of(status: Status) -> State {
+        let Status { generation, weights, upstreams, maintenance, .. } = status;
+        State { format: FORMAT, generation, weights, upstreams, maintenance }
     }
 
     /// Replaces the state in `dir`; when it returns, the new state outlives a power cut.

@@ -22,7 +22,7 @@ pub struct Stats {
     pub epoch: String,
     /// What each slot was given and how it answered.
     pub slots: PerSlot<SlotStats>,
-    /// Requests that waited for a hold to end.
+    /// Requests that waited for a hold to end. One that waits through a renewal counts again.
     pub held: u64,
     /// Held requests that were answered 503 because the hold reached its bound.
     pub held_expired: u64,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener as StdListener};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -26,12 +27,14 @@ use crate::routing::Router;
 use crate::serve::Timeouts;
 use crate::slot::Slot;
 use crate::stats::Stats;
+use crate::succession::Busy;
 
 /// How long a client may take for the head of a request, the wait for its first byte included.
 const HEAD: Duration = Duration::from_secs(75);
 
 /// What a worker has at hand for each request.
 pub(crate) struct Worker {
+    pub(crate) dir: PathBuf,
     pub(crate) router: Arc<Router>,
     pub(crate) timeouts: Timeouts,
     pub(crate) meter: Rc<Meter>,
@@ -58,7 +61,7 @@ enum Message {
     Seen(oneshot::Sender<()>),
     InFlight(Slot, oneshot::Sender<u64>),
     Read(oneshot::Sender<Stats>),
-    Leave(Leave),
+    Leave(Leave, Option<Busy>, oneshot::Sender<()>),
 }
 
 /// A worker has ended, which it only does after a fault or during shutdown.
@@ -79,6 +82,7 @@ struct Handle {
 impl Workers {
     /// Starts one worker for each set of listeners; returns when all of them accept.
     pub(crate) fn start(
+        dir: &Path,
         router: &Arc<Router>,
         timeouts: Timeouts,
         listeners: Vec<Vec<StdListener>>,
@@ -87,10 +91,10 @@ impl Workers {
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (mailbox, messages) = mpsc::unbounded_channel();
             let (ready, is_ready) = std::sync::mpsc::channel();
-            let router = Arc::clone(router);
+            let worker = (dir.to_owned(), Arc::clone(router), timeouts);
             let (alive, ended) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-                run(router, timeouts, listeners, messages, &ready);
+                run(worker, listeners, messages, &ready);
                 drop(alive);
             })?;
             is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker did not start")))?;
@@ -119,12 +123,18 @@ impl Workers {
         Ok(meter::merge(self.ask(Message::Read).await?))
     }
 
-    /// Stops accepting, finishes what is open within the bounds of `leave`, and returns.
-    pub(crate) async fn leave(self, leave: Leave) {
-        for handle in &self.0 {
-            // A worker that has ended already has nothing left to finish.
-            let _ = handle.mailbox.send(Message::Leave(leave));
+    /// Stops accepting and returns; what is open is then finished within the bounds of `leave`.
+    ///
+    /// `busy` is given up as soon as what is in flight now has finished.
+    pub(crate) async fn leave(&self, leave: Leave, busy: Option<Busy>) {
+        let left = self.ask(|reply| Message::Leave(leave, busy.clone(), reply)).await;
+        if let Err(gone) = left {
+            tracing::error!("{gone}");
         }
+    }
+
+    /// Returns when every worker has finished.
+    pub(crate) async fn ended(self) {
         for handle in self.0 {
             let _ = handle.ended.await;
             if handle.thread.join().is_err() {
@@ -149,8 +159,7 @@ impl Workers {
 }
 
 fn run(
-    router: Arc<Router>,
-    timeouts: Timeouts,
+    (dir, router, timeouts): (PathBuf, Arc<Router>, Timeouts),
     listeners: Vec<StdListener>,
     messages: mpsc::UnboundedReceiver<Message>,
     ready: &std::sync::mpsc::Sender<io::Result<()>>,
@@ -173,13 +182,14 @@ fn run(
         };
         // Whoever started the worker waits for this.
         let _ = ready.send(Ok(()));
-        Rc::new(Worker::new(router, timeouts)).work(listeners, messages).await;
+        Rc::new(Worker::new(dir, router, timeouts)).work(listeners, messages).await;
     });
 }
 
 impl Worker {
-    fn new(router: Arc<Router>, timeouts: Timeouts) -> Worker {
+    fn new(dir: PathBuf, router: Arc<Router>, timeouts: Timeouts) -> Worker {
         Worker {
+            dir,
             router,
             timeouts,
             meter: Rc::default(),
@@ -201,19 +211,30 @@ impl Worker {
             tasks.spawn_local(accept(Rc::clone(&self), listener));
         }
         tasks.spawn_local(sweep(Rc::clone(&self.pool)));
-        let leave = loop {
+        let (leave, busy, reply) = loop {
             // Whoever asked may have gone away.
             match messages.recv().await {
                 Some(Message::Seen(reply)) => drop(reply.send(())),
                 Some(Message::InFlight(slot, reply)) => drop(reply.send(self.meter.in_flight(slot))),
                 Some(Message::Read(reply)) => drop(reply.send(self.meter.read())),
-                Some(Message::Leave(leave)) => break leave,
+                Some(Message::Leave(leave, busy, reply)) => break (leave, busy, reply),
                 None => return,
             }
         };
         self.is_leaving.set(true);
         tasks.shutdown().await;
+        let _ = reply.send(());
+        if let Some(busy) = busy {
+            spawn_local(Rc::clone(&self).give_up(busy));
+        }
         self.finish(leave).await;
+    }
+
+    async fn give_up(self: Rc<Self>, busy: Busy) {
+        while Slot::BOTH.iter().any(|slot| self.meter.in_flight(*slot) > 0) {
+            sleep(Duration::from_millis(2)).await;
+        }
+        drop(busy);
     }
 
     async fn finish(&self, leave: Leave) {

@@ -26,6 +26,7 @@ use crate::control::{Answer, Drained, Fault, Held, Order, Released, Slot, Stats,
 use crate::hold::{Hold, HoldCounts};
 use crate::routing::Router;
 use crate::state::State;
+use crate::succession::Busy;
 use crate::unix;
 use crate::worker::{Leave, WorkerGone, Workers};
 
@@ -64,11 +65,13 @@ pub(crate) struct Control {
     since: Timestamp,
     router: Arc<Router>,
     pub(crate) workers: Workers,
-    footing: Footing,
+    pub(crate) footing: Footing,
     desk: RefCell<Desk>,
     phase: watch::Sender<Phase>,
     /// Who ordered the proxy to stop: the end of the connection tells that it has.
-    waiting: RefCell<Vec<StdUnixStream>>,
+    pub(crate) waiting: RefCell<Vec<StdUnixStream>>,
+    /// Tells a successor that requests are still in flight here.
+    pub(crate) busy: RefCell<Option<Busy>>,
 }
 
 /// The orders in force.
@@ -101,6 +104,7 @@ impl Control {
             desk: RefCell::new(Desk { state, hold: None, lapsed: None, past: HoldCounts::default() }),
             phase: watch::Sender::new(Phase::Serving),
             waiting: RefCell::default(),
+            busy: RefCell::default(),
         }
     }
 
@@ -129,17 +133,14 @@ impl Control {
         }
     }
 
-    /// Gives up the lock and the sockets; returns the workers, and who waits for the proxy's end.
-    pub(crate) fn step_down(self, end: End) -> (Workers, Vec<StdUnixStream>) {
+    /// Removes the socket of a proxy that was stopped.
+    pub(crate) fn remove_socket(&self) {
         // During a hand-over the socket is the successor's already.
-        let is_ours = *self.phase.borrow() != Phase::HandingOver;
-        if end == End::Stopped
-            && is_ours
+        if *self.phase.borrow() != Phase::HandingOver
             && let Err(error) = unix::remove(&self.dir)
         {
             tracing::debug!(%error, "cannot remove the control socket");
         }
-        (self.workers, self.waiting.into_inner())
     }
 
     async fn serve(self: Rc<Self>, stream: UnixStream) {
@@ -237,7 +238,7 @@ impl Control {
     }
 
     async fn hold(self: &Rc<Self>, bound: Duration) -> Result<Held, Fault> {
-        let until = Instant::now() + bound;
+        let until = after(bound)?;
         let hold = Arc::new(Hold::new(until));
         let replaced = {
             let mut desk = self.desk.borrow_mut();
@@ -286,9 +287,11 @@ impl Control {
     }
 
     async fn drain(&self, slot: Slot, bound: Duration) -> Result<Drained, Fault> {
-        let deadline = Instant::now() + bound;
+        let deadline = after(bound)?;
         loop {
-            let left = self.workers.in_flight(slot).await?;
+            // Which slot a predecessor's requests are on is not known; they count as one.
+            let before = Busy::is_anyone(&self.dir).map_err(|error| Fault::Refused(error.to_string()))?;
+            let left = self.workers.in_flight(slot).await? + u64::from(before);
             if left == 0 || Instant::now() >= deadline {
                 return Ok(Drained { left });
             }
@@ -317,6 +320,7 @@ impl Control {
             return send::<()>(stream, Err(Fault::Refused(why))).await;
         }
         self.phase.send_replace(Phase::HandingOver);
+        let busy = Busy::begin(&self.dir)?;
         let mut line = Vec::new();
         let given = claim::give(stream.get_ref(), &self.footing).await;
         let said = match given {
@@ -324,6 +328,7 @@ impl Control {
             Err(error) => Err(error),
         };
         let taken = said.is_ok() && matches!(serde_json::from_slice(&line), Ok(Order::Taken));
+        self.busy.replace(taken.then_some(busy));
         // A successor that failed to start has closed its copies: go on as before.
         self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
         said.map(drop)
@@ -356,6 +361,12 @@ async fn send<T: Serialize>(stream: &mut BufReader<UnixStream>, done: Result<T, 
     })?;
     line.push(b'\n');
     stream.get_mut().write_all(&line).await
+}
+
+/// Returns the moment at which `bound` will have passed.
+fn after(bound: Duration) -> Result<Instant, Fault> {
+    let moment = Instant::now().checked_add(bound);
+    moment.ok_or_else(|| Fault::Refused("the bound is beyond all time".to_owned()))
 }
 
 fn wall_clock(instant: Instant) -> Timestamp {

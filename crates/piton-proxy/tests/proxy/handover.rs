@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
 use piton_proxy::Slot;
+use piton_proxy::control::Drained;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::{
     Http, Process, Proxy, SOON, Upstream, any_port, body, eventually, get, post, raw_upstream, read_head,
-    serving,
+    serving, text,
 };
 
 /// Clients that ask without a pause and count; any failure fails the test.
@@ -200,5 +201,61 @@ async fn a_process_that_has_handed_over_can_still_be_told_to_end() {
     drop(idle);
     assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
     assert!(proxy.control().await.status().await.is_ok(), "the socket is the successor's");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_old_process_obeys_the_orders_that_the_successor_gets() {
+    let (blue, green) = (Upstream::named("blue").await, Upstream::named("green").await);
+    let mut proxy = Proxy::start().await;
+    proxy.upstreams(blue.addr, green.addr).await;
+    let (mut first, mut second) = (Http::connect(proxy.addr).await, Http::connect(proxy.addr).await);
+    assert_eq!((first.get(&[]).await.1, second.get(&[]).await.1), ("blue".to_owned(), "blue".to_owned()));
+    let old = proxy.replace().await;
+    proxy.weight(10_000).await;
+    assert_eq!(first.get(&[]).await.1, "green", "the switch came after the hand-over");
+
+    let mut control = proxy.control().await;
+    control.hold(SOON).await.unwrap();
+    let waiting = tokio::spawn(async move { second.get(&[]).await });
+    let early = timeout(std::time::Duration::from_millis(200), async {
+        while !waiting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(early.await.is_err(), "the hold came after the hand-over");
+    assert_eq!(green.count(), 1);
+    control.release().await.unwrap();
+    assert_eq!(waiting.await.unwrap(), (StatusCode::OK, "green".to_owned()));
+    assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_the_old_process_had_in_flight() {
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let blue = Upstream::start(move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            text("late")
+        }
+    })
+    .await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    let addr = proxy.addr;
+    let idle = TcpStream::connect(addr).await.unwrap();
+    let request = tokio::spawn(async move { Http::connect(addr).await.get(&[]).await });
+    eventually("the request", async || (blue.count() == 1).then_some(())).await;
+    let first = proxy.replace().await;
+    let second = proxy.replace().await;
+    let mut control = proxy.control().await;
+    let short = std::time::Duration::from_millis(50);
+    assert_eq!(control.drain(Slot::Blue, short).await.unwrap(), Drained { left: 1 });
+    go.send_replace(true);
+    assert_eq!(request.await.unwrap(), (StatusCode::OK, "late".to_owned()));
+    assert_eq!(control.drain(Slot::Blue, SOON).await.unwrap(), Drained { left: 0 });
+    drop(idle);
+    assert_eq!((first.end().await.0, second.end().await.0), (Some(0), Some(0)));
     proxy.stop().await;
 }
