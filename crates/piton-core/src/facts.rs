@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use piton_db::identity::{self, MarkState};
 use piton_exec::{Command, local};
 
-use crate::config::Settings;
+use crate::config::{FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
 use crate::plan::{Commit, Live};
@@ -25,6 +25,8 @@ pub struct Facts {
     pub prefix: PathBuf,
     /// Whether files differ from the last commit; they are not released.
     pub uncommitted: bool,
+    /// Whether the configuration in the folder, which is the one that counts, differs from the commit's.
+    pub other_config: bool,
     /// What serves now.
     pub live: Option<Live>,
     /// Whether the database exists and has no mark yet.
@@ -49,6 +51,7 @@ impl Facts {
                     .hint("git log --oneline shows what there is; git fetch brings what others pushed")
             })?;
         let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
+        let config = git(root, &["diff", "--name-only", &hash, "--", FILE_NAME]).await?;
         let changes = git(root, &["status", "--porcelain", "--untracked-files=no"]).await?;
         Ok(Self {
             id: ulid::Ulid::generate().to_string(),
@@ -56,6 +59,7 @@ impl Facts {
             commit: Commit { hash, subject },
             prefix: PathBuf::from(prefix),
             uncommitted: !changes.is_empty(),
+            other_config: !config.is_empty(),
             live: live(journal, &settings.environment)?,
             unmarked: unmarked(settings).await,
         })

@@ -184,6 +184,12 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
             settings.environment, from.environment
         ));
     }
+    if facts.other_config {
+        remarks.push(format!(
+            "piton.toml in the folder differs from that of {}; the one in the folder is used",
+            facts.commit.short()
+        ));
+    }
     if facts.uncommitted {
         remarks.push("files differ from the last commit; what is not committed is not released".into());
     }
