@@ -1,11 +1,11 @@
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use jiff::Timestamp;
 use piton_db::identity::{Label, MarkState, Purpose, Sameness};
 use piton_db::{Database, facts, identity};
 use piton_proxy::Slot;
-use piton_proxy::control::Client;
+use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -98,11 +98,12 @@ impl Guard {
     async fn ports_guard(&self, world: &World) -> Result<(), Fault> {
         let settings = &world.settings;
         let port = port_of(settings, self.slot);
-        let proxy_runs = Client::connect(&world.dirs.proxy(&settings.environment)).await.is_ok();
         let mut wanted =
-            vec![(format!("{}'s port", self.slot), std::net::SocketAddr::from(([127, 0, 0, 1], port)))];
-        if !proxy_runs {
-            wanted.push(("the proxy's port".into(), settings.listen));
+            vec![(format!("{}'s port", self.slot), SocketAddr::from((Ipv4Addr::LOCALHOST, port)))];
+        match proxy_status(&world.dirs.proxy(&settings.environment)).await {
+            Some(proxy) if proxy.listen != settings.listen => return Err(other_address(settings, &proxy)),
+            Some(_) => {}
+            None => wanted.push(("the proxy's port".into(), settings.listen)),
         }
         for (whose, address) in wanted {
             let Err(error) = TcpListener::bind(address) else { continue };
@@ -131,6 +132,20 @@ impl Guard {
             ))
             .hint(format!("piton deploy {after} --ref {short}")))
     }
+}
+
+async fn proxy_status(dir: &Path) -> Option<Status> {
+    Client::connect(dir).await.ok()?.status().await.ok()
+}
+
+fn other_address(settings: &Settings, proxy: &Status) -> Fault {
+    let environment = &settings.environment;
+    Fault::refused(format!(
+        "{environment}'s proxy listens on {}, piton.toml says {}",
+        proxy.listen, settings.listen
+    ))
+    .because("moving to another address cuts off whoever uses the old one, so it is not done in passing")
+    .hint(format!("kill {} && piton resume {environment} starts it on the new address", proxy.pid))
 }
 
 /// The environment's database is its own, whichever URL names it.
