@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -68,6 +68,8 @@ pub(crate) struct Control {
     pub(crate) footing: Footing,
     desk: RefCell<Desk>,
     phase: watch::Sender<Phase>,
+    /// Held from a change until it is saved, so that a successor never reads an older state.
+    changing: Mutex<()>,
     /// Who ordered the proxy to stop: the end of the connection tells that it has.
     pub(crate) waiting: RefCell<Vec<StdUnixStream>>,
     /// Tells a successor that requests are still in flight here.
@@ -77,6 +79,8 @@ pub(crate) struct Control {
 /// The orders in force.
 struct Desk {
     state: State,
+    /// Whether the state file is older than the state.
+    is_unsaved: bool,
     hold: Option<Arc<Hold>>,
     /// The hold that ended by itself and that nobody has released yet.
     lapsed: Option<Arc<Hold>>,
@@ -101,8 +105,15 @@ impl Control {
             router,
             workers,
             footing,
-            desk: RefCell::new(Desk { state, hold: None, lapsed: None, past: HoldCounts::default() }),
+            desk: RefCell::new(Desk {
+                state,
+                is_unsaved: false,
+                hold: None,
+                lapsed: None,
+                past: HoldCounts::default(),
+            }),
             phase: watch::Sender::new(Phase::Serving),
+            changing: Mutex::default(),
             waiting: RefCell::default(),
             busy: RefCell::default(),
         }
@@ -223,6 +234,10 @@ impl Control {
     /// Puts a changed state in force, waits until every worker sees it, and saves it.
     async fn change(&self, received: Instant, edit: impl FnOnce(&mut State)) -> Result<Switched, Fault> {
         let at = wall_clock(received);
+        let _turn = self.changing.lock().await;
+        if *self.phase.borrow() != Phase::Serving {
+            return Err(Fault::Replaced);
+        }
         let generation = {
             let mut desk = self.desk.borrow_mut();
             edit(&mut desk.state);
@@ -232,8 +247,10 @@ impl Control {
         };
         self.workers.see().await?;
         let took = received.elapsed();
-        // Another order may have come meanwhile; what is saved is always what is in force.
-        self.desk.borrow().state.save(&self.dir).map_err(|error| Fault::NotSaved(error.to_string()))?;
+        let mut desk = self.desk.borrow_mut();
+        let saved = desk.state.save(&self.dir);
+        desk.is_unsaved = saved.is_err();
+        saved.map_err(|error| Fault::NotSaved(error.to_string()))?;
         Ok(Switched { at, took, generation })
     }
 
@@ -312,15 +329,34 @@ impl Control {
         Ok(stats)
     }
 
+    fn may_hand_over(&self) -> Result<(), Fault> {
+        let desk = self.desk.borrow();
+        if *self.phase.borrow() != Phase::Serving {
+            return Err(Fault::Replaced);
+        }
+        if desk.hold.as_ref().is_some_and(|hold| !hold.is_over()) {
+            // A hold does not outlive the process, and whoever ordered it relies on it.
+            return Err(Fault::Refused(
+                "requests are held now; try again when the hold has ended".to_owned(),
+            ));
+        }
+        if desk.is_unsaved {
+            // The successor would put older orders in force.
+            let why = format!("its orders are not saved in {}; make room there", self.dir.display());
+            return desk.state.save(&self.dir).map_err(|error| Fault::Refused(format!("{why}: {error}")));
+        }
+        Ok(())
+    }
+
     /// Gives the lock and the sockets to a successor, and ends when it says that it serves.
     async fn hand_over(&self, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
-        if self.desk.borrow().hold.as_ref().is_some_and(|hold| !hold.is_over()) {
-            // A hold does not outlive the process, and whoever ordered it relies on it.
-            let why = "requests are held now; try again when the hold has ended".to_owned();
-            return send::<()>(stream, Err(Fault::Refused(why))).await;
+        let busy = Busy::begin(&self.dir)?;
+        let turn = self.changing.lock().await;
+        if let Err(fault) = self.may_hand_over() {
+            return send::<()>(stream, Err(fault)).await;
         }
         self.phase.send_replace(Phase::HandingOver);
-        let busy = Busy::begin(&self.dir)?;
+        drop(turn);
         let mut line = Vec::new();
         let given = claim::give(stream.get_ref(), &self.footing).await;
         let said = match given {

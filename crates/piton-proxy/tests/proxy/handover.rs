@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
-use piton_proxy::Slot;
-use piton_proxy::control::Drained;
+use piton_proxy::control::{Client, ControlError, Drained};
+use piton_proxy::{Slot, Weights};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -152,6 +152,15 @@ async fn a_successor_that_cannot_serve_leaves_the_old_process_as_it_was() {
     assert!(text.contains("requests are held now"), "{text}");
     proxy.control().await.release().await.unwrap();
 
+    let obstacle = proxy.dir.join("state.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let unsaved = proxy.control().await.set_weights(Weights { green: 1 }).await;
+    assert!(matches!(unsaved, Err(ControlError::NotSaved(_))), "{unsaved:?}");
+    let text = refused(&proxy, any_port()).await;
+    assert!(text.contains("its orders are not saved"), "{text}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    proxy.control().await.set_weights(Weights { green: 0 }).await.unwrap();
+
     let state = proxy.dir.join("state.json");
     let good = std::fs::read(&state).unwrap();
     std::fs::write(&state, "{").unwrap();
@@ -257,5 +266,34 @@ async fn a_drain_waits_for_what_the_old_process_had_in_flight() {
     assert_eq!(control.drain(Slot::Blue, SOON).await.unwrap(), Drained { left: 0 });
     drop(idle);
     assert_eq!((first.end().await.0, second.end().await.0), (Some(0), Some(0)));
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_order_is_lost_in_a_hand_over() {
+    let mut proxy = Proxy::start().await;
+    let dir = proxy.dir.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, acknowledged) = (Arc::clone(&stop), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&acknowledged);
+    let orders = tokio::spawn(async move {
+        let mut generation = 0;
+        while !stopped.load(Ordering::SeqCst) {
+            // Each order may meet the old process, the new one, or the moment between them.
+            let Ok(mut control) = Client::connect(&dir).await else { continue };
+            let Ok(switched) = control.set_weights(Weights { green: 1 }).await else { continue };
+            assert!(switched.generation > generation, "{} after {generation}", switched.generation);
+            generation = switched.generation;
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    for _ in 0..5 {
+        let before = acknowledged.load(Ordering::SeqCst);
+        eventually("orders", async || (acknowledged.load(Ordering::SeqCst) > before + 5).then_some(())).await;
+        let old = proxy.replace().await;
+        assert_eq!(old.end().await.0, Some(0));
+    }
+    stop.store(true, Ordering::SeqCst);
+    orders.await.unwrap();
     proxy.stop().await;
 }
