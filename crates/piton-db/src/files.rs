@@ -100,7 +100,7 @@ mod tests {
         fs::create_dir(dir.join("sub")).unwrap();
         fs::write(dir.join("sub/file"), "x").unwrap();
         claim(&dir).unwrap();
-        assert_eq!(list(&dir).unwrap(), [PathBuf::new(); 0]);
+        assert!(list(&dir).unwrap().is_empty());
         // Killed before the marker was whole.
         fs::rename(dir.join(MARKER), unfinished(&dir.join(MARKER))).unwrap();
         claim(&dir).unwrap();

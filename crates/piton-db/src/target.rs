@@ -189,10 +189,13 @@ impl Database {
     /// # Errors
     /// As [`Database::connect`].
     pub async fn maintenance(&self) -> Result<Session, DbError> {
-        match self.with_name("postgres").connect().await {
-            Err(DbError::NoDatabase { .. }) => self.with_name("template1").connect().await,
-            other => other,
-        }
+        let session = match self.with_name("postgres").connect().await {
+            Err(DbError::NoDatabase { .. }) => self.with_name("template1").connect().await?,
+            other => other?,
+        };
+        // A limit meant for the app's queries must not cut off the copy of a database.
+        session.batch_execute("set statement_timeout = 0").await.map_err(|error| self.refused(error))?;
+        Ok(session)
     }
 
     /// Adds the connection as environment variables to a libpq tool's command; the password is secret.

@@ -118,6 +118,26 @@ async fn a_backup_taken_under_a_writer_is_proved() {
     assert_eq!(crate::number(&client, torn).await, 0);
 }
 
+/// Taken before the lock, a snapshot would see neither the rows before the TRUNCATE nor those after it.
+#[tokio::test]
+async fn a_truncate_just_before_the_snapshot_is_not_an_empty_table() {
+    let Some((cluster, source)) = fresh("truncated").await else { return };
+    run(&source, "create table t (a int); insert into t select generate_series(1, 100)").await;
+    let other = cluster.connect("truncated").await;
+    other.batch_execute("begin; truncate t; insert into t select generate_series(1, 70)").await.unwrap();
+    let watcher = cluster.connect("truncated").await;
+    let commit = async {
+        let waiting = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
+        eventually("the backup waits", async || crate::number(&watcher, waiting).await > 0).await;
+        other.batch_execute("commit").await.unwrap();
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let (manifest, ()) = tokio::join!(backed_up(&source, &dir), commit);
+    assert_eq!(manifest.rows["\"public\".\"t\""].rows, 70);
+    assert!(compare(&manifest, &golden(&source, &dir).await, &mut quiet).await.unwrap().is_equal());
+}
+
 #[tokio::test]
 async fn each_kind_of_damage_is_found_and_located() {
     let Some((_, source)) = fresh("damage").await else { return };
