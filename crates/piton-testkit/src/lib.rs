@@ -1,5 +1,6 @@
 //! What the tests share: a sealed environment, throw-away PostgreSQL clusters, load and fault makers.
 
+pub mod bench;
 pub mod example;
 pub mod load;
 pub mod postgres;

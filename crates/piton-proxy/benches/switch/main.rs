@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use piton_proxy::Slot;
-use serde_json::{Value, json};
+use piton_testkit::bench::{Report, Row, median};
 use tokio::time::sleep;
 
 use crate::app::App;
@@ -68,12 +68,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (ours, nginx) = runtime.block_on(measure());
     let rows = rows(&ours, &nginx);
-    print_table(&rows, &ours, &nginx);
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
-    std::fs::create_dir_all(&dir)?;
-    let report = json!({ "name": "switch", "unit": "ms", "goal": "< 10 ms, 0 dropped", "rows": rows });
-    std::fs::write(dir.join("switch.json"), format!("{report:#}\n"))?;
-    println!("\nwritten to target/bench/switch.json");
+    Report { name: "switch", unit: "medians of rounds", goal: "< 10 ms, 0 dropped", rows }.publish()?;
+    print_totals(&ours, &nginx);
     Ok(())
 }
 
@@ -117,32 +113,19 @@ async fn round(switch: &mut Switch, apps: &[App; 2]) -> Round {
 }
 
 /// One row for each figure: the median of the rounds, ours against nginx.
-fn rows(ours: &[Round], nginx: &[Round]) -> Vec<Value> {
+fn rows(ours: &[Round], nginx: &[Round]) -> Vec<Row> {
     let row = |case: &str, figure: fn(&Round) -> f64| {
-        let ours = median(ours.iter().map(figure));
-        let peer = (!nginx.is_empty()).then(|| median(nginx.iter().map(figure)));
-        let ratio = peer.filter(|peer| *peer > 0.0).map(|peer| ours / peer);
-        json!({
-            "case": case, "ours": ours, "peer": peer, "peer_name": "nginx -s reload", "ratio": ratio, "runs": ROUNDS,
-        })
+        let of = |rounds: &[Round]| rounds.iter().map(figure).collect::<Vec<_>>();
+        Row::of(case, &of(ours), &of(nginx), "nginx -s reload")
     };
     vec![
-        row("order to last new request on the old slot, median, ms", |round| {
-            median(round.late.iter().copied())
-        }),
+        row("order to last new request on the old slot, median, ms", |round| median(&round.late)),
         row("order to last new request on the old slot, worst, ms", |round| worst(&round.late)),
         row("failed requests in 20 switches at 2,000 req/s", |round| round.failed as f64),
     ]
 }
 
-fn print_table(rows: &[Value], ours: &[Round], nginx: &[Round]) {
-    println!("\n{:<58} {:>10} {:>10} {:>8}", "median of rounds", "piton", "nginx", "ratio");
-    for row in rows {
-        let cell = |name: &str| row[name].as_f64().map_or("-".to_owned(), |value| format!("{value:.3}"));
-        let case = row["case"].as_str().unwrap();
-        println!("{case:<58} {:>10} {:>10} {:>8}", cell("ours"), cell("peer"), cell("ratio"));
-    }
-    println!();
+fn print_totals(ours: &[Round], nginx: &[Round]) {
     for (name, rounds) in [("piton", ours), ("nginx", nginx)] {
         if rounds.is_empty() {
             println!("{name}: not installed, not measured");
@@ -159,13 +142,6 @@ fn print_table(rows: &[Value], ours: &[Round], nginx: &[Round]) {
     }
     let kept = ours.iter().all(|round| round.failed == 0 && worst(&round.late) < 10.0);
     println!("goal, < 10 ms and 0 dropped: {}", if kept { "reached" } else { "MISSED" });
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    f64::midpoint(low, high)
 }
 
 fn worst(values: &[f64]) -> f64 {
