@@ -15,7 +15,6 @@ pub mod made;
 pub mod manifest;
 pub mod migrate;
 mod normalise;
-pub mod owner;
 mod progress;
 pub mod properties;
 pub mod prove;

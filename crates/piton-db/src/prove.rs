@@ -18,16 +18,29 @@ use crate::rowsum::RowSum;
 use crate::tools::Tools;
 use crate::{Database, DbError};
 
+/// Whose a restored copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// The original's owners and privileges: the copy can take its place.
+    Kept,
+    /// The restoring user owns everything: the copy is for another environment, whose user may not even know the original's roles.
+    Restorer,
+}
+
 /// Builds the command that restores a backup into a new database.
-pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, jobs: u32) -> Command {
-    into.tool_env(Command::new(tools.pg_restore.display().to_string()).args([
+pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, owners: Owners, jobs: u32) -> Command {
+    let command = Command::new(tools.pg_restore.display().to_string()).args([
         format!("--dbname={}", into.dbname),
         format!("--jobs={jobs}"),
         "--exit-on-error".to_owned(),
         "--no-password".to_owned(),
         "--verbose".to_owned(),
-        dump_dir(dir).display().to_string(),
-    ]))
+    ]);
+    let command = match owners {
+        Owners::Kept => command,
+        Owners::Restorer => command.args(["--no-owner", "--no-privileges"]),
+    };
+    into.tool_env(command.arg(dump_dir(dir).display().to_string()))
 }
 
 /// Restores a backup into a new database, the golden copy, which this makes.
@@ -40,6 +53,7 @@ pub async fn restore(
     dir: &Path,
     into: &Database,
     label: &Label,
+    owners: Owners,
     jobs: u32,
     progress: OnProgress<'_>,
 ) -> Result<(), DbError> {
@@ -49,7 +63,7 @@ pub async fn restore(
         made::drop_made(into).await?;
         made::create(into, &manifest.properties, &label).await?;
     }
-    let restored = fill(&manifest, dir, into, jobs, progress).await;
+    let restored = fill(&manifest, dir, into, owners, jobs, progress).await;
     if restored.is_err() {
         // The restore's error is the one to tell; a leftover carries the golden mark and goes with the next attempt.
         let _ = made::drop_made(into).await;
@@ -61,12 +75,13 @@ async fn fill(
     manifest: &Manifest,
     dir: &Path,
     into: &Database,
+    owners: Owners,
     jobs: u32,
     progress: OnProgress<'_>,
 ) -> Result<(), DbError> {
     let client = into.connect().await?;
     let tools = Tools::find(identity::identity(&client).await?.major()).await?;
-    let command = restore_command(&tools, into, dir, jobs);
+    let command = restore_command(&tools, into, dir, owners, jobs);
     let total = manifest.tables.len() as u64;
     let mut done = 0;
     let output = local::run_with(&command, |_, line| {
@@ -78,6 +93,9 @@ async fn fill(
     .await?;
     wanted_success(&command, output)?;
     client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?;
+    if owners == Owners::Restorer {
+        return Ok(());
+    }
     // Whoever swaps this database in expects the original's owner, limits and settings; neither dump nor rename carries them.
     manifest.properties.apply(&client, &into.dbname).await?;
     identity::set_own_comment(&client, &into.dbname, manifest.properties.comment.as_deref()).await
@@ -169,13 +187,19 @@ impl Proof {
 pub async fn compare(
     manifest: &Manifest,
     golden: &Database,
+    owners: Owners,
     progress: OnProgress<'_>,
 ) -> Result<Proof, DbError> {
     let client = golden.connect().await?;
-    let structure = Structure::read(&client).await?;
+    let (wanted, structure) = match owners {
+        Owners::Kept => (manifest.structure.clone(), Structure::read(&client).await?),
+        Owners::Restorer => {
+            (manifest.structure.without_privileges(), Structure::read(&client).await?.without_privileges())
+        }
+    };
     let rows = read_rows(&client, manifest, progress).await?;
     let mut differences = differing_rows(&manifest.rows, &rows);
-    differences.extend(manifest.structure.changes_to(&structure).into_iter().map(Difference::Object));
+    differences.extend(wanted.changes_to(&structure).into_iter().map(Difference::Object));
     let sequences = backup::sequences(&client).await?;
     for (name, source) in &manifest.sequences {
         let restored = sequences.get(name).map(|at| at.last);

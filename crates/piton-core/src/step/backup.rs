@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use piton_db::backup::{self, DumpOptions};
 use piton_db::identity::Purpose;
 use piton_db::manifest::{self, Manifest};
+use piton_db::prove::{self, Owners};
 use piton_db::tools::Tools;
-use piton_db::{Database, DbError, prove};
+use piton_db::{Database, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -50,6 +51,11 @@ pub(super) fn list(folder: &Path) -> Result<Vec<(PathBuf, Timestamp)>, Fault> {
         .collect();
     backups.sort_by_key(|(_, taken)| *taken);
     Ok(backups)
+}
+
+/// A copy that may take the original's place keeps its owners; one for another environment belongs to that one's user.
+fn owners(settings: &Settings) -> Owners {
+    if settings.data.is_some() { Owners::Restorer } else { Owners::Kept }
 }
 
 fn named(program: &str) -> Tools {
@@ -129,7 +135,7 @@ impl Act for Proof {
         let words = Words::new(does, format!("drop {}", self.golden));
         let Ok(database) = super::database_of(settings) else { return words };
         let golden = database.with_name(&self.golden);
-        words.with([prove::restore_command(&named("restore"), &golden, &self.folder, JOBS)])
+        words.with([prove::restore_command(&named("restore"), &golden, &self.folder, owners(settings), JOBS)])
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -155,10 +161,11 @@ impl Act for Proof {
             Manifest::read(&self.folder).or_fault(|| "the backup's manifest cannot be read".into())?;
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
-        prove::restore(&self.folder, &golden, &label, JOBS, &mut progress(ctx))
+        let owners = owners(ctx.settings());
+        prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut progress(ctx))
             .await
             .or_fault(|| "the backup cannot be restored".into())?;
-        let proof = prove::compare(&manifest, &golden, &mut progress(ctx))
+        let proof = prove::compare(&manifest, &golden, owners, &mut progress(ctx))
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {

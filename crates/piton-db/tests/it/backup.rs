@@ -8,7 +8,7 @@ use fs_err as fs;
 use piton_db::backup::{DumpOptions, dump};
 use piton_db::identity::{MarkState, Purpose, read_mark};
 use piton_db::manifest::{Damage, Manifest, verify_files};
-use piton_db::prove::{Difference, compare, restore};
+use piton_db::prove::{Difference, Owners, compare, restore};
 use piton_db::{Database, DbError, facts, fingerprint, properties};
 use piton_testkit::postgres::eventually;
 
@@ -20,7 +20,7 @@ async fn backed_up(source: &Database, dir: &Path) -> Manifest {
 
 async fn golden(source: &Database, dir: &Path) -> Database {
     let golden = source.with_name(&format!("{}_golden", source.dbname));
-    restore(dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap();
+    restore(dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
     golden
 }
 
@@ -54,7 +54,7 @@ async fn a_backup_of_everything_hard_is_proved() {
     assert_eq!(fingerprint::rows(&client).await.unwrap(), manifest.rows);
 
     let golden = golden(&source, &dir).await;
-    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
     assert_eq!(proof.differences, []);
     assert_eq!(proof.rows, manifest.total_rows());
     assert!(proof.is_equal() && proof.rows > 600 && proof.objects > 50);
@@ -69,8 +69,8 @@ async fn a_backup_of_everything_hard_is_proved() {
 
     // Both may be run again.
     assert_eq!(backed_up(&source, &dir).await, manifest);
-    restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap();
-    assert!(compare(&manifest, &golden, &mut quiet).await.unwrap().is_equal());
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+    assert!(compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap().is_equal());
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_backup_taken_under_a_writer_is_proved() {
     let golden = golden(&source, &dir).await;
     stop.store(true, Ordering::Relaxed);
     assert!(writing.await.unwrap() > 0);
-    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
     assert_eq!(proof.differences, []);
     // One moment of the source: every entry is in its account's balance.
     let client = golden.connect().await.unwrap();
@@ -135,7 +135,9 @@ async fn a_truncate_just_before_the_snapshot_is_not_an_empty_table() {
     let dir = folder.path().join("backup");
     let (manifest, ()) = tokio::join!(backed_up(&source, &dir), commit);
     assert_eq!(manifest.rows["\"public\".\"t\""].rows, 70);
-    assert!(compare(&manifest, &golden(&source, &dir).await, &mut quiet).await.unwrap().is_equal());
+    assert!(
+        compare(&manifest, &golden(&source, &dir).await, Owners::Kept, &mut quiet).await.unwrap().is_equal()
+    );
 }
 
 #[tokio::test]
@@ -179,7 +181,7 @@ async fn each_kind_of_damage_is_found_and_located() {
          alter table item alter name set default 'y'; drop index item_name; select setval('item_id_seq', 5)",
     )
     .await;
-    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
     let said: Vec<String> = proof.differences.iter().map(ToString::to_string).collect();
     assert_eq!(
         said,
@@ -192,7 +194,7 @@ async fn each_kind_of_damage_is_found_and_located() {
         ]
     );
     run(&golden, "insert into item values (17, 'other')").await;
-    let proof = compare(&manifest, &golden, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
     assert!(matches!(&proof.differences[0], Difference::Rows { dumped: Some(a), restored: Some(b), .. }
         if a.rows == b.rows && a.sum != b.sum));
 }
@@ -240,7 +242,8 @@ async fn a_failed_restore_leaves_nothing() {
     let good = fs::read(&file).unwrap();
     fs::write(&file, &good[..good.len() / 2]).unwrap();
     let golden = source.with_name("unrestorable_golden");
-    let error = restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap_err();
+    let error =
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap_err();
     assert!(matches!(error, DbError::Tool(_)), "{error}");
     assert!(!facts::exists(&golden).await.unwrap());
     fs::write(&file, &good).unwrap();
@@ -248,7 +251,8 @@ async fn a_failed_restore_leaves_nothing() {
     // A database of somebody else under that name is left alone.
     run(&source, "create database unrestorable_golden").await;
     run(&golden, "create table mine ()").await;
-    let error = restore(&dir, &golden, &label(Purpose::Golden), 2, &mut quiet).await.unwrap_err();
+    let error =
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap_err();
     assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
     run(&golden, "select from mine").await;
 }
@@ -284,4 +288,32 @@ async fn a_full_disk_is_named() {
     assert!(unmounted.unwrap().success());
     assert!(error.to_string().contains("No space left on device"), "{error}");
     assert!(!left);
+}
+
+#[tokio::test]
+async fn another_user_restores_what_its_owners_do_not_share() {
+    let Some((cluster, source)) = fresh("theirs").await else { return };
+    run(&source, HARD).await;
+    run(
+        &source,
+        "create role theirs_prod; create role theirs_staging login createdb;
+         alter database theirs owner to theirs_prod; alter table \"User\" owner to theirs_prod;
+         grant select on \"User\" to theirs_prod;
+         -- Forced, it hides rows from the copy's owner, too, and the proof is refused.
+         alter table secret no force row level security",
+    )
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let url = cluster.url_as("theirs_staging", "x", "theirs_copy");
+    let copy = Database::parse(&piton_exec::Secret::from(url)).unwrap();
+    restore(&dir, &copy, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &copy, Owners::Restorer, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    let client = copy.connect().await.unwrap();
+    let owner = properties::Properties::read(&client, "theirs_copy").await.unwrap().owner;
+    assert_eq!(owner, "theirs_staging");
+    // The new owner reads, writes and alters.
+    run(&copy, "insert into \"User\" (email) values ('new'); alter table part add note text").await;
 }

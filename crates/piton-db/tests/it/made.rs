@@ -1,11 +1,9 @@
-use piton_db::fingerprint::Structure;
 use piton_db::identity::{MarkState, Purpose, read_mark, write_mark};
 use piton_db::made::{Made, clone_from, create, drop_made};
-use piton_db::owner::give_to;
 use piton_db::properties::Properties;
 use piton_db::{Database, DbError, facts};
 
-use crate::{Cut, HARD, cut, database, fresh, label, number, run};
+use crate::{Cut, cut, database, fresh, label, number, run};
 
 async fn properties(of: &Database) -> Properties {
     Properties::read(&of.maintenance().await.unwrap(), &of.dbname).await.unwrap()
@@ -83,49 +81,6 @@ async fn a_template_in_use_is_named_with_its_session() {
     assert_eq!(clone_from(&copy, "template_in_use", &label(Purpose::Rehearsal)).await.unwrap(), Made::New);
     assert_eq!(number(&copy.connect().await.unwrap(), "select count(*) from t").await, 100);
     assert!(drop_made(&copy).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_clone_is_handed_over_whole_and_the_original_stays() {
-    let Some((cluster, source)) = fresh("handed").await else { return };
-    run(&source, HARD).await;
-    run(
-        &source,
-        "create role handed_prod; create role handed_staging login; alter database handed owner to handed_prod;
-         alter table \"User\" owner to handed_prod; alter table part_1 owner to handed_prod;
-         alter function touch() owner to handed_prod; alter type mood owner to handed_prod",
-    )
-    .await;
-    let refused = give_to(&source, "handed_staging").await.unwrap_err();
-    assert!(matches!(refused, DbError::NotMade { .. }), "{refused}");
-    let clone = source.with_name("handed_staging");
-    clone_from(&clone, "handed", &label(Purpose::Clone)).await.unwrap();
-    assert!(give_to(&clone, "handed_staging").await.unwrap() > 10);
-    assert_eq!(give_to(&clone, "handed_staging").await.unwrap(), 0);
-    assert_eq!(properties(&clone).await.owner, "handed_staging");
-    assert_eq!(properties(&source).await.owner, "handed_prod");
-
-    // The new owner reads, writes and alters; only owners differ between the two.
-    let url = cluster.url_as("handed_staging", "x", "handed_staging");
-    let staging = Database::parse(&piton_exec::Secret::from(url)).unwrap();
-    run(&staging, "insert into \"User\" (email) values ('new'); alter table part add note text; drop function touch() cascade").await;
-    let (a, b) = (Structure::of(&source).await.unwrap(), Structure::of(&clone).await.unwrap());
-    let changed = a.without_privileges().changes_to(&b.without_privileges());
-    assert_eq!(
-        changed
-            .iter()
-            .filter(|change| !change.to_string().contains("note") && !change.to_string().contains("touch"))
-            .count(),
-        0
-    );
-    let others = b.0.iter().filter(|(key, owner)| key.starts_with("owner of") && *owner != "handed_staging");
-    assert_eq!(others.collect::<Vec<_>>(), []);
-
-    // Who may not copy is told whose role it takes.
-    run(&source, "alter role handed_staging createdb").await;
-    let error =
-        clone_from(&staging.with_name("handed_no"), "handed", &label(Purpose::Clone)).await.unwrap_err();
-    assert!(error.to_string().contains("GRANT \"handed_prod\" TO"), "{error}");
 }
 
 #[tokio::test]
