@@ -1,16 +1,18 @@
 //! What has been written to a live database since its golden copy was made.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::migrate::sql;
 use crate::progress::{OnProgress, Progress};
 use crate::tables::{self, Table};
 use crate::target::pin;
-use crate::{Database, DbError};
+use crate::{Database, DbError, Session, quote};
 
 /// How many rows are held in memory at once while rows are matched; about 50 bytes each.
 const ROWS_PER_PASS: u64 = 2_000_000;
@@ -96,6 +98,125 @@ pub(crate) async fn count_since(
         progress(Progress { doing: "compare", what: name, done, total });
     }
     Ok(changes)
+}
+
+/// The name by which a swap knows the freezing session.
+pub(crate) const FREEZER: &str = "piton freeze";
+
+/// The first attempt at a freeze is shorter than the server's wait for a deadlock, so that no writer is ended as one's victim;
+/// the later ones are longer, because it is that wait which makes autovacuum give way.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// A database in which no row is written until this is dropped, its process ends, or a swap takes the database away.
+#[derive(Debug)]
+#[must_use = "dropping it ends the freeze"]
+pub struct Frozen {
+    session: Session,
+}
+
+impl Frozen {
+    /// Makes sure that the freeze has held until now.
+    ///
+    /// # Errors
+    /// When its session was ended: rows may have been written since.
+    pub async fn check(&self) -> Result<(), DbError> {
+        self.session.batch_execute("select").await.doing(|| "keep the database frozen".into())
+    }
+}
+
+/// Keeps every row of a live database as it is: writers wait, readers go on; `None` when writers stood in the way for `wait`.
+///
+/// One transaction holds a SHARE lock on every table outside the system's schemas. Not held are sequences, large objects, and a
+/// table that is created meanwhile. `None` leaves nothing locked. While a swap is under way it keeps the writers waiting until
+/// none of them is left; they are told that their session was ended, and nothing of theirs was written.
+///
+/// # Errors
+/// [`DbError::Privilege`] when the user may not write one of the tables; or when the server cannot be asked.
+pub async fn freeze(live: &Database, wait: Duration) -> Result<Option<Frozen>, DbError> {
+    let session = live.connect().await?;
+    session
+        .batch_execute(&format!(
+            "set application_name = {}; set idle_in_transaction_session_timeout = 0; set lock_timeout = 0;
+             select pg_catalog.set_config('transaction_timeout', '0', false)
+             where pg_catalog.current_setting('server_version_num')::int >= 170000",
+            quote::literal(FREEZER)
+        ))
+        .await
+        .doing(|| "prepare to freeze the database".into())?;
+    let begin = Instant::now();
+    let mut attempt = FIRST_ATTEMPT;
+    loop {
+        let left = wait.saturating_sub(begin.elapsed());
+        match lock_tables(&session, attempt.min(left)).await {
+            Ok(()) => return Ok(Some(Frozen { session })),
+            Err(error) if !loses_to_others(&error) => {
+                return Err(error).needing(
+                    || "freeze the database".into(),
+                    || format!("GRANT UPDATE ON the table TO {}", quote::ident(&live.user)),
+                );
+            }
+            Err(_) if begin.elapsed() >= wait => return Ok(None),
+            Err(_) => {
+                session.batch_execute("rollback").await.doing(|| "let the writers go on".into())?;
+                attempt *= 2;
+            }
+        }
+    }
+}
+
+/// Tells whether another session stood in the way, or dropped a table before it was locked.
+fn loses_to_others(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            &SqlState::QUERY_CANCELED
+                | &SqlState::T_R_DEADLOCK_DETECTED
+                | &SqlState::UNDEFINED_TABLE
+                | &SqlState::INVALID_SCHEMA_NAME
+        )
+    )
+}
+
+/// Locks every table against writers, in a transaction that stays open.
+async fn lock_tables(client: &Client, within: Duration) -> Result<(), tokio_postgres::Error> {
+    // 0 would be no limit at all.
+    let limit = within.as_millis().max(1);
+    client
+        .batch_execute(&format!(
+            "begin isolation level read committed; set local statement_timeout = {limit}"
+        ))
+        .await?;
+    let mut locked: Vec<String> = Vec::new();
+    loop {
+        // While it waited for its locks, others may have created tables.
+        let tables = lockable(client).await?;
+        let new: Vec<&str> =
+            tables.iter().map(String::as_str).filter(|t| !locked.iter().any(|l| l == t)).collect();
+        if new.is_empty() {
+            break;
+        }
+        client.batch_execute(&format!("lock table only {} in share mode", new.join(", only "))).await?;
+        locked = tables;
+    }
+    client.batch_execute("set local statement_timeout = 0").await
+}
+
+/// Lists the tables, quoted; an extension's own are left out where the user could not write them either.
+async fn lockable(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "select n.nspname::text, c.relname::text
+             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where c.relkind in ('r', 'p') and c.relpersistence <> 't'
+               and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+               and (pg_catalog.has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') or not exists (
+                 select from pg_catalog.pg_depend d
+                 where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'))
+             order by c.relkind, c.oid",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| quote::qualified(row.get(0), row.get(1))).collect())
 }
 
 async fn alone(client: &Client, table: &Table, presence: Presence) -> Result<TableChange, DbError> {

@@ -2,17 +2,18 @@
 //!
 //! Renames, properties and marks are ordinary catalogue changes and commit together: whatever dies, the databases are as before
 //! or swapped, never between, and no database is left closed. While the transaction is open the renamed database's lock holds new
-//! sessions off; the sessions that are on it are ended until the server finds none.
+//! sessions off; the sessions that are on it are ended until the server finds none, a freezing one last.
 
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Transaction};
 
 use crate::error::{Doing, SqlError};
 use crate::identity::{self, Label, Purpose};
 use crate::properties::Properties;
-use crate::{Database, DbError, facts, made, quote};
+use crate::{Database, DbError, Session, changes, facts, made, quote};
 
 /// How often sessions that came in before the lock are ended.
 const PATROL: Duration = Duration::from_millis(20);
@@ -70,14 +71,15 @@ async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Res
 ///
 /// The replacement takes over owner, privileges, connection limit, settings and comment of the live database, and a mark that
 /// protects it from [`made::drop_made`] unless the live database was itself Piton's clone. Done already, it does nothing. Swapping
-/// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended.
+/// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended. When the live database is
+/// [frozen](changes::freeze), its freeze ends after every other session on it.
 ///
 /// # Errors
 /// [`DbError::Swap`], [`DbError::InUse`] when a session cannot be ended, [`DbError::Privilege`]; nothing has changed then.
 pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Result<Swapped, DbError> {
     made::check_name(keep_old_as)?;
     let mut client = live.maintenance().await?;
-    let patrol = live.maintenance().await?;
+    let patrol = Patrol(live.maintenance().await?);
     let name = live.dbname.as_str();
     if state(&client, name, replacement, keep_old_as).await? == SwapState::Done {
         return Ok(Swapped { took: Duration::ZERO, now: false });
@@ -136,49 +138,97 @@ async fn refuse_prepared(client: &Client, databases: &[&str]) -> Result<(), DbEr
 }
 
 /// Renames one database, ending the sessions on it for as long as the server counts any.
-async fn rename(transaction: &Transaction<'_>, patrol: &Client, from: &str, to: &str) -> Result<(), DbError> {
+async fn rename(transaction: &Transaction<'_>, patrol: &Patrol, from: &str, to: &str) -> Result<(), DbError> {
+    let what = || format!("rename {from}");
+    let row = transaction.query_one("select pg_catalog.pg_backend_pid()", &[]).await.doing(what)?;
+    let renamer: i32 = row.get(0);
     let statement = format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to));
     let renaming = transaction.batch_execute(&statement);
     tokio::pin!(renaming);
+    let mut is_closed = false;
     let ended = loop {
-        end_sessions(patrol, from).await?;
+        // The statement is sent first: its lock closes the database, and only then can the last session be known.
         tokio::select! {
+            biased;
             ended = &mut renaming => break ended,
             () = tokio::time::sleep(PATROL) => {}
+        }
+        is_closed = is_closed || patrol.is_closed(from, renamer).await?;
+        let ended = match is_closed {
+            true => patrol.end_sessions(from).await,
+            false => patrol.end_blockers(from, renamer).await,
+        };
+        if let Err(error) = ended {
+            patrol.cancel(renamer).await;
+            return Err(error);
         }
     };
     match ended {
         Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => {
-            let sessions = made::sessions(patrol, from).await?;
+            let sessions = made::sessions(&patrol.0, from).await?;
             if sessions.is_empty() {
-                return Err(DbError::Sql { doing: format!("rename {from}"), source: SqlError(error) });
+                return Err(DbError::Sql { doing: what(), source: SqlError(error) });
             }
             Err(DbError::InUse { name: from.to_owned(), sessions })
         }
-        other => other.needing(
-            || format!("rename {from}"),
-            || {
-                format!(
-                    "ALTER DATABASE {} OWNER TO the user; ALTER ROLE the user CREATEDB",
-                    quote::ident(from)
-                )
-            },
-        ),
+        other => other.needing(what, || {
+            format!("ALTER DATABASE {} OWNER TO the user; ALTER ROLE the user CREATEDB", quote::ident(from))
+        }),
     }
 }
 
-/// Autovacuum is known by having no user, which everybody may see; the server ends it by itself.
-async fn end_sessions(patrol: &Client, database: &str) -> Result<(), DbError> {
-    patrol
-        .execute(
-            "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
-             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and usesysid is not null",
-            &[&database],
+/// Ends the sessions on a database that is being renamed, a freezing one last.
+struct Patrol(Session);
+
+impl Patrol {
+    /// Tells whether the renaming session has its lock: nobody comes in any more, and whoever came in is listed.
+    async fn is_closed(&self, database: &str, renamer: i32) -> Result<bool, DbError> {
+        let row = self
+            .0
+            .query_one(
+                "select exists (
+                   select from pg_catalog.pg_locks l join pg_catalog.pg_database d on d.oid = l.objid
+                   where l.locktype = 'object' and l.classid = 'pg_catalog.pg_database'::regclass
+                     and l.mode = 'AccessExclusiveLock' and l.granted and l.pid = $2 and d.datname = $1)",
+                &[&database, &renamer],
+            )
+            .await
+            .doing(|| format!("look for the lock on {database}"))?;
+        Ok(row.get(0))
+    }
+
+    /// Ends the sessions on the database that keep the renaming session from its lock.
+    async fn end_blockers(&self, database: &str, renamer: i32) -> Result<(), DbError> {
+        self.end(database, "pid = any(pg_catalog.pg_blocking_pids($2))", &renamer).await
+    }
+
+    /// Ends every session; a freezing one only when no other is left, so that no write that waits for it gets through.
+    async fn end_sessions(&self, database: &str) -> Result<(), DbError> {
+        self.end(
+            database,
+            "(application_name is distinct from $2 or not exists (
+               select from pg_catalog.pg_stat_activity other
+               where other.datname = $1 and other.application_name is distinct from $2 and other.usesysid is not null))",
+            &changes::FREEZER,
         )
         .await
-        .needing(
+    }
+
+    /// Autovacuum is known by having no user, which everybody may see; the server ends it by itself.
+    async fn end(&self, database: &str, which: &str, by: &(dyn ToSql + Sync)) -> Result<(), DbError> {
+        let statement = format!(
+            "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+             where datname = $1 and pid <> pg_catalog.pg_backend_pid() and usesysid is not null and {which}"
+        );
+        self.0.execute(&statement, &[&database, by]).await.needing(
             || format!("end the sessions on {database}"),
             || "GRANT pg_signal_backend TO the user (a superuser's sessions need a superuser)".into(),
         )?;
-    Ok(())
+        Ok(())
+    }
+
+    /// Lets new sessions in again at once; without it the server would look for the old ones for seconds.
+    async fn cancel(&self, renamer: i32) {
+        let _ = self.0.execute("select pg_catalog.pg_cancel_backend($1)", &[&renamer]).await;
+    }
 }

@@ -3,6 +3,7 @@
 
 mod backup;
 mod fingerprint;
+mod freeze;
 mod identity;
 mod made;
 mod migrate;
