@@ -6,11 +6,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use piton_exec::{Command, local, marker};
+use piton_exec::marker;
 use piton_testkit::example;
 use piton_testkit::postgres::{Cluster, Options, find_bin};
 use serde_json::Value;
-use tokio::process::Command as Process;
+use tokio::process::Command;
 use tokio_postgres::Client;
 use toml::Table;
 
@@ -123,29 +123,31 @@ impl Stage {
     /// Runs `piton` as a person would, in the repository, and wants this exit code.
     pub(crate) async fn piton_expecting(&self, code: i32, args: &[&str]) -> Result<(), Failed> {
         println!("\n    $ piton {}", args.join(" "));
-        let status = Process::new(&self.piton)
-            .args(args)
-            .current_dir(repository())
-            .env(MARK, temp())
-            // The three releases share the built dependencies.
-            .env("CARGO_TARGET_DIR", example::target_dir())
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .status()
-            .await?;
+        let status = self.command(args).status().await?;
         if status.code() == Some(code) {
             return Ok(());
         }
         Err(format!("piton {} ended with {status}; exit code {code} was expected", args.join(" ")).into())
     }
 
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.piton);
+        command
+            .args(args)
+            .current_dir(repository())
+            .env(MARK, temp())
+            // The three releases share the built dependencies.
+            .env("CARGO_TARGET_DIR", example::target_dir())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
     /// Returns what `piton status --json` tells of an environment.
     pub(crate) async fn release_of(&self, environment: &str) -> Result<Value, Failed> {
-        let command = Command::new(self.piton.display().to_string())
-            .args(["status", environment, "--json"])
-            .cwd(repository())
-            .env(MARK, temp().display().to_string());
-        Ok(serde_json::from_str(&local::run(&command).await?.stdout)?)
+        let output =
+            self.command(&["status", environment, "--json"]).stderr(Stdio::inherit()).output().await?;
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// Writes a file into the demo's folder.

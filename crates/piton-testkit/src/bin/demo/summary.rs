@@ -46,16 +46,14 @@ impl Summary {
     pub(crate) fn new(report: &Report, mut lost: Vec<String>, releases: [&Value; 2], took: Duration) -> Self {
         let is_own = |failure: &&Failure| failure.release == BAD && failure.kind == FailureKind::Status(500);
         let own: u64 = report.failures.iter().filter(is_own).map(|failure| failure.count).sum();
-        let mut switch_ms = Vec::new();
-        for release in releases {
-            collect(release, "switch_ms", &mut |value| switch_ms.extend(value.as_f64()));
-        }
-        let mut proved = None;
-        collect(releases[0], "outcome", &mut |value| {
-            if value.get("rows").is_some() && value.get("tables").is_some() {
-                proved.get_or_insert_with(|| value.clone());
-            }
+        let steps = || releases.into_iter().filter_map(|release| release["steps"].as_array()).flatten();
+        // A step that moves traffic says how long that took, and so does its undo.
+        let moves = steps().flat_map(|step| match step["phase"].as_str() {
+            Some("shift") => [&step["outcome"]["switch_ms"], &step["undo_outcome"]["switch_ms"]],
+            _ => [&Value::Null, &step["undo_outcome"]["switch_ms"]],
         });
+        let switch_ms: Vec<f64> = moves.filter_map(Value::as_f64).collect();
+        let proved = steps().find(|step| step["phase"] == "prove").map(|step| step["outcome"].clone());
         lost.sort_unstable();
         lost.dedup();
         let last_second = report.timeline.iter().rev().take(10);
@@ -94,22 +92,6 @@ impl Summary {
     /// Tells whether everything came as promised.
     pub(crate) fn is_as_promised(&self) -> bool {
         self.promises().iter().all(|(_, kept)| *kept)
-    }
-}
-
-/// Hands each value with this key to the function, however deep it lies.
-fn collect(value: &Value, key: &str, found: &mut impl FnMut(&Value)) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if name == key {
-                    found(value);
-                }
-                collect(value, key, found);
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| collect(item, key, found)),
-        _ => {}
     }
 }
 
