@@ -8,6 +8,7 @@ mod summary;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use piton_testkit::load::{Load, Running};
 use serde_json::json;
@@ -20,6 +21,9 @@ use crate::summary::Summary;
 const PURCHASES: u32 = 100_000;
 /// The exit code of a release that went back.
 const WENT_BACK: i32 = 3;
+
+/// How long the load goes on after the bad release went back.
+const AFTERMATH: Duration = Duration::from_secs(3);
 
 type Failed = Box<dyn Error>;
 
@@ -84,6 +88,8 @@ async fn demo() -> Result<Summary, Failed> {
     let bad = stage.release_of("production").await?;
     tell(&load);
 
+    // What people get now is what the bad release has left behind.
+    tokio::time::sleep(AFTERMATH).await;
     stage.say("What became of every request");
     let report = load.stop().await;
     let database = stage.production().await?;

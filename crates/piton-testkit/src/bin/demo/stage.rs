@@ -9,6 +9,7 @@ use fs_err as fs;
 use piton_exec::marker;
 use piton_testkit::example;
 use piton_testkit::postgres::{Cluster, Options, find_bin};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio_postgres::Client;
@@ -33,6 +34,34 @@ fn temp() -> PathBuf {
 /// Ends every process that this demo or an earlier one in the same folder has started.
 pub(crate) async fn stop_everything() {
     marker::stop(MARK, &temp().display().to_string(), Duration::from_secs(5)).await;
+}
+
+#[derive(Deserialize)]
+struct Status {
+    environments: Vec<Environment>,
+}
+
+#[derive(Deserialize)]
+struct Environment {
+    release: Option<Release>,
+}
+
+/// A release as `piton status --json` tells it.
+#[derive(Deserialize)]
+pub(crate) struct Release {
+    /// What has been done for it.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A step of a release.
+#[derive(Deserialize)]
+pub(crate) struct Step {
+    /// The part of the release that it belongs to.
+    pub(crate) phase: String,
+    /// What came of it, or null.
+    pub(crate) outcome: Value,
+    /// What came of its undo, or null.
+    pub(crate) undo_outcome: Value,
 }
 
 /// The demo's surroundings.
@@ -143,11 +172,13 @@ impl Stage {
         command
     }
 
-    /// Returns what `piton status --json` tells of an environment.
-    pub(crate) async fn release_of(&self, environment: &str) -> Result<Value, Failed> {
+    /// Returns an environment's latest release as `piton status --json` tells it.
+    pub(crate) async fn release_of(&self, environment: &str) -> Result<Release, Failed> {
         let output =
             self.command(&["status", environment, "--json"]).stderr(Stdio::inherit()).output().await?;
-        Ok(serde_json::from_slice(&output.stdout)?)
+        let status: Status = serde_json::from_slice(&output.stdout)?;
+        let latest = status.environments.into_iter().next().and_then(|environment| environment.release);
+        latest.ok_or_else(|| format!("piton status tells of no release of {environment}").into())
     }
 
     /// Writes a file into the demo's folder.

@@ -8,6 +8,8 @@ use piton_testkit::load::{Failure, FailureKind, ReleaseReport, Report};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::stage::Release;
+
 /// The release whose failures are its own.
 const BAD: &str = "3";
 /// The release that has to serve in the end.
@@ -43,17 +45,22 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    pub(crate) fn new(report: &Report, mut lost: Vec<String>, releases: [&Value; 2], took: Duration) -> Self {
+    pub(crate) fn new(
+        report: &Report,
+        mut lost: Vec<String>,
+        releases: [&Release; 2],
+        took: Duration,
+    ) -> Self {
         let is_own = |failure: &&Failure| failure.release == BAD && failure.kind == FailureKind::Status(500);
         let own: u64 = report.failures.iter().filter(is_own).map(|failure| failure.count).sum();
-        let steps = || releases.into_iter().filter_map(|release| release["steps"].as_array()).flatten();
+        let steps = || releases.into_iter().flat_map(|release| &release.steps);
         // A step that moves traffic says how long that took, and so does its undo.
-        let moves = steps().flat_map(|step| match step["phase"].as_str() {
-            Some("shift") => [&step["outcome"]["switch_ms"], &step["undo_outcome"]["switch_ms"]],
-            _ => [&Value::Null, &step["undo_outcome"]["switch_ms"]],
+        let moves = steps().flat_map(|step| {
+            let forth = (step.phase == "shift").then_some(&step.outcome["switch_ms"]);
+            [forth, Some(&step.undo_outcome["switch_ms"])]
         });
-        let switch_ms: Vec<f64> = moves.filter_map(Value::as_f64).collect();
-        let proved = steps().find(|step| step["phase"] == "prove").map(|step| step["outcome"].clone());
+        let switch_ms: Vec<f64> = moves.flatten().filter_map(Value::as_f64).collect();
+        let proved = steps().find(|step| step.phase == "prove").map(|step| step.outcome.clone());
         lost.sort_unstable();
         lost.dedup();
         let last_second = report.timeline.iter().rev().take(10);
