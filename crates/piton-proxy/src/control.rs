@@ -78,7 +78,8 @@ pub struct Released {
     pub expired: u64,
     /// The longest that a request waited.
     pub longest: Duration,
-    /// Whether the hold had ended by itself, or was never in force: traffic flowed before the release.
+    /// Whether the hold had ended by itself or with who ordered it, or was never in force: traffic flowed
+    /// before the release.
     pub lapsed: bool,
 }
 
@@ -188,8 +189,11 @@ impl Client {
 
     /// Makes new requests wait, their bodies unread, until the release or for at most `bound`.
     ///
-    /// At the bound the waiting requests get 503 with `Retry-After`, and the hold ends by itself. A hold
-    /// during a hold renews it. To wait until the requests in flight have finished, drain both slots.
+    /// The hold belongs to this connection: when it closes, because the client was dropped or its process
+    /// was killed, the hold ends at once as by a release. At the bound the waiting requests get 503 with
+    /// `Retry-After`, and the hold ends by itself. A hold during a hold renews it and takes it over, from
+    /// whichever connection. While it lasts, no hand-over is possible. To wait until the requests in
+    /// flight have finished, drain both slots.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -197,7 +201,7 @@ impl Client {
         self.order(&Order::Hold { bound }).await
     }
 
-    /// Lets held requests go on, in the order in which they came.
+    /// Lets held requests go on, in the order in which they came, whoever ordered the hold.
     ///
     /// Look at [`Released::lapsed`]: it tells that the hold did not last until now.
     ///

@@ -57,6 +57,9 @@ enum Phase {
     Ended(End),
 }
 
+/// The latest hold that a control connection ordered.
+type OwnHold = RefCell<Option<Arc<Hold>>>;
+
 /// What the proxy has been ordered, and whom it tells.
 pub(crate) struct Control {
     dir: PathBuf,
@@ -82,7 +85,7 @@ struct Desk {
     /// Whether the state file is older than the state.
     is_unsaved: bool,
     hold: Option<Arc<Hold>>,
-    /// The hold that ended by itself and that nobody has released yet.
+    /// The hold that ended by itself, or with who ordered it, and that nobody has released yet.
     lapsed: Option<Arc<Hold>>,
     /// What the holds before the one in force did.
     past: HoldCounts,
@@ -155,12 +158,18 @@ impl Control {
     }
 
     async fn serve(self: Rc<Self>, stream: UnixStream) {
-        if let Err(error) = self.take_orders(BufReader::new(stream)).await {
+        let own = OwnHold::default();
+        if let Err(error) = self.take_orders(BufReader::new(stream), &own).await {
             tracing::debug!(%error, "control connection broke off");
         }
+        self.abandon(&own);
     }
 
-    async fn take_orders(self: &Rc<Self>, mut stream: BufReader<UnixStream>) -> io::Result<()> {
+    async fn take_orders(
+        self: &Rc<Self>,
+        mut stream: BufReader<UnixStream>,
+        own: &OwnHold,
+    ) -> io::Result<()> {
         let mut line = Vec::new();
         while stream.read_until(b'\n', &mut line).await? > 0 {
             let received = Instant::now();
@@ -178,7 +187,16 @@ impl Control {
                     return Ok(());
                 }
                 Ok(order) => {
-                    let done = self.carry_out(order, received).await;
+                    let mut carrying_out = pin!(self.carry_out(order, received, own));
+                    // A drain takes long; who ordered it may be killed meanwhile.
+                    let done = tokio::select! {
+                        biased;
+                        done = &mut carrying_out => done,
+                        () = closed(&mut stream) => {
+                            self.abandon(own);
+                            carrying_out.await
+                        }
+                    };
                     send(&mut stream, done).await?;
                 }
                 Err(error) => send::<()>(&mut stream, Err(Fault::Refused(error.to_string()))).await?,
@@ -187,7 +205,12 @@ impl Control {
         Ok(())
     }
 
-    async fn carry_out(self: &Rc<Self>, order: Order, received: Instant) -> Result<Value, Fault> {
+    async fn carry_out(
+        self: &Rc<Self>,
+        order: Order,
+        received: Instant,
+        own: &OwnHold,
+    ) -> Result<Value, Fault> {
         match order {
             Order::Status => json(self.status()),
             Order::SetUpstream { slot, addr } => {
@@ -204,7 +227,7 @@ impl Control {
                 self.change(received, |state| state.maintenance = page).await?;
                 json(self.status())
             }
-            Order::Hold { bound } => json(self.hold(bound).await?),
+            Order::Hold { bound } => json(self.hold(bound, own).await?),
             Order::Release => json(self.release().await?),
             Order::Drain { slot, bound } => json(self.drain(slot, bound).await?),
             Order::Stats => json(self.stats().await?),
@@ -254,9 +277,10 @@ impl Control {
         Ok(Switched { at, took, generation })
     }
 
-    async fn hold(self: &Rc<Self>, bound: Duration) -> Result<Held, Fault> {
+    async fn hold(self: &Rc<Self>, bound: Duration, own: &OwnHold) -> Result<Held, Fault> {
         let until = after(bound)?;
         let hold = Arc::new(Hold::new(until));
+        own.replace(Some(Arc::clone(&hold)));
         let replaced = {
             let mut desk = self.desk.borrow_mut();
             let replaced = desk.hold.replace(Arc::clone(&hold));
@@ -280,10 +304,22 @@ impl Control {
     async fn end_at_bound(self: Rc<Self>, hold: Arc<Hold>) {
         // The waiting requests find out about the bound themselves; this only has to come after them.
         sleep_until(hold.until() + Duration::from_millis(100)).await;
+        self.lapse(&hold);
+    }
+
+    /// Ends the hold that a connection ordered, if it is still the one in force: nobody is left to release it.
+    fn abandon(&self, own: &OwnHold) {
+        if let Some(hold) = own.take() {
+            self.lapse(&hold);
+        }
+    }
+
+    fn lapse(&self, hold: &Arc<Hold>) {
         let mut desk = self.desk.borrow_mut();
-        if desk.hold.as_ref().is_some_and(|current| Arc::ptr_eq(current, &hold)) {
+        if desk.hold.as_ref().is_some_and(|current| Arc::ptr_eq(current, hold)) {
             desk.lapsed = desk.hold.take();
             self.router.put(&desk.state, None);
+            hold.release();
         }
     }
 
@@ -368,6 +404,13 @@ impl Control {
         // A successor that failed to start has closed its copies: go on as before.
         self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
         said.map(drop)
+    }
+}
+
+/// Waits until the other side has closed its connection; for ever when it has sent more instead.
+async fn closed(stream: &mut BufReader<UnixStream>) {
+    if stream.fill_buf().await.is_ok_and(|more| !more.is_empty()) {
+        std::future::pending::<()>().await;
     }
 }
 

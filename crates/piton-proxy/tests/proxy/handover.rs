@@ -147,7 +147,8 @@ async fn a_successor_that_cannot_serve_leaves_the_old_process_as_it_was() {
     let text = refused(&proxy, SocketAddr::from(([127, 0, 0, 2], proxy.addr.port()))).await;
     assert!(text.contains("stop it first") && text.contains(&proxy.addr.to_string()), "{text}");
 
-    proxy.control().await.hold(SOON).await.unwrap();
+    let mut holder = proxy.control().await;
+    holder.hold(SOON).await.unwrap();
     let text = refused(&proxy, any_port()).await;
     assert!(text.contains("requests are held now"), "{text}");
     proxy.control().await.release().await.unwrap();

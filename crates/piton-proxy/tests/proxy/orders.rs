@@ -97,6 +97,73 @@ async fn a_hold_during_a_hold_renews_it_for_those_who_wait() {
 }
 
 #[tokio::test]
+async fn a_hold_ends_with_the_connection_that_ordered_it() {
+    let blue = Upstream::named("blue").await;
+    let proxy = Proxy::in_front_of(blue.addr).await;
+    let hour = Duration::from_secs(3600);
+    let mut control = proxy.control().await;
+    control.hold(hour).await.unwrap();
+    let waiting = clients(&proxy, 5);
+    held(&proxy, 5).await;
+    drop(control);
+    for answer in waiting.join_all().await {
+        assert_eq!(answer, (StatusCode::OK, "blue".to_owned()));
+    }
+    let mut control = proxy.control().await;
+    assert!(control.status().await.unwrap().hold_until.is_none());
+    let released = control.release().await.unwrap();
+    assert_eq!((released.held, released.expired, released.lapsed), (5, 0, true));
+
+    // Whoever renews it takes it over, and anybody may release it.
+    let mut first = proxy.control().await;
+    first.hold(hour).await.unwrap();
+    control.hold(hour).await.unwrap();
+    drop(first);
+    let waiting = clients(&proxy, 2);
+    held(&proxy, 7).await;
+    assert!(control.status().await.unwrap().hold_until.is_some());
+    assert!(!proxy.control().await.release().await.unwrap().lapsed);
+    assert!(waiting.join_all().await.iter().all(|answer| answer.0 == StatusCode::OK));
+    assert_eq!(proxy.stats().await.held, 7);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_hold_ends_with_its_connection_while_an_order_is_carried_out() {
+    let (go, gate) = watch::channel(false);
+    let slow = Upstream::start(move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            text("slow")
+        }
+    })
+    .await;
+    let green = Upstream::named("green").await;
+    let proxy = Proxy::start().await;
+    proxy.upstreams(slow.addr, green.addr).await;
+    let in_flight = clients(&proxy, 1);
+    eventually("the request", async || (slow.count() == 1).then_some(())).await;
+    proxy.weight(10_000).await;
+
+    let mut control = proxy.control().await;
+    let hour = Duration::from_secs(3600);
+    control.hold(hour).await.unwrap();
+    let waiting = clients(&proxy, 3);
+    tokio::select! {
+        drained = control.drain(Slot::Blue, hour) => panic!("{drained:?}"),
+        () = held(&proxy, 3) => {}
+    }
+    drop(control);
+    for answer in waiting.join_all().await {
+        assert_eq!(answer, (StatusCode::OK, "green".to_owned()));
+    }
+    go.send_replace(true);
+    assert_eq!(in_flight.join_all().await, [(StatusCode::OK, "slow".to_owned())]);
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn the_body_of_a_held_request_is_not_asked_for() {
     let blue = Upstream::named("blue").await;
     let proxy = Proxy::in_front_of(blue.addr).await;
