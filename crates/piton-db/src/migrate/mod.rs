@@ -1,5 +1,6 @@
 //! Migrations, by the tool that an app uses.
 
+mod index;
 mod run;
 mod script;
 pub mod sql;
@@ -59,10 +60,9 @@ pub enum MigrationError {
         /// Who holds locks, in words.
         holders: String,
     },
-    /// A file whose statements cannot share a transaction stopped in the middle.
+    /// A file whose statements cannot share a transaction stopped in the middle, and cannot be carried on.
     #[error(
-        "{name} is half applied: {done} of its {of} statements are done{}; look at the database, finish or undo the rest by hand, then record it as applied or as not applied",
-        if *uncertain { " and the next one may be" } else { "" }
+        "{name} is half applied: {done} of its {of} statements are done, and {why}; look at the database, finish or undo the rest by hand, then record it as applied or as not applied"
     )]
     HalfApplied {
         /// The file.
@@ -71,8 +71,8 @@ pub enum MigrationError {
         done: u32,
         /// Of how many.
         of: u32,
-        /// Whether the next one may be done as well: the session was lost while it ran.
-        uncertain: bool,
+        /// Why it cannot be carried on.
+        why: Obstacle,
     },
     /// A migration of this name is neither in the folder nor in the record.
     #[error("there is no migration {name}")]
@@ -80,6 +80,24 @@ pub enum MigrationError {
         /// The name.
         name: String,
     },
+}
+
+/// Why a half-applied file cannot be carried on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The session was lost while the next statement ran, and nothing tells whether it was carried out.
+    Uncertain,
+    /// The file was edited since, or is gone.
+    Edited,
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Uncertain => "the next one may be: the session was lost while it ran",
+            Self::Edited => "the file was edited since, or is gone",
+        })
+    }
 }
 
 fn seconds(duration: Duration) -> String {

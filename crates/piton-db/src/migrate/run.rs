@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::MigrationError;
 use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
+use super::index::{ConcurrentIndex, Standing};
 use super::script::{self, Mode, Statement};
 use super::sql::{MigrateOptions, checksum, unfinished};
+use super::{MigrationError, Obstacle};
 use crate::DbError;
 use crate::error::{Doing, SqlError};
 
@@ -21,6 +22,15 @@ pub(super) struct Script {
     blake3: String,
     statements: Vec<Statement>,
     mode: Mode,
+}
+
+/// How far a file that runs statement by statement has come.
+#[derive(Clone, Copy)]
+pub(super) struct Half {
+    /// How many statements are surely done.
+    pub(super) done: u32,
+    /// Whether the session was lost while the next one ran.
+    pub(super) running: bool,
 }
 
 /// Takes the lock for the session's life, so that a migration and its record have one writer.
@@ -67,11 +77,12 @@ impl Script {
         Ok(Self { name: name.to_owned(), blake3: checksum(text), statements, mode })
     }
 
-    /// Runs the file; returns how long its last attempt took.
+    /// Runs the file, or the rest of it; returns how long its last attempt took.
     pub(super) async fn run(
         &self,
         client: &mut Client,
         options: MigrateOptions,
+        half: Option<Half>,
     ) -> Result<Duration, DbError> {
         // What the file before has set holds for that file alone, as if each had a session of its own.
         client
@@ -79,10 +90,14 @@ impl Script {
             .await
             .doing(|| "clear the session's settings".into())?;
         crate::target::notice_our_death(client).await.doing(|| "prepare the session".into())?;
-        self.begin_record(client).await?;
+        let from = match half {
+            Some(half) => self.take_up(client, half).await?,
+            None => 0,
+        };
+        self.begin_record(client, from).await?;
         let ended = match self.mode {
             Mode::OneTransaction => self.in_one_transaction(client, options).await,
-            Mode::OneByOne => self.one_by_one(client, options).await,
+            Mode::OneByOne => self.one_by_one(client, options, from).await,
         };
         if let Err(error) = &ended {
             self.record_failure(client, error).await;
@@ -91,14 +106,14 @@ impl Script {
     }
 
     /// Writes the record before anything runs, in a transaction of its own.
-    async fn begin_record(&self, client: &Client) -> Result<(), DbError> {
+    async fn begin_record(&self, client: &Client, done: u32) -> Result<(), DbError> {
         let of = i32::try_from(self.statements.len()).unwrap_or(i32::MAX);
         client
             .execute(
-                "insert into piton.migrations (name, blake3, started_at, of) values ($1, $2, now(), $3)
+                "insert into piton.migrations (name, blake3, started_at, of, done) values ($1, $2, now(), $3, $4)
                  on conflict (name) do update
-                 set blake3 = $2, started_at = now(), of = $3, error = null, done = 0, running = false",
-                &[&self.name, &self.blake3, &of],
+                 set blake3 = $2, started_at = now(), of = $3, error = null, done = $4, running = false",
+                &[&self.name, &self.blake3, &of, &i32::try_from(done).unwrap_or(i32::MAX)],
             )
             .await
             .doing(|| format!("record the start of {}", self.name))?;
@@ -194,23 +209,58 @@ impl Script {
         Failed { name, line, said: SqlError(error).to_string(), left: left.into() }.into()
     }
 
-    async fn one_by_one(&self, client: &Client, options: MigrateOptions) -> Result<Duration, DbError> {
+    /// Returns the statement to carry on with, when what became of the one before it can be told.
+    async fn take_up(&self, client: &Client, half: Half) -> Result<u32, DbError> {
+        let done = half.done;
+        let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+        for statement in self.statements.iter().zip(0..done).map(|(s, _)| s).filter(|s| s.sets_session()) {
+            client.batch_execute(&statement.text).await.doing(|| format!("take up {}", self.name))?;
+        }
+        let Some((_, next)) = (0..).zip(&self.statements).find(|(number, _)| *number == done) else {
+            return Ok(of);
+        };
+        let index = ConcurrentIndex::of(next);
+        let standing = match &index {
+            Some(index) => Some(index.standing(client).await?),
+            None => None,
+        };
+        match (standing, index) {
+            (Some(Standing::Invalid), Some(index)) => index.drop_invalid(client).await?,
+            (Some(Standing::Valid), _) if half.running => return Ok(done + 1),
+            (None, _) if half.running && !next.is_repeatable() => {
+                let (name, why) = (self.name.clone(), Obstacle::Uncertain);
+                return Err(HalfApplied { name, done, of, why }.into());
+            }
+            _ => {}
+        }
+        Ok(done)
+    }
+
+    async fn one_by_one(
+        &self,
+        client: &Client,
+        options: MigrateOptions,
+        from: u32,
+    ) -> Result<Duration, DbError> {
         let begin = Instant::now();
-        for (done, statement) in (0_u32..).zip(&self.statements) {
+        for (done, statement) in (0_u32..).zip(&self.statements).filter(|(number, _)| *number >= from) {
             self.note(client, done, true).await?;
             let mut attempt = 1;
             while let Err(error) = self.alone(client, statement, options.lock_timeout).await {
-                if lost(client, &error) {
+                let can_be_told = statement.is_repeatable() || ConcurrentIndex::of(statement).is_some();
+                if lost(client, &error) && !can_be_told {
                     let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
-                    return Err(HalfApplied { name: self.name.clone(), done, of, uncertain: true }.into());
+                    let (name, why) = (self.name.clone(), Obstacle::Uncertain);
+                    return Err(HalfApplied { name, done, of, why }.into());
                 }
                 // A concurrent statement that failed leaves an invalid index; again would only fail on its name.
                 let again = worth_another_attempt(&error) && !statement.waits_harmlessly();
                 if !again || attempt >= options.attempts {
                     let (name, line) = (self.name.clone(), statement.line);
                     let of = self.statements.len();
-                    let mut left =
-                        format!("{done} of its {of} statements stand: they cannot share a transaction");
+                    let mut left = format!(
+                        "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
+                    );
                     for more in unfinished(client).await.unwrap_or_default() {
                         left.push_str("; ");
                         left.push_str(&more);

@@ -14,6 +14,15 @@ pub(super) struct Statement {
     words: Vec<String>,
 }
 
+/// A piece of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A word or a quoted name, as the server folds it.
+    Name(String),
+    /// Any other character.
+    Other(char),
+}
+
 /// Why a script cannot be taken apart: where, and what.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
@@ -104,6 +113,40 @@ impl Statement {
             Some("CLUSTER") => self.words.len() == 1,
             _ => false,
         }
+    }
+
+    /// Tells whether the statement may run twice: it changes only its session, or nothing that is seen.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.sets_session() || self.starts(&["VACUUM"])
+    }
+
+    /// Tells whether the statement sets something for those that follow it in its session.
+    pub(super) fn sets_session(&self) -> bool {
+        self.starts(&["SET"]) || self.starts(&["RESET"])
+    }
+
+    /// Takes the statement apart, up to its first parenthesis.
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        let mut reader = Reader { text: &self.text, at: 0, line: 1 };
+        let mut tokens = Vec::new();
+        while let Some(c) = reader.peek().filter(|c| *c != '(') {
+            let (rest, from) = (reader.rest(), reader.at);
+            if rest.starts_with("--") {
+                reader.skip(rest.find('\n').unwrap_or(rest.len()));
+            } else if rest.starts_with("/*") && reader.comment().is_ok() {
+            } else if c == '"' && reader.quoted('"', false).is_ok() {
+                let name = &self.text[from + 1..reader.at - 1];
+                tokens.push(Token::Name(name.replace("\"\"", "\"")));
+            } else if is_word_start(c) {
+                tokens.push(Token::Name(reader.word().to_ascii_lowercase()));
+            } else {
+                reader.skip(c.len_utf8());
+                if !c.is_whitespace() {
+                    tokens.push(Token::Other(c));
+                }
+            }
+        }
+        tokens
     }
 
     /// Tells whether the statement waits for others without standing in anybody's way.

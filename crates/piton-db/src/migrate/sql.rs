@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::MigrationError;
-use super::run::{self, Script};
+use super::run::{self, Half, Script};
+use super::{MigrationError, Obstacle};
 use crate::error::Doing;
 use crate::progress::{OnProgress, Progress};
 use crate::{Database, DbError};
@@ -73,7 +73,11 @@ pub enum State {
         done: u32,
         /// Of how many.
         of: u32,
-        /// What the server said; `None` when the session was lost while the next statement ran.
+        /// Whether the session was lost while the next statement ran.
+        running: bool,
+        /// Whether the file was edited since, or is gone.
+        edited: bool,
+        /// What the server said.
         error: Option<String>,
     },
     /// Applied, and the file was edited since.
@@ -136,7 +140,7 @@ impl SqlFolder {
     ///
     /// Each file runs in one transaction together with its record, so that it is applied and recorded or neither. A file with a
     /// statement that cannot run in a transaction (`CREATE INDEX CONCURRENTLY`) runs statement by statement. A second call
-    /// carries on where the first stopped.
+    /// carries on where the first stopped, within such a file as well; what an unfinished index build has left is built anew.
     ///
     /// # Errors
     /// [`MigrationError`], in [`DbError::Migration`]; what had been applied before the failing file stays.
@@ -154,14 +158,14 @@ impl SqlFolder {
         // Every file is read before the first one runs: a typing error in the last must not stop a release half-way.
         let scripts = todo
             .iter()
-            .map(|name| Script::read(name, &files[name]))
+            .map(|(name, half)| Ok((Script::read(name, &files[name])?, *half)))
             .collect::<Result<Vec<_>, MigrationError>>()?;
         let total = scripts.len() as u64;
         let mut migrations = Vec::new();
-        for script in &scripts {
+        for (script, half) in &scripts {
             let what = script.name.clone();
             progress(Progress { doing: "migrate", what, done: migrations.len() as u64, total });
-            let took = script.run(&mut client, options).await?;
+            let took = script.run(&mut client, options, *half).await?;
             migrations.push(AppliedOne {
                 name: script.name.clone(),
                 millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -172,28 +176,42 @@ impl SqlFolder {
 
     /// Records a migration as applied, or as not applied, after a person has looked at the database.
     ///
+    /// The file may be gone when the record has the migration.
+    ///
     /// # Errors
     /// [`MigrationError::Unknown`] when neither folder nor record know the name.
     pub async fn resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
         let client = database.connect().await?;
         run::lock(&client, Duration::ZERO).await?;
         create_record(&client, &database.user, &database.dbname).await?;
-        let text =
-            self.files()?.remove(name).ok_or_else(|| MigrationError::Unknown { name: name.to_owned() })?;
-        let what = || format!("record {name}");
-        if applied {
-            client
-                .execute(
-                    "insert into piton.migrations (name, blake3, started_at, finished_at) values ($1, $2, now(), now())
-                     on conflict (name) do update set blake3 = $2, finished_at = now(), running = false, error = null",
-                    &[&name, &checksum(&text)],
-                )
-                .await
-                .doing(what)?;
-        } else {
-            client.execute("delete from piton.migrations where name = $1", &[&name]).await.doing(what)?;
+        let file = if self.dir.exists() { self.files()?.remove(name) } else { None };
+        let changed = match (applied, &file) {
+            (true, Some(text)) => {
+                let sql = "insert into piton.migrations (name, blake3, started_at, finished_at) values ($1, $2, now(), now())
+                           on conflict (name) do update set blake3 = $2, finished_at = now(), running = false, error = null";
+                client.execute(sql, &[&name, &checksum(text)]).await
+            }
+            (true, None) => {
+                let sql = "update piton.migrations set finished_at = coalesce(finished_at, now()), running = false, error = null
+                           where name = $1";
+                client.execute(sql, &[&name]).await
+            }
+            (false, _) => client.execute("delete from piton.migrations where name = $1", &[&name]).await,
+        };
+        if changed.doing(|| format!("record {name}"))? == 0 && file.is_none() {
+            return Err(MigrationError::Unknown { name: name.to_owned() }.into());
         }
         Ok(())
+    }
+
+    /// Lists the migrations that the database's record has as applied, by name; no folder is needed.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn recorded(database: &Database) -> Result<Vec<String>, DbError> {
+        let client = database.connect().await?;
+        let records = records(&client).await?.into_iter();
+        Ok(records.filter(|(_, record)| record.finished_at.is_some()).map(|(name, _)| name).collect())
     }
 
     /// Tells whether the database has a record of migrations.
@@ -275,27 +293,29 @@ fn state(file: Option<&str>, record: Option<&Record>) -> State {
         };
     }
     if record.done > 0 || record.running {
-        return State::HalfApplied { done: record.done, of: record.of, error: record.error.clone() };
+        return State::HalfApplied {
+            done: record.done,
+            of: record.of,
+            running: record.running,
+            edited: file.is_none_or(|text| checksum(text) != record.blake3),
+            error: record.error.clone(),
+        };
     }
     State::Failed { error: record.error.clone().unwrap_or_else(|| "it was interrupted".into()) }
 }
 
-/// Lists what is to be run, or why nothing may be.
-fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
+/// Lists what is to be run, with how far it has come, or why nothing may be.
+fn todo(states: &[Migration]) -> Result<Vec<(String, Option<Half>)>, MigrationError> {
     let mut todo = Vec::new();
     for Migration { name, state } in states {
-        match state {
-            State::Changed => return Err(MigrationError::Changed { name: name.clone() }),
-            State::HalfApplied { done, of, error } => {
-                let uncertain = error.is_none();
-                return Err(MigrationError::HalfApplied {
-                    name: name.clone(),
-                    done: *done,
-                    of: *of,
-                    uncertain,
-                });
+        let name = name.clone();
+        match *state {
+            State::Changed => return Err(MigrationError::Changed { name }),
+            State::HalfApplied { done, of, edited: true, .. } => {
+                return Err(MigrationError::HalfApplied { name, done, of, why: Obstacle::Edited });
             }
-            State::Pending | State::Failed { .. } => todo.push(name.clone()),
+            State::HalfApplied { done, running, .. } => todo.push((name, Some(Half { done, running }))),
+            State::Pending | State::Failed { .. } => todo.push((name, None)),
             // A release that went back to older code has fewer files than its database.
             State::Applied | State::Missing => {}
         }

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use piton_db::fingerprint::Structure;
-use piton_db::migrate::MigrationError;
 use piton_db::migrate::sql::{Applied, MigrateOptions, SqlFolder, State};
+use piton_db::migrate::{MigrationError, Obstacle};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::eventually;
 use tempfile::TempDir;
@@ -176,34 +176,50 @@ async fn a_lock_is_waited_for_shortly_and_again() {
 }
 
 #[tokio::test]
-async fn a_concurrent_index_runs_alone_and_half_done_work_is_not_repeated() {
+async fn a_concurrent_index_runs_alone_and_half_done_work_is_carried_on() {
     let Some((_, db)) = fresh("concurrent").await else { return };
     run(&db, "create table a (id int, u int); insert into a values (1, 1), (2, 1)").await;
     let (dir, folder) = folder(&[(
         "1.sql",
-        "insert into a values (3, 3);\ncreate index concurrently a_id on a (id);\ncreate unique index concurrently a_u on a (u);",
+        "insert into a values (3, 3);\ncreate index concurrently a_id on a (id);\ncreate unique index concurrently if not exists a_u on a (u);",
     )]);
-    let error = apply(&folder, &db).await.unwrap_err();
-    let text = error.to_string();
-    assert!(matches!(&error, MigrationError::Failed { line: 3, .. }), "{text}");
-    assert!(text.contains("2 of its 3 statements stand") && text.contains("index a_u is invalid"), "{text}");
-    let State::HalfApplied { done: 2, of: 3, error: Some(_) } = states(&folder, &db).await.remove(0).1 else {
-        panic!("not half applied")
-    };
     let client = db.connect().await.unwrap();
     for _ in 0..2 {
         let error = apply(&folder, &db).await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(&error, MigrationError::Failed { line: 3, .. }), "{text}");
         assert!(
-            matches!(error, MigrationError::HalfApplied { done: 2, of: 3, uncertain: false, .. }),
-            "{error}"
+            text.contains("2 of its 3 statements stand") && text.contains("index a_u is invalid"),
+            "{text}"
+        );
+        let state = states(&folder, &db).await.remove(0).1;
+        assert!(
+            matches!(
+                state,
+                State::HalfApplied { done: 2, of: 3, running: false, edited: false, error: Some(_) }
+            ),
+            "{state:?}"
         );
         assert_eq!(number(&client, "select count(*) from a").await, 3);
     }
-    // A person mends it and says so.
-    run(&db, "drop index a_u; update a set u = id").await;
-    run(&db, "create unique index concurrently a_u on a (u)").await;
-    folder.resolve(&db, "1.sql", true).await.unwrap();
-    assert_eq!(states(&folder, &db).await[0].1, State::Applied);
+    // Another file is not the one that was begun.
+    let script = fs::read_to_string(dir.path().join("1.sql")).unwrap();
+    write(dir.path(), &[("1.sql", "select 1; vacuum a")]);
+    let error = apply(&folder, &db).await.unwrap_err();
+    assert!(
+        matches!(error, MigrationError::HalfApplied { done: 2, of: 3, why: Obstacle::Edited, .. }),
+        "{error}"
+    );
+    write(dir.path(), &[("1.sql", &script)]);
+    // A person mends the rows; the invalid index is built anew.
+    run(&db, "update a set u = id").await;
+    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), [""; 0]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+    assert_eq!(
+        number(&client, "select count(*) from pg_index where indrelid = 'a'::regclass and indisvalid").await,
+        2
+    );
+    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), ["1.sql"]);
     write(dir.path(), &[("2.sql", "alter table a add constraint positive check (id > 0) not valid")]);
     let applied = apply(&folder, &db).await.unwrap();
     assert_eq!(applied.unfinished.len(), 1);
@@ -235,15 +251,71 @@ async fn a_migrator_that_dies_leaves_a_record_that_tells() {
         number(&watcher, &kill).await
     };
     let (ended, _) = tokio::join!(apply(&folder, &db), kill);
-    assert!(
-        matches!(ended, Err(MigrationError::HalfApplied { done: 2, of: 3, uncertain: true, .. })),
-        "{ended:?}"
+    for lost in [ended, apply(&folder, &db).await, apply(&folder, &db).await] {
+        assert!(
+            matches!(lost, Err(MigrationError::HalfApplied { done: 2, of: 3, why: Obstacle::Uncertain, .. })),
+            "{lost:?}"
+        );
+    }
+    // A person has looked; the file may be gone by then, and even the folder.
+    let gone = SqlFolder::new(dir.path().join("gone"));
+    gone.resolve(&db, "2.sql", false).await.unwrap();
+    assert_eq!(states(&folder, &db).await[1].1, State::Pending);
+    let unknown = gone.resolve(&db, "2.sql", true).await.unwrap_err();
+    assert!(matches!(unknown, DbError::Migration(MigrationError::Unknown { .. })), "{unknown}");
+    folder.resolve(&db, "2.sql", true).await.unwrap();
+    gone.resolve(&db, "2.sql", true).await.unwrap();
+    assert_eq!(states(&folder, &db).await[1].1, State::Applied);
+    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), ["1.sql", "2.sql"]);
+}
+
+#[tokio::test]
+async fn an_index_build_that_was_killed_is_found_out_about_and_carried_on() {
+    let Some((cluster, db)) = fresh("killed_build").await else { return };
+    run(&db, "create schema \"S x\"; create table \"S x\".t (id int, u int)").await;
+    let (_dir, folder) = folder(&[(
+        "1.sql",
+        "set search_path = \"S x\"; insert into t values (1, 1); create index concurrently \"I\" on t (id); insert into t values (2, 2);",
+    )]);
+    let client = cluster.connect("killed_build").await;
+    let (valid, rows) = (
+        "select count(*) from pg_index where indexrelid = '\"S x\".\"I\"'::regclass and indisvalid",
+        "select count(*) from \"S x\".t",
     );
-    let again = apply(&folder, &db).await;
-    assert!(
-        matches!(again, Err(MigrationError::HalfApplied { done: 2, of: 3, uncertain: true, .. })),
-        "{again:?}"
-    );
+    // A writer holds the build up, and somebody ends it.
+    let writer = cluster.connect("killed_build").await;
+    writer.batch_execute("begin; insert into \"S x\".t values (9, 9)").await.unwrap();
+    let kill = async {
+        let building =
+            "select count(*) from pg_index i join pg_class c on c.oid = i.indexrelid where c.relname = 'I'";
+        eventually("it builds", async || number(&client, building).await > 0).await;
+        let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                    where query like 'create index concurrently \"I\"%' and datname = current_database()";
+        assert_eq!(number(&client, kill).await, 1);
+    };
+    let (ended, ()) = tokio::join!(apply(&folder, &db), kill);
+    assert!(matches!(ended, Err(MigrationError::Failed { .. })), "{ended:?}");
+    let state = states(&folder, &db).await.remove(0).1;
+    assert!(matches!(state, State::HalfApplied { done: 2, of: 4, running: true, .. }), "{state:?}");
+    writer.batch_execute("rollback").await.unwrap();
+    assert_eq!(number(&client, valid).await, 0);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+    assert_eq!((number(&client, valid).await, number(&client, rows).await), (1, 2));
+
+    // Killed between the statement and its record, before the statement, and before the end of the file's record.
+    let unfinished = "update piton.migrations set finished_at = null";
+    for (mend, done, running, more) in
+        [("", 2, true, 1), ("drop index \"S x\".\"I\"; ", 2, true, 1), ("", 3, false, 1), ("", 4, false, 0)]
+    {
+        let before = number(&client, rows).await;
+        run(&db, &format!("{mend}{unfinished}, done = {done}, running = {running}")).await;
+        assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+        assert_eq!(
+            (number(&client, valid).await, number(&client, rows).await),
+            (1, before + more),
+            "{mend}{done}"
+        );
+    }
 }
 
 #[tokio::test]
