@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Continue(Environment),
     /// Send traffic back to the release before, then stop the new one
     Rollback(Rollback),
+    /// Record a half-applied migration as applied or not, after a look at the database
+    Migration(Migration),
     /// Run an environment's traffic proxy (releases start it by themselves)
     Proxy(Proxy),
 }
@@ -156,6 +158,22 @@ pub(crate) struct Rollback {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migration {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: String,
+    /// The migration's file name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// All of it is in the database: it is not run again
+    #[arg(long, required_unless_present = "not_applied", conflicts_with = "not_applied")]
+    pub(crate) applied: bool,
+    /// Nothing of it is in the database: it is run from its beginning
+    #[arg(long)]
+    not_applied: bool,
 }
 
 #[derive(Debug, Args)]

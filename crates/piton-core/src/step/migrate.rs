@@ -157,7 +157,7 @@ impl Act for Migrate {
         let applied = SqlFolder::new(&self.folder)
             .apply(&database, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
             .await
-            .map_err(|error| fault_of(&error))?;
+            .map_err(|error| fault_of(&error, &ctx.plan.environment))?;
         let structure = Structure::of(&database).await.or_fault(|| "the structure cannot be read".into())?;
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         if rehearsed.is_some_and(|rehearsed| rehearsed.structure != structure.hash()) {
@@ -188,8 +188,13 @@ impl Act for Migrate {
 }
 
 /// A migration that its database refuses is the release's fault; a database that is away or busy is not.
-fn fault_of(error: &DbError) -> Fault {
+fn fault_of(error: &DbError, environment: &str) -> Fault {
     match error {
+        DbError::Migration(MigrationError::HalfApplied { name, .. }) => {
+            Fault::surroundings("a migration is half applied").caused_by(error).hint(format!(
+                "piton migration {environment} {name} --applied (or --not-applied), then piton resume {environment}"
+            ))
+        }
         DbError::Migration(MigrationError::Locked { .. } | MigrationError::Busy { .. }) => {
             Fault::surroundings("the migration could not get its locks")
                 .caused_by(error)

@@ -6,6 +6,7 @@ mod deploy;
 mod hold;
 mod init;
 mod log;
+mod migration;
 mod plan;
 mod proxy;
 mod resume;
@@ -45,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Abort(args) => block_on(abort::run(&open(&dir)?, &args)),
         Command::Hold(args) => hold::hold(&open(&dir)?, &args),
         Command::Continue(args) => hold::go_on(&open(&dir)?, &args),
+        Command::Migration(args) => block_on(migration::run(&open(&dir)?, &args)),
         Command::Rollback(args) => block_on(rollback::run(&open(&dir)?, &args)),
     }
 }

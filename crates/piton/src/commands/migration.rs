@@ -1,0 +1,63 @@
+use std::process::ExitCode;
+
+use piton_core::config::Settings;
+use piton_core::fault::Fault;
+use piton_core::journal::{Journal, Operator};
+use piton_core::project::{Project, journal_fault};
+use piton_core::step::Step;
+use piton_db::migrate::MigrationError;
+use piton_db::migrate::sql::SqlFolder;
+use piton_db::{Database, DbError};
+
+use crate::cli::Migration;
+use crate::error::Error;
+use crate::ui;
+
+/// Records a half-applied migration as applied or as not applied, after a person has looked at the database.
+pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode, Error> {
+    let settings = project.settings(&args.environment)?;
+    let environment = &settings.environment;
+    let Some(database) = &settings.database else {
+        return Err(Fault::refused(format!("{environment} has no [database]")).into());
+    };
+    let live = Database::parse(&database.url).map_err(|error| {
+        Fault::refused(format!("the database URL of {environment} cannot be used")).caused_by(&error)
+    })?;
+    let mut journal = project.journal()?;
+    // Nobody may migrate while the record is changed.
+    let lease = journal.acquire(environment, &Operator::this_process()).map_err(journal_fault)?;
+    let resolved = match folder(project, &journal, &settings) {
+        Ok(Some(folder)) => resolve(&folder, &live, args).await,
+        Ok(None) => Err(Fault::refused(format!("{environment} has no migrations"))),
+        Err(fault) => Err(fault),
+    };
+    journal.give_back(&lease).map_err(journal_fault)?;
+    resolved?;
+    let stands = if args.applied { "applied" } else { "not applied" };
+    ui::talk(&format!("{} is recorded as {stands} in {live}.", args.name));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the folder of the files that the latest release applies: the checkout of its commit, not the working tree.
+fn folder(project: &Project, journal: &Journal, settings: &Settings) -> Result<Option<SqlFolder>, Fault> {
+    let latest = journal.releases(Some(&settings.environment)).map_err(journal_fault)?.pop();
+    let released =
+        latest.iter().flat_map(|state| &state.plan.steps).find_map(|planned| match &planned.step {
+            Step::Migrate(migrate) => Some(migrate.folder.clone()),
+            _ => None,
+        });
+    if let Some(folder) = released {
+        return Ok(Some(SqlFolder::new(folder)));
+    }
+    let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+    Ok(migrations.map(|migrations| SqlFolder::new(project.config().root().join(&migrations.folder))))
+}
+
+async fn resolve(folder: &SqlFolder, live: &Database, args: &Migration) -> Result<(), Fault> {
+    folder.resolve(live, &args.name, args.applied).await.map_err(|error| match &error {
+        DbError::Migration(MigrationError::Unknown { .. } | MigrationError::Busy { .. }) => {
+            Fault::refused("nothing was recorded").caused_by(&error)
+        }
+        _ => Fault::surroundings("the record of migrations cannot be changed").caused_by(&error),
+    })
+}
