@@ -181,13 +181,27 @@ impl Properties {
         sql
     }
 
+    /// Hands a database on the session's server over to the owner.
+    ///
+    /// # Errors
+    /// [`DbError::Privilege`] when the user may not.
+    pub(crate) async fn apply_owner(&self, client: &Client, database: &str) -> Result<(), DbError> {
+        let had = Self::read(client, database).await?;
+        let only_owner = Self { owner: self.owner.clone(), ..had.clone() };
+        only_owner.run(client, database, &had).await
+    }
+
     /// Gives a database on the session's server these properties; its mark stays.
     ///
     /// # Errors
     /// [`DbError::Privilege`] when the user may not.
     pub(crate) async fn apply(&self, client: &Client, database: &str) -> Result<(), DbError> {
         let had = Self::read(client, database).await?;
-        for statement in self.statements(database, &had) {
+        self.run(client, database, &had).await
+    }
+
+    async fn run(&self, client: &Client, database: &str, had: &Self) -> Result<(), DbError> {
+        for statement in self.statements(database, had) {
             client.batch_execute(&statement).await.needing(
                 // A setting's value may be a secret, and a literal is nothing else here.
                 || format!("run `{} ...`", statement.split(" TO '").next().unwrap_or_default()),

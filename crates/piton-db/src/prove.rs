@@ -81,6 +81,10 @@ async fn fill(
 ) -> Result<(), DbError> {
     let client = into.connect().await?;
     let tools = Tools::find(identity::identity(&client).await?.major()).await?;
+    if owners == Owners::Kept {
+        // Before the restore: only who may create in a schema can be given an object in it, and `public` is the owner's.
+        manifest.properties.apply_owner(&client, &into.dbname).await?;
+    }
     let command = restore_command(&tools, into, dir, owners, jobs);
     let total = manifest.tables.len() as u64;
     let mut done = 0;

@@ -1,0 +1,52 @@
+//! What the tests of the whole tool share.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary takes a part of it")]
+
+use piton_testkit::load::Report;
+use piton_testkit::stage::{Change, Stage};
+
+/// A migration that adds a table.
+pub(crate) const RECEIPTS: Change<'static> = Change::Migration(
+    "002_receipts.sql",
+    "create table receipts (
+         id serial primary key,
+         item text not null unique references items (id),
+         made timestamptz not null default now()
+     );",
+);
+
+/// The app writes into that table, too.
+pub(crate) const WRITES_RECEIPTS: Change<'static> =
+    Change::Behaviour(|app| app.also_writes = vec!["receipts".into()]);
+
+/// A third of the answers are 500.
+pub(crate) const BAD: Change<'static> = Change::Behaviour(|app| app.fails = 0.3);
+
+/// Sets a stage; `None` without PostgreSQL.
+pub(crate) fn stage() -> Option<Stage> {
+    Stage::set(env!("CARGO_BIN_EXE_piton"))
+}
+
+/// Sets a stage on which production runs `v1`; `None` without PostgreSQL.
+pub(crate) fn live_stage() -> Option<Stage> {
+    let stage = stage()?;
+    stage.deploy("production");
+    Some(stage)
+}
+
+/// Wants every failed request to be one that the release `bad` answered.
+#[track_caller]
+pub(crate) fn assert_no_failures_but_of(report: &Report, bad: &str) {
+    let others: Vec<_> = report.failures.iter().filter(|failure| failure.release != bad).collect();
+    assert!(others.is_empty(), "{others:#?}");
+    assert!(report.requests > 0, "the load has asked nothing");
+}
+
+/// Wants no failed request, and no acknowledged write to be missing in production's database.
+#[track_caller]
+pub(crate) fn assert_nothing_failed(stage: &Stage, report: &Report) {
+    assert_no_failures_but_of(report, "no release");
+    assert!(!report.acknowledged.is_empty(), "the load has written nothing");
+    let lost = stage.lost_writes(report, &stage.database("production"));
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}

@@ -1,0 +1,189 @@
+//! Whole releases: a real app, PostgreSQL, the proxy and a load.
+
+mod common;
+
+use common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage};
+use piton_testkit::stage::Change;
+
+fn is_about(what: &'static str) -> impl Fn(&str) -> bool {
+    move |fact| fact.contains(what)
+}
+
+#[test]
+fn staging_is_made_from_production_and_leaves_it_alone() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    let before = stage.world().only(is_about("production"));
+    stage.deploy("staging");
+
+    let rows = "select count(*), md5(string_agg(t::text, ',' order by id)) from items t";
+    let production = stage.sql(&stage.database("production"), rows);
+    assert_eq!(stage.sql(&stage.database("staging"), rows), production, "staging has production's rows");
+    assert_eq!(stage.get(stage.listen("staging"), "/"), Some((200, "v2".into())));
+    let now = stage.world().only(is_about("production"));
+    before.assert_same(&now, "after a release to staging");
+
+    // Again, over the database that the first release made; what staging wrote meanwhile is gone.
+    stage.sql(&stage.database("staging"), "delete from items");
+    stage.commit("v3", &[WRITES_RECEIPTS]);
+    stage.deploy("staging");
+    assert_eq!(stage.sql(&stage.database("staging"), rows), production);
+    assert_eq!(stage.get(stage.listen("staging"), "/"), Some((200, "v3".into())));
+    assert_eq!(stage.databases(), [stage.database("production"), stage.database("staging")]);
+}
+
+#[test]
+fn a_good_release_is_promoted_under_load() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.after_staging = true);
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    stage.deploy("staging");
+    let load = stage.load("production").start().unwrap();
+    stage.deploy("production");
+    stage.eventually("the new release answers", || load.snapshot().last_second.contains_key("v2"));
+    let report = stage.finish(load);
+
+    assert_nothing_failed(&stage, &report);
+    let world = stage.world();
+    assert_eq!(world.fact("production green"), Some("v2 answers 200"));
+    assert_eq!(world.fact("production blue"), Some("nobody"));
+    assert_eq!(stage.databases(), [stage.database("production"), stage.database("staging")]);
+    let receipts = stage.sql(&stage.database("production"), "select count(*) from receipts");
+    assert_ne!(receipts, ["0"], "the new release wrote into its table");
+    assert_eq!(stage.status("production")["release"]["outcome"], "succeeded");
+    stage.piton(&["log", "production", "--verify"]).expect(0).says("none altered");
+}
+
+#[test]
+fn a_bad_release_goes_back_by_itself() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[BAD]);
+    let before = stage.world().only(|fact| !fact.contains("rows of") && !is_kept(fact));
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["deploy", "production"]).expect(3).says("bad answers, limit 2%");
+    let report = stage.finish(load);
+
+    assert_no_failures_but_of(&report, "v2");
+    assert!(report.releases["v2"].failed > 0, "the bad release has answered badly");
+    let lost = stage.lost_writes(&report, &stage.database("production"));
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let now = stage.world().only(|fact| !fact.contains("rows of") && !is_kept(fact));
+    before.assert_same(&now, "after the release went back");
+}
+
+/// A backup and the folder that it made first are kept whatever becomes of the release.
+fn is_kept(fact: &str) -> bool {
+    fact.starts_with("file backups")
+}
+
+#[test]
+fn a_person_sends_a_release_back() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    stage.eventually("the new release answers", || load.snapshot().last_second.contains_key("v2"));
+    stage.piton(&["rollback", "production"]).expect(0);
+    deploy.wait().expect(3);
+    let report = stage.finish(load);
+
+    assert_nothing_failed(&stage, &report);
+    let world = stage.world();
+    assert_eq!(world.fact("production blue"), Some("v1 answers 200"));
+    assert_eq!(world.fact("production green"), Some("nobody"));
+    // Rows were written since the backup: without --database the migration stays, and no write is lost.
+    assert_eq!(stage.databases(), [stage.database("production")]);
+    assert_ne!(stage.sql(&stage.database("production"), "select count(*) from receipts"), ["0"]);
+}
+
+#[test]
+fn a_person_sends_a_release_and_its_database_back() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    let before = stage.world();
+    let mut load = stage.load("production");
+    // What was written since the backup leaves the live database: to read it again would be 404.
+    load.reads = vec!["/".into(), "/items".into()];
+    let load = load.start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let writes = load.snapshot().acknowledged_writes;
+    stage.eventually("rows were written", || load.snapshot().acknowledged_writes > writes + 5);
+
+    stage.piton(&["rollback", "production", "--database"]).expect(2).says("--yes");
+    let said = stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0);
+    let said = said.says("Written since the backup").says("items").says("receipts").says("kept beside it");
+    deploy.wait().expect(3);
+    let writes = load.snapshot().acknowledged_writes;
+    stage.eventually("writes go on", || load.snapshot().acknowledged_writes > writes);
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+
+    let databases = stage.databases();
+    let [replaced, live] = databases.as_slice() else { panic!("{databases:?}\n{}", said.stderr) };
+    assert_eq!(*live, stage.database("production"));
+    let tables = stage.sql(live, "select count(*) from pg_tables where tablename = 'receipts'");
+    assert_eq!(tables, ["0"], "the table that the migration added is gone");
+    let kept = stage.lost_writes(&report, replaced);
+    let lost: Vec<_> = stage.lost_writes(&report, live).into_iter().filter(|id| kept.contains(id)).collect();
+    assert!(lost.is_empty(), "in neither database: {lost:?}");
+
+    stage.sql(live, "delete from items where id like 'load-%'");
+    let now = stage.world().only(|fact| !is_kept(fact) && !fact.contains(replaced.as_str()));
+    before.only(|fact| !is_kept(fact)).assert_same(&now, "after the rollback");
+}
+
+#[test]
+fn a_release_is_held_and_goes_on() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["20% for 1s", "100%"]);
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the first share", || stage.is_running("production", "shift.20%"));
+    stage.piton(&["hold", "production"]).expect(0);
+    stage.eventually("the hold", || stage.status("production")["release"]["held"] == true);
+    // Longer than the step: a release that did not hold would have gone on.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert!(stage.is_running("production", "shift.20%"));
+    assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 2000);
+    stage.piton(&["continue", "production"]).expect(0);
+    deploy.wait().expect(0);
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+#[test]
+fn a_release_runs_by_itself_and_is_watched() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["deploy", "production", "--detach"]).expect(0).says("runs by itself");
+    stage.piton(&["watch", "production"]).expect(0);
+    assert_eq!(stage.status("production")["release"]["outcome"], "succeeded");
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+#[test]
+fn after_a_power_cut_everything_comes_up_again() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["20% for 2s", "100%"]);
+    stage.commit("v2", &[RECEIPTS, Change::Behaviour(|app| app.delay_ms = 5)]);
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the first share", || stage.is_running("production", "shift.20%"));
+    drop(deploy);
+    stage.end_all();
+    assert_eq!(stage.world().fact("production proxy"), Some("does not run"));
+
+    stage.piton(&["resume", "--all"]).expect(0);
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["watch", "production"]).expect(0);
+    let report = stage.finish(load);
+    assert_nothing_failed(&stage, &report);
+    let world = stage.world();
+    assert_eq!(world.fact("production green"), Some("v2 answers 200"));
+    assert_eq!(world.fact("production blue"), Some("nobody"));
+    assert_eq!(stage.databases(), [stage.database("production")]);
+}
