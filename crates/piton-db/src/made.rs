@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
-use crate::identity::{self, Label, MarkState};
+use crate::identity::{self, Label, MarkState, Purpose};
 use crate::properties::Properties;
 use crate::{Database, DbError, facts, quote};
 
@@ -130,6 +130,30 @@ pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
     }
     let mark = identity::read_mark(&client, name).await?;
     if !mark.valid().is_some_and(|mark| mark.label.purpose.made_by_piton()) {
+        return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
+    }
+    drop_now(&client, name).await?;
+    Ok(true)
+}
+
+/// Drops a database that a swap has put aside, with the sessions on it; returns false when it is gone already.
+///
+/// Only for whoever has compared it with the one in its place and found nothing in it that would be lost.
+///
+/// # Errors
+/// [`DbError::NotMade`] unless the database's own, valid mark says that it was replaced in the label's environment.
+pub async fn drop_replaced(database: &Database, label: &Label) -> Result<bool, DbError> {
+    let client = database.maintenance().await?;
+    let name = &database.dbname;
+    if !facts::exists_on(&client, name).await? {
+        return Ok(false);
+    }
+    let mark = identity::read_mark(&client, name).await?;
+    let fits = mark.valid().is_some_and(|mark| {
+        let found = &mark.label;
+        found.purpose == Purpose::Replaced && found.app == label.app && found.environment == label.environment
+    });
+    if !fits {
         return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
     }
     drop_now(&client, name).await?;

@@ -282,6 +282,17 @@ impl Stage {
         printed.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
+    /// Lists the identifiers of all releases that have a log, oldest first.
+    ///
+    /// # Panics
+    /// When there is none yet.
+    pub fn releases(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root().join(".piton/logs")).expect("logs of releases").flatten();
+        let mut ids: Vec<_> = logs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        ids.sort();
+        ids
+    }
+
     /// Tells whether a step of the environment's latest release is under way.
     ///
     /// # Panics

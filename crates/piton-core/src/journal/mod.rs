@@ -157,7 +157,7 @@ impl Journal {
             .and_then(|mut query| query.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional())
             .map_err(wrap(&self.path))?;
         let (seq, previous) = last.map_or((1, Vec::new()), |(seq, hash)| (seq + 1, hash));
-        crash_point(seq, "before");
+        crash_point(seq, event, "before");
         let stamp = at.to_string();
         let kind = event.kind();
         let hash = chain(&previous, seq, lease.token, [release, &stamp, kind, &body]);
@@ -169,7 +169,7 @@ impl Journal {
         })
         .map_err(wrap(&self.path))?;
         tx.commit().map_err(wrap(&self.path))?;
-        crash_point(seq, "after");
+        crash_point(seq, event, "after");
         Ok(at)
     }
 
@@ -320,16 +320,17 @@ fn chain(previous: &[u8], seq: i64, token: i64, texts: [&str; 4]) -> blake3::Has
     hasher.finalize()
 }
 
-/// Dies by SIGKILL when the tests ask for it at this point: `PITON_CRASH_AT=SEQ:before|after`.
+/// Dies by SIGKILL when the tests ask for it at this point: `PITON_CRASH_AT=SEQ:before|after`, or `EVENT STEP:before|after`.
 #[cfg(feature = "crash-points")]
-fn crash_point(seq: i64, side: &str) {
-    if std::env::var("PITON_CRASH_AT").is_ok_and(|at| at == format!("{seq}:{side}")) {
+fn crash_point(seq: i64, event: &Event, side: &str) {
+    let points = [format!("{seq}:{side}"), format!("{} {}:{side}", event.kind(), event.step().unwrap_or(""))];
+    if std::env::var("PITON_CRASH_AT").is_ok_and(|at| points.contains(&at)) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
 
 #[cfg(not(feature = "crash-points"))]
-fn crash_point(_seq: i64, _side: &str) {}
+fn crash_point(_seq: i64, _event: &Event, _side: &str) {}
 
 const LAYOUT: &str = "
 CREATE TABLE events (

@@ -95,11 +95,29 @@ impl Migrate {
             swap::swap(live, &self.golden, &self.replaced)
                 .await
                 .or_fault(|| "the databases cannot change places".into())?;
-            Ok(json!({ "rewound": true, "replaced": self.replaced, "written": written }))
+            Ok(json!({ "rewound": true, "written": written }))
         };
         let swapped = swapped.await;
         hold.end().await?;
-        swapped
+        let mut outcome = swapped?;
+        if outcome.get("rewound").is_some() {
+            outcome["replaced"] = json!(self.put_away(ctx, live).await?);
+        }
+        Ok(outcome)
+    }
+
+    /// Drops the replaced database when it holds no row that the one in its place does not; returns its name when it is kept.
+    ///
+    /// Whoever writes past the proxy may have written between the last look and the swap: such rows stand there alone.
+    async fn put_away(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<Option<&str>, Fault> {
+        let replaced = live.with_name(&self.replaced);
+        if ctx.database || written_since(live, &replaced).await?.iter().any(|table| table.only_in_live > 0) {
+            return Ok(Some(&self.replaced));
+        }
+        made::drop_replaced(&replaced, &super::label(ctx, Purpose::Replaced))
+            .await
+            .or_fault(|| format!("{} cannot be dropped", self.replaced))?;
+        Ok(None)
     }
 
     /// The way back was dropped by somebody else: the migration stays, and a person who asked for more is told.
@@ -175,7 +193,7 @@ impl Act for Migrate {
         let live = super::database_of(ctx.settings())?;
         if swapped(&live, &self.golden, &self.replaced).await? {
             Hold::lift(ctx).await?;
-            return Ok(json!({ "rewound": true, "replaced": self.replaced }));
+            return Ok(json!({ "rewound": true, "replaced": self.put_away(ctx, &live).await? }));
         }
         SqlFolder::forget_failed(&live, before.recorded)
             .await

@@ -69,10 +69,10 @@ impl Step {
                 "the migration stays: {} rows were written since the backup",
                 words::count(written(outcome))
             ),
-            Step::Migrate(_) if flag("rewound") => {
-                let replaced = outcome.get("replaced").and_then(Value::as_str).unwrap_or_default();
-                format!("rewound to the backup; the database it replaced is kept as {replaced}")
-            }
+            Step::Migrate(_) if flag("rewound") => match outcome.get("replaced").and_then(Value::as_str) {
+                Some(name) => format!("rewound to the backup; the database it replaced is kept as {name}"),
+                None => "rewound to the backup, which holds every row".into(),
+            },
             Step::Migrate(_) if flag("nothing_applied") => "nothing had been applied".into(),
             Step::CloneData(_) => "the database before is back".into(),
             Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),

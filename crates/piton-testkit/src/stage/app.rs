@@ -51,7 +51,8 @@ create table items (
     note text not null,
     created timestamptz not null default now()
 );
-insert into items (id, note) select 'old-' || n, md5(n::text) from generate_series(1, 1000) n;
+insert into items (id, note, created)
+select 'old-' || n, md5(n::text), '2026-01-01 UTC' from generate_series(1, 1000) n;
 ";
 
 const NAME: &str = "piton-test-app";

@@ -61,6 +61,37 @@ impl World {
         Self(self.0.iter().filter_map(|(name, fact)| change(name, fact)).collect())
     }
 
+    /// Returns the facts without what names this stage and its releases, to be compared with another stage's.
+    ///
+    /// Releases are told by their order, commits by their messages.
+    ///
+    /// # Panics
+    /// When git or `piton` does not tell them.
+    #[must_use]
+    pub fn neutral(&self, stage: &Stage) -> Self {
+        let mut names = vec![
+            (stage.folder().display().to_string(), "FOLDER".to_owned()),
+            (stage.name().to_owned(), "STAGE".to_owned()),
+        ];
+        for environment in ["production", "staging"] {
+            let ports = stage.settings().environment(environment).ports;
+            for (port, whose) in ports.iter().zip(["LISTEN", "BLUE", "GREEN"]) {
+                names.push((format!(":{port}"), format!(":{whose}")));
+            }
+        }
+        for line in stage.git(&["log", "--format=%H %s"]).lines() {
+            let (hash, message) = line.split_once(' ').unwrap_or((line, ""));
+            names.push((hash.to_owned(), format!("COMMIT-{message}")));
+        }
+        for (number, release) in stage.releases().iter().enumerate() {
+            let short = &release[release.len() - 10..];
+            names.push((release.clone(), format!("RELEASE-{number}")));
+            names.push((short.to_owned(), format!("RELEASE-{number}")));
+            names.push((short.to_lowercase(), format!("RELEASE-{number}")));
+        }
+        names.iter().fold(self.clone(), |world, (from, to)| world.replaced(from, to))
+    }
+
     /// Returns one fact.
     pub fn fact(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

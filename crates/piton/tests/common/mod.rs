@@ -50,3 +50,27 @@ pub(crate) fn assert_nothing_failed(stage: &Stage, report: &Report) {
     let lost = stage.lost_writes(report, &stage.database("production"));
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 }
+
+/// Tells whether everything is tried, as `scripts/campaign` asks for, or what a short run has time for.
+pub(crate) fn run_all() -> bool {
+    std::env::var("PITON_CAMPAIGN").is_ok_and(|value| value == "1")
+}
+
+/// Returns the sides of a step at which it is made to fail: in a short run one of them, by turns from the seed.
+pub(crate) fn sides(step: usize, all: bool) -> Vec<&'static str> {
+    if all {
+        return vec!["before", "after"];
+    }
+    vec![if (step as u64 + seed()).is_multiple_of(2) { "before" } else { "after" }]
+}
+
+/// Returns the seed of what a short run leaves to chance: `PITON_SEED`, or a new one, which is printed.
+pub(crate) fn seed() -> u64 {
+    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *SEED.get_or_init(|| {
+        let given = std::env::var("PITON_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("PITON_SEED={seed}");
+        seed
+    })
+}
