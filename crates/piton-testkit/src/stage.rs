@@ -178,6 +178,14 @@ impl Stage {
         fs::write(path, text).expect("a file in the repository");
     }
 
+    /// Removes a file of the repository's folder.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn remove(&self, path: &str) {
+        fs::remove_file(self.root().join(path)).expect("a file in the repository");
+    }
+
     /// Makes the changes and commits them: the next release, called `name`.
     ///
     /// The app behaves well unless a change says otherwise.

@@ -117,6 +117,10 @@ impl Journal {
     }
 
     fn prepare(&mut self) -> Result<(), JournalError> {
+        // Who only reads does not wait for who writes.
+        if self.format()? == FORMAT {
+            return Ok(());
+        }
         let tx = begin(&mut self.db, &self.path)?;
         let found: i64 =
             tx.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap(&self.path))?;
@@ -128,6 +132,10 @@ impl Journal {
             tx.pragma_update(None, "user_version", FORMAT).map_err(wrap(&self.path))?;
         }
         tx.commit().map_err(wrap(&self.path))
+    }
+
+    fn format(&self) -> Result<i64, JournalError> {
+        self.db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap(&self.path))
     }
 
     /// Opens the same journal once more, for another thread.

@@ -271,7 +271,11 @@ async fn tools_guard(world: &World) -> Result<(), Fault> {
     for line in &world.settings.build.run {
         if !line.program.contains('/') && !ports::on_path(&line.program) {
             return Err(Fault::refused(format!("{} was not found on this machine", line.program))
-                .because(format!("build.run needs it: {line}")));
+                .because(format!("build.run needs it: {line}"))
+                .hint(format!(
+                    "install {} so that it is found through PATH, or change build.run",
+                    line.program
+                )));
         }
     }
     for settings in std::iter::once(&world.settings).chain(&world.from) {

@@ -5,7 +5,7 @@ use piton_db::changes::{self, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::migrate::MigrationError;
-use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
+use piton_db::migrate::sql::{MigrateOptions, Migration, SqlFolder, State};
 use piton_db::swap::{self, SwapState};
 use piton_db::{Database, DbError, facts, made};
 use piton_proxy::control::{Client, ControlError};
@@ -60,13 +60,26 @@ fn unreadable() -> String {
 }
 
 impl Migrate {
+    /// Lists the migrations of which the database has all or a part.
     async fn applied(&self, database: &Database) -> Result<Vec<String>, Fault> {
         let status = SqlFolder::new(&self.folder).status(database).await.or_fault(unreadable)?;
-        Ok(status
-            .into_iter()
-            .filter(|migration| migration.is_applied())
-            .map(|migration| migration.name)
-            .collect())
+        let stands = |migration: &Migration| {
+            migration.is_applied() || matches!(migration.state, State::HalfApplied { .. })
+        };
+        Ok(status.into_iter().filter(stands).map(|migration| migration.name).collect())
+    }
+
+    /// What was rehearsed on the golden copy says nothing about a database of another structure.
+    async fn still_as_rehearsed(&self, database: &Database) -> Result<(), Fault> {
+        let unreadable = || "the structure cannot be read".to_owned();
+        let golden = Structure::of(&database.with_name(&self.golden)).await.or_fault(unreadable)?;
+        let changes = golden.changes_to(&Structure::of(database).await.or_fault(unreadable)?);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut fault = Fault::release("the database's structure was changed after the backup");
+        fault.why = changes.iter().take(5).map(ToString::to_string).collect();
+        Err(fault.because("the migration was not begun").hint("the next release takes a new backup"))
     }
 
     /// Puts the database back by the golden copy: when a person asks for it, or when not a row was written since.
@@ -106,12 +119,17 @@ impl Migrate {
         Ok(outcome)
     }
 
-    /// Drops the replaced database when it holds no row that the one in its place does not; returns its name when it is kept.
+    /// Drops the replaced database when it holds nothing but the migration; returns its name when it is kept.
     ///
-    /// Whoever writes past the proxy may have written between the last look and the swap: such rows stand there alone.
+    /// Whoever writes past the proxy may have written between the last look and the swap, or have changed the structure.
     async fn put_away(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<Option<&str>, Fault> {
         let replaced = live.with_name(&self.replaced);
-        if ctx.database || written_since(live, &replaced).await?.iter().any(|table| table.only_in_live > 0) {
+        let structure = Structure::of(&replaced).await.or_fault(|| "the structure cannot be read".into())?;
+        let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
+        if ctx.database
+            || rehearsed.is_none_or(|rehearsed| rehearsed.structure != structure.hash())
+            || written_since(live, &replaced).await?.iter().any(|table| table.only_in_live > 0)
+        {
             return Ok(Some(&self.replaced));
         }
         made::drop_replaced(&replaced, &super::label(ctx, Purpose::Replaced))
@@ -169,6 +187,7 @@ impl Act for Migrate {
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         if ctx.noted().is_none() {
+            self.still_as_rehearsed(&database).await?;
             let recorded = SqlFolder::is_recorded(&database).await.or_fault(unreadable)?;
             ctx.note(&Before { applied: self.applied(&database).await?, recorded })?;
         }

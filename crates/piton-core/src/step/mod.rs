@@ -353,9 +353,16 @@ pub(crate) async fn written_since_backup(
 /// Returns what was started.
 pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
     let mut started = Vec::new();
-    for slot in world.should_run.iter().filter(|slot| !slot.is_running()) {
-        slot.launch_and_wait(world, |_| {}).await?;
-        started.push(format!("{} on :{}", slot.slot, slot.port));
+    for (index, slot) in world.should_run.iter().enumerate() {
+        if slot.is_running() {
+            continue;
+        }
+        match slot.launch_and_wait(world, |_| {}).await {
+            Ok(_) => started.push(format!("{} on :{}", slot.slot, slot.port)),
+            // A new release that cannot start again is the gate's to judge; those whom the one before serves do not wait for it.
+            Err(fault) if index > 0 => tracing::warn!(%fault, slot = %slot.slot, "not started again"),
+            Err(fault) => return Err(fault),
+        }
     }
     let dir = world.dirs.proxy(&world.settings.environment);
     if !world.should_run.is_empty() && !proxy::is_running(&dir).await {

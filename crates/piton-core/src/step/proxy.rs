@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
 use crate::http;
+use crate::journal::Event;
 
 /// The variable that a proxy's process carries; its value is the proxy's folder.
 const PROXY_MARK: &str = "PITON_PROXY";
@@ -162,5 +163,6 @@ async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
     }
     let Some(live) = &ctx.plan.live else { return Ok(()) };
     ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));
-    live.start.launch_and_wait(ctx.world, |text| ctx.say(text)).await.map(drop)
+    live.start.launch_and_wait(ctx.world, |text| ctx.say(text)).await?;
+    ctx.append(&Event::Revived { what: format!("{} on :{port}", live.start.slot) })
 }

@@ -22,13 +22,15 @@ pub struct Settings {
     pub backups: PathBuf,
     /// Whether production takes only what staging has run.
     pub after_staging: bool,
+    /// Whether staging's data come from production; else its database is its own, and nobody makes it.
+    pub staging_from_production: bool,
     /// The text of further tables, such as checks.
     pub more: String,
     /// The lines of `[environments.production]` that the stage itself does not write.
     pub more_production: String,
     /// Production.
     pub production: Environment,
-    /// Staging, whose data come from production.
+    /// Staging.
     pub staging: Environment,
     app: String,
     program: PathBuf,
@@ -56,6 +58,7 @@ impl Settings {
             ready_within: "20s",
             backups: "backups".into(),
             after_staging: false,
+            staging_from_production: true,
             more: String::new(),
             more_production: String::new(),
             production: environment("production"),
@@ -101,7 +104,9 @@ impl Settings {
                 self.backups.display().to_string(),
             );
             if name == "staging" {
-                text.push_str("data = { from = \"production\" }\n\n");
+                let data =
+                    if self.staging_from_production { "data = { from = \"production\" }\n\n" } else { "\n" };
+                text.push_str(data);
                 continue;
             }
             text.push_str("protected = true\n");

@@ -244,7 +244,11 @@ fn list(folder: &Path, root: &Path, facts: &mut BTreeMap<String, String>) {
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         let last = entry.file_name().to_string_lossy().into_owned();
         let is_lock = folder.ends_with("artifacts") && last.ends_with(".lock");
-        if is_lock || name == ".piton/logs" || last.starts_with("journal.db") || last == "proxy.log" {
+        if is_lock
+            || [".piton/logs", ".piton/.gitignore"].contains(&name.as_str())
+            || last.starts_with("journal.db")
+            || last == "proxy.log"
+        {
             continue;
         }
         let is_folder = path.is_dir();

@@ -1,6 +1,12 @@
 //! What the tests of the whole tool share.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary takes a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test code, of which each binary takes a part"
+)]
 
 use piton_testkit::load::Report;
 use piton_testkit::stage::{Change, Stage};
@@ -19,8 +25,8 @@ pub(crate) const RECEIPTS: Change<'static> = Change::Migration(
 pub(crate) const WRITES_RECEIPTS: Change<'static> =
     Change::Behaviour(|app| app.also_writes = vec!["receipts".into()]);
 
-/// A third of the answers are 500.
-pub(crate) const BAD: Change<'static> = Change::Behaviour(|app| app.fails = 0.3);
+/// Half of the answers are 500.
+pub(crate) const BAD: Change<'static> = Change::Behaviour(|app| app.fails = 0.5);
 
 /// Sets a stage; `None` without PostgreSQL.
 pub(crate) fn stage() -> Option<Stage> {
@@ -73,4 +79,36 @@ pub(crate) fn seed() -> u64 {
         println!("PITON_SEED={seed}");
         seed
     })
+}
+
+/// A small file system; it is unmounted when dropped.
+pub(crate) struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    /// Mounts one below the folder; says `skipped: needs root to mount a tmpfs` and returns `None` where that is refused.
+    pub(crate) fn mount(below: &std::path::Path, size: &str) -> Option<Self> {
+        let path = below.join("small");
+        std::fs::create_dir(&path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            piton_testkit::postgres::skip("root to mount a tmpfs");
+            return None;
+        }
+        Some(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: whoever has a file open in it may end later.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

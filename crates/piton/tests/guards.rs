@@ -1,0 +1,195 @@
+//! What must not be is refused before anything is touched: exit code 2, what, why, and the command that mends it.
+
+mod common;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::SystemTime;
+
+use common::{Tmpfs, live_stage, stage};
+use piton_testkit::stage::{Output, Stage};
+
+/// Wants a release to be refused in these words, by `plan` as well, with nothing changed.
+#[track_caller]
+fn refused(stage: &Stage, environment: &str, words: &[&str]) -> Output {
+    let before = stage.world();
+    let planned = stage.piton(&["plan", environment]).expect(2);
+    let said = stage.piton(&["deploy", environment]).expect(2);
+    for word in words {
+        assert!(planned.stdout.contains(word), "plan: no `{word}` in\n{}{}", planned.stdout, planned.stderr);
+        assert!(said.stderr.contains(word), "deploy: no `{word}` in\n{}", said.stderr);
+    }
+    before.assert_same(&stage.world(), "after a refusal");
+    assert_eq!(stage.status(environment)["release"]["outcome"], "refused");
+    said
+}
+
+/// Names production's database by another host name and another user.
+fn productions_by_another_name(stage: &Stage) -> String {
+    let (user, port, database) =
+        (stage.role("staging"), stage.cluster().port(), stage.database("production"));
+    format!("postgresql://{user}:another@localhost:{port}/{database}")
+}
+
+#[test]
+fn staging_on_productions_database_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    let url = productions_by_another_name(&stage);
+    stage.configure(|settings| settings.staging.vars.extend([("DATABASE_URL".into(), url)]));
+    let mend = format!("{}_staging", stage.database("production"));
+    refused(
+        &stage,
+        "staging",
+        &["staging's database is production's", "carries the mark of production", &mend],
+    );
+}
+
+#[test]
+fn the_mark_alone_tells_productions_database() {
+    let Some(mut stage) = live_stage() else { return };
+    let url = productions_by_another_name(&stage);
+    stage.configure(|settings| {
+        settings.staging.vars.extend([("DATABASE_URL".into(), url)]);
+        // With its data from production, staging would need production's variables here.
+        settings.staging_from_production = false;
+    });
+    stage.remove(".env.production");
+    refused(&stage, "staging", &["staging's database is production's", "carries the mark of production"]);
+}
+
+#[test]
+fn an_unmarked_production_is_told_by_the_server() {
+    let Some(mut stage) = stage() else { return };
+    let url = productions_by_another_name(&stage);
+    stage.configure(|settings| {
+        settings.staging.vars.extend([("DATABASE_URL".into(), url)]);
+        settings.staging_from_production = false;
+    });
+    refused(&stage, "staging", &["staging's database is production's", "same database on the same server"]);
+}
+
+#[test]
+fn a_database_that_piton_did_not_make_is_not_replaced() {
+    let Some(stage) = live_stage() else { return };
+    let (database, role) = (stage.database("staging"), stage.role("staging"));
+    stage.sql("postgres", &format!("create database \"{database}\" owner \"{role}\""));
+    stage.sql(&database, "create table precious (a int); insert into precious values (1)");
+    refused(&stage, "staging", &["not made by Piton", "1 tables and no mark", "dropdb"]);
+}
+
+#[test]
+fn equal_secrets_are_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.staging.vars = settings.production.vars.clone());
+    let said = refused(&stage, "staging", &["share the secret", "SESSION_SECRET", "[secrets] shared"]);
+    let secret = &stage.settings().production.vars["SESSION_SECRET"];
+    assert!(!said.stderr.contains(secret.as_str()), "the secret was printed");
+    stage.configure(|settings| settings.more = "[secrets]\nshared = [\"SESSION_SECRET\"]\n".into());
+    stage.piton(&["plan", "staging"]).expect(0);
+}
+
+#[test]
+fn keys_in_the_wrong_place_are_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    for (environment, key, kind) in
+        [("staging", "sk_live_0a1b2c", "live"), ("production", "sk_test_0a1b2c", "test")]
+    {
+        stage.commit(kind, &[]);
+        stage.configure(|settings| {
+            let vars = match environment {
+                "staging" => &mut settings.staging.vars,
+                _ => &mut settings.production.vars,
+            };
+            vars.insert("STRIPE_KEY".into(), key.into());
+        });
+        let words = [&format!("{environment} holds a {kind} key in STRIPE_KEY"), "put the right key into"];
+        let said = refused(&stage, environment, &words.map(|word| word as &str));
+        assert!(!said.stderr.contains(key), "the key was printed");
+    }
+}
+
+#[test]
+fn a_missing_tool_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.build = vec!["no-such-tool --fast".into()]);
+    let words =
+        ["no-such-tool was not found", "build.run needs it: no-such-tool --fast", "install no-such-tool"];
+    refused(&stage, "production", &words);
+}
+
+#[test]
+fn too_little_disk_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    let Some(small) = Tmpfs::mount(stage.folder(), "1m") else { return };
+    stage.configure(|settings| settings.backups = small.path().to_owned());
+    refused(&stage, "production", &["too little disk for the backup", "are needed", "du -xh"]);
+}
+
+#[test]
+fn a_port_in_use_is_refused_with_its_owner() {
+    let Some(stage) = live_stage() else { return };
+    let port = stage.settings().production.ports[2];
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let me = std::process::id();
+    let words = [format!("green's port {port}"), format!("process {me} ("), format!("kill {me}")];
+    refused(&stage, "production", &words.each_ref().map(String::as_str));
+}
+
+#[test]
+fn the_second_operator_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    let first = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the first share", || stage.is_running("production", "shift.10%"));
+    let user = stage.status("production")["release"]["begun_by"].as_str().unwrap().to_owned();
+    for command in [&["deploy", "production"][..], &["resume", "production"]] {
+        let second = stage.piton(command).expect(2).says("production is being released by").says(&user);
+        second.says(&format!("(process {})", first.id())).says("since ").says("piton watch production");
+    }
+    // Another environment is nobody's yet.
+    stage.piton(&["plan", "staging"]).expect(0);
+    stage.piton(&["abort", "production", "--yes"]).expect(0);
+    first.wait().expect(3);
+    common::assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+#[test]
+fn production_takes_only_what_staging_has_run() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    stage.configure(|settings| settings.after_staging = true);
+    refused(
+        &stage,
+        "production",
+        &["has not been released to staging", "after = \"staging\"", "piton deploy staging --ref"],
+    );
+}
+
+#[test]
+fn outside_of_the_window_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    let days = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+    // Day 0 was a Thursday; three days from now no clock is far enough off.
+    let day = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days as usize + 3) % 7];
+    stage.configure(|settings| settings.more_production = format!("window = \"{day} 10:00-12:00 UTC\"\n"));
+    refused(
+        &stage,
+        "production",
+        &["production takes releases", day, "it opens next", "piton plan production"],
+    );
+}
+
+#[test]
+fn without_a_way_back_a_release_is_refused() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    stage.end_all();
+    refused(
+        &stage,
+        "production",
+        &["the release that serves production does not answer", "piton resume production"],
+    );
+    stage.piton(&["resume", "production"]).expect(0).says("started again");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+}
