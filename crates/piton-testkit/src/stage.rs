@@ -91,10 +91,8 @@ impl Stage {
     /// Makes a role for each environment, production's database with its role, and no database for staging.
     fn make_databases(&self) {
         let (production, staging) = (self.role("production"), self.role("staging"));
-        // A restored copy keeps its owners: staging's role has to be a member of production's.
         self.admin(&format!("create role \"{production}\" login createdb"));
         self.admin(&format!("create role \"{staging}\" login createdb"));
-        self.admin(&format!("grant \"{production}\" to \"{staging}\""));
         self.admin(&format!("create database \"{}\" owner \"{production}\"", self.database("production")));
     }
 

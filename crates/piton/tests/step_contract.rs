@@ -1,21 +1,54 @@
 //! What every kind of step keeps: it fails and is undone, it is acted twice, it is undone twice.
 //!
 //! The steps are those of the plan, so that a new one is covered by itself.
+#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
 
 mod common;
 
-use common::{RECEIPTS, WRITES_RECEIPTS, live_stage};
-use piton_testkit::load::Running;
+use common::{RECEIPTS, WRITES_RECEIPTS};
+use piton_testkit::load::{Report, Running};
 use piton_testkit::stage::{Stage, World};
 
-/// A stage on which the next release to `environment` has a migration and something to go back to.
-fn set(environment: &str) -> Option<Stage> {
-    let stage = live_stage()?;
-    if environment == "staging" {
-        stage.deploy("staging");
+/// A release with a migration, of which each step is tried.
+#[derive(Clone, Copy)]
+struct Case {
+    environment: &'static str,
+    /// Whether nothing serves there yet: no proxy, no mark, for staging not even a database.
+    first: bool,
+}
+
+const CASES: [Case; 4] = [
+    Case { environment: "production", first: false },
+    Case { environment: "staging", first: false },
+    Case { environment: "production", first: true },
+    Case { environment: "staging", first: true },
+];
+
+impl Case {
+    /// Sets a stage on which this release is the next one.
+    fn set(self) -> Option<Stage> {
+        let stage = common::stage()?;
+        if !self.first || self.environment == "staging" {
+            stage.deploy("production");
+        }
+        if !self.first && self.environment == "staging" {
+            stage.deploy("staging");
+        }
+        stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+        Some(stage)
     }
-    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
-    Some(stage)
+
+    /// Starts a load where something serves.
+    fn reads(self, stage: &Stage) -> Option<Running> {
+        (!self.first).then(|| reads(stage, self.environment))
+    }
+}
+
+/// Wants a load to have seen no failure.
+#[track_caller]
+fn nobody_noticed(stage: &Stage, load: Option<Running>) {
+    let reports: Option<Report> = load.map(|load| stage.finish(load));
+    reports.iter().for_each(|report| common::assert_no_failures_but_of(report, "no release"));
 }
 
 /// A load that writes nothing, so that the gate has something to judge and the database may go back.
@@ -40,36 +73,45 @@ fn world(stage: &Stage) -> World {
 
 #[test]
 fn production_fails_at_each_step_and_leaves_nothing_over() {
-    fails_at_each_step("production");
+    fails_at_each_step(CASES[0]);
 }
 
 #[test]
 fn staging_fails_at_each_step_and_leaves_nothing_over() {
-    fails_at_each_step("staging");
+    fails_at_each_step(CASES[1]);
 }
 
-fn fails_at_each_step(environment: &str) {
-    let Some(stage) = set(environment) else { return };
-    let load = reads(&stage, environment);
+#[test]
+fn first_releases_fail_at_each_step_and_leave_nothing_over() {
+    CASES[2..].iter().for_each(|case| fails_at_each_step(*case));
+}
+
+fn fails_at_each_step(case: Case) {
+    let Some(stage) = case.set() else { return };
+    let load = case.reads(&stage);
     let before = world(&stage);
     let all = common::run_all();
-    for (number, (step, phase)) in steps(&stage, environment).into_iter().enumerate() {
+    for (number, (step, phase)) in steps(&stage, case.environment).into_iter().enumerate() {
         if phase == "settle" {
             continue;
         }
         for side in common::sides(number, all) {
             let at = format!("{step}:{side}");
-            stage.piton_with_env(&["deploy", environment], &[("PITON_FAIL_AT", &at)]).expect(3).says(&step);
+            stage
+                .piton_with_env(&["deploy", case.environment], &[("PITON_FAIL_AT", &at)])
+                .expect(3)
+                .says(&step);
             before.assert_same(&world(&stage), &format!("after a fault at {at}"));
         }
     }
-    common::assert_no_failures_but_of(&stage.finish(load), "no release");
+    nobody_noticed(&stage, load);
 }
 
 #[test]
 fn a_release_that_settles_stands_at_a_fault_and_goes_on() {
-    for environment in ["production", "staging"] {
-        let Some(stage) = set(environment) else { return };
+    for case in &CASES[..2] {
+        let environment = case.environment;
+        let Some(stage) = case.set() else { return };
         let load = reads(&stage, environment);
         let settling = steps(&stage, environment).into_iter().filter(|(_, phase)| phase == "settle");
         let mut command = "deploy";
@@ -90,60 +132,60 @@ fn a_release_that_settles_stands_at_a_fault_and_goes_on() {
 }
 
 #[test]
-fn production_acts_each_step_twice() {
-    acts_twice("production");
+fn each_step_acts_twice() {
+    CASES[..2].iter().for_each(|case| acts_twice(*case));
 }
 
 #[test]
-fn staging_acts_each_step_twice() {
-    acts_twice("staging");
+fn each_step_of_a_first_release_acts_twice() {
+    CASES[2..].iter().for_each(|case| acts_twice(*case));
 }
 
 /// Killed after each step has acted and before that is journaled, a release ends in the same world as one that never died.
-fn acts_twice(environment: &str) {
-    let (Some(calm), Some(stage)) = (set(environment), set(environment)) else { return };
-    let load = reads(&calm, environment);
-    calm.deploy(environment);
-    common::assert_no_failures_but_of(&calm.finish(load), "no release");
+fn acts_twice(case: Case) {
+    let (Some(calm), Some(stage)) = (case.set(), case.set()) else { return };
+    let load = case.reads(&calm);
+    calm.deploy(case.environment);
+    nobody_noticed(&calm, load);
 
-    let load = reads(&stage, environment);
+    let load = case.reads(&stage);
     let mut command = "deploy";
-    for (step, _) in steps(&stage, environment) {
+    for (step, _) in steps(&stage, case.environment) {
         let at = format!("done {step}:before");
-        stage.piton_with_env(&[command, environment], &[("PITON_CRASH_AT", &at)]).expect(137);
+        stage.piton_with_env(&[command, case.environment], &[("PITON_CRASH_AT", &at)]).expect(137);
         command = "resume";
     }
-    stage.piton(&["resume", environment]).expect(0);
-    common::assert_no_failures_but_of(&stage.finish(load), "no release");
+    stage.piton(&["resume", case.environment]).expect(0);
+    nobody_noticed(&stage, load);
     calm.world().neutral(&calm).assert_same(&stage.world().neutral(&stage), "when each step acted twice");
 }
 
 #[test]
-fn production_undoes_each_step_twice() {
-    undoes_twice("production");
+fn each_step_is_undone_twice() {
+    CASES[..2].iter().for_each(|case| undoes_twice(*case));
 }
 
 #[test]
-fn staging_undoes_each_step_twice() {
-    undoes_twice("staging");
+fn each_step_of_a_first_release_is_undone_twice() {
+    CASES[2..].iter().for_each(|case| undoes_twice(*case));
 }
 
 /// Killed after each step was undone and before that is journaled, a release leaves the world as it was.
-fn undoes_twice(environment: &str) {
-    let Some(stage) = set(environment) else { return };
-    let load = reads(&stage, environment);
+fn undoes_twice(case: Case) {
+    let Some(stage) = case.set() else { return };
+    let load = case.reads(&stage);
     let before = world(&stage);
-    let mut undone = steps(&stage, environment);
+    let mut undone = steps(&stage, case.environment);
     undone.retain(|(_, phase)| phase != "settle");
     let last = format!("{}:after", undone.last().unwrap().0);
     let mut command = "deploy";
     for (step, _) in undone.iter().rev() {
         let at = format!("undone {step}:before");
         let env = [("PITON_FAIL_AT", last.as_str()), ("PITON_CRASH_AT", &at)];
-        stage.piton_with_env(&[command, environment], &env).expect(137);
+        stage.piton_with_env(&[command, case.environment], &env).expect(137);
         command = "resume";
     }
-    stage.piton(&["resume", environment]).expect(3);
+    stage.piton(&["resume", case.environment]).expect(3);
     before.assert_same(&world(&stage), "when each step was undone twice");
-    common::assert_no_failures_but_of(&stage.finish(load), "no release");
+    nobody_noticed(&stage, load);
 }

@@ -237,7 +237,7 @@ fn app_processes(stage: &Stage) -> BTreeMap<String, usize> {
     count
 }
 
-/// Names every folder and file below, but logs, the journal and the contents of checked-out or copied releases.
+/// Names every folder and file below, but logs, the journal, and what lies in a proxy's folder or in one of a release.
 fn list(folder: &Path, root: &Path, facts: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
