@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use piton_db::changes::{self, TableChange};
+use piton_db::changes::{self, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::migrate::MigrationError;
@@ -128,7 +128,7 @@ impl Migrate {
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         if ctx.database
             || rehearsed.is_none_or(|rehearsed| rehearsed.structure != structure.hash())
-            || written_since(live, &replaced).await?.iter().any(|table| table.only_in_live > 0)
+            || may_have_writes(ctx, &written_since(live, &replaced).await?)
         {
             return Ok(Some(&self.replaced));
         }
@@ -161,11 +161,14 @@ pub(super) async fn written_since(golden: &Database, live: &Database) -> Result<
 
 /// Tells whether going back could lose a write.
 ///
-/// A change of a new column alone is not counted; only a release that never had traffic cannot have made one.
+/// A release that never had traffic cannot have made one in what its migration added: rows of a new table are the migration's
+/// own then, and the values of a new column, too.
 fn may_have_writes(ctx: &Ctx<'_, '_>, written: &[TableChange]) -> bool {
     let had_traffic = ctx.began(Phase::Shift);
     written.iter().any(|table| {
-        table.only_in_live > 0 || table.only_in_golden > 0 || (had_traffic && !table.new_columns.is_empty())
+        let is_new = table.presence == Presence::Live;
+        let rows = table.only_in_live > 0 || table.only_in_golden > 0;
+        if had_traffic { rows || !table.new_columns.is_empty() } else { rows && !is_new }
     })
 }
 

@@ -1,9 +1,10 @@
 //! What a stage's `piton.toml` and environment files are made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rand::RngExt as _;
 
@@ -122,10 +123,12 @@ impl Settings {
 /// Returns a port that nobody listens on, below those that the system gives to outgoing connections: a load may take any of
 /// these between the choice and the bind.
 fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut rng = rand::rng();
     loop {
         let port = rng.random_range(10_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && given.insert(port) {
             return port;
         }
     }

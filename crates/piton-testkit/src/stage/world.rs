@@ -237,26 +237,25 @@ fn app_processes(stage: &Stage) -> BTreeMap<String, usize> {
     count
 }
 
-/// Names every folder and file below, but logs, the journal, and what lies in a proxy's folder or in one of a release.
+/// Names the files below and the folders of releases, backups and proxies; not what lies in these, nor logs and the journal.
 fn list(folder: &Path, root: &Path, facts: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         let last = entry.file_name().to_string_lossy().into_owned();
         let is_lock = folder.ends_with("artifacts") && last.ends_with(".lock");
-        if is_lock
-            || [".piton/logs", ".piton/.gitignore"].contains(&name.as_str())
-            || last.starts_with("journal.db")
-            || last == "proxy.log"
-        {
+        let is_own = [".piton/logs", ".piton/.gitignore"].contains(&name.as_str());
+        if is_lock || is_own || last.starts_with("journal.db") {
             continue;
         }
-        let is_folder = path.is_dir();
-        facts.insert(format!("file {name}"), if is_folder { "folder".into() } else { "file".into() });
-        let is_release =
-            folder.ends_with("artifacts") || folder.ends_with("slots") || path.join("dump").is_dir();
-        if is_folder && !is_release {
+        let is_whole = last == "proxy"
+            || folder.ends_with("artifacts")
+            || folder.ends_with("slots")
+            || path.join("dump").is_dir();
+        if path.is_dir() && !is_whole {
             list(&path, root, facts);
+        } else {
+            facts.insert(format!("file {name}"), "is there".into());
         }
     }
 }
