@@ -15,7 +15,7 @@ use crate::journal::{
     Back, Event, Heartbeat, Journal, JournalError, Lease, Operator, Outcome, Pending, Progress, Request,
     State,
 };
-use crate::plan::{Phase, Plan};
+use crate::plan::{Phase, Plan, PlannedStep};
 use crate::step::{Ctx, Observed, World};
 
 /// How often the engine looks for what people ask.
@@ -113,6 +113,12 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
+    fn begin_step(&mut self, step: &str, attempt: u32) -> Result<(), JournalError> {
+        // What a person said of the step before is not meant for this one.
+        self.go_on = false;
+        self.append(&Event::Started { step: step.to_owned(), attempt })
+    }
+
     /// Returns the fold of all events so far.
     pub fn state(&self) -> &State {
         &self.state
@@ -150,10 +156,7 @@ pub async fn run(
     let mut interrupt = pin!(interrupt);
     loop {
         // Asked while nobody ran the release: before anything more is done.
-        let asked = take_requests(&mut recorder.borrow_mut())?;
-        if let Some((pending, database)) = asked {
-            turn_back(recorder, &pending, database)?;
-        }
+        take_requests(&mut recorder.borrow_mut())?;
         let (ended, back, forward) = {
             let recorder = recorder.borrow();
             let state = recorder.state();
@@ -190,7 +193,7 @@ async fn act(
         (state.plan.steps[index].clone(), state.steps[index].attempts + 1)
     };
     let step = planned.id.clone();
-    recorder.borrow_mut().append(&Event::Started { step: step.clone(), attempt })?;
+    recorder.borrow_mut().begin_step(&step, attempt)?;
     let ctx = Ctx::new(recorder, world, index);
     let acting = async {
         if attempt > 1 {
@@ -209,29 +212,31 @@ async fn act(
             recorder.borrow_mut().append(&Event::Done { step, outcome })?;
             Ok(None)
         }
-        Attended::Acted(Err(fault)) => failed(recorder, &step, fault),
-        Attended::Asked(pending, database) => {
-            turn_back(recorder, &pending, database)?;
-            Ok(None)
-        }
+        Attended::Acted(Err(fault)) => failed(recorder, &planned, fault),
+        Attended::TurnedBack => Ok(None),
         Attended::Interrupted => leave(recorder),
     }
 }
 
-fn failed(recorder: &RefCell<Recorder<'_>>, step: &str, fault: Fault) -> Result<Option<End>, JournalError> {
+fn failed(
+    recorder: &RefCell<Recorder<'_>>,
+    planned: &PlannedStep,
+    fault: Fault,
+) -> Result<Option<End>, JournalError> {
     let mut recorder = recorder.borrow_mut();
-    recorder.append(&Event::Failed { step: step.to_owned(), fault: fault.clone() })?;
+    let step = planned.id.clone();
+    // A release that has traffic is never left with it for a look.
+    let stay = recorder.state().plan.stay && planned.phase < Phase::Shift;
+    recorder.append(&Event::Failed { step: step.clone(), fault: fault.clone() })?;
     let reason = match fault.kind {
         Kind::Refused if recorder.state().refusal().is_some() => {
             recorder.append(&Event::Ended { outcome: Outcome::Refused })?;
             return Ok(Some(End::Over(Outcome::Refused)));
         }
         Kind::Surroundings => return Ok(Some(End::Stopped(fault))),
-        _ if recorder.state().past_return() || recorder.state().plan.stay => {
-            return Ok(Some(End::Stopped(fault)));
-        }
+        _ if recorder.state().past_return() || stay => return Ok(Some(End::Stopped(fault))),
         Kind::Verdict => Back::Verdict { why: fault.what },
-        Kind::Release | Kind::Refused => Back::Fault { step: step.to_owned() },
+        Kind::Release | Kind::Refused => Back::Fault { step },
     };
     recorder.append(&Event::TurnedBack { reason, database: false })?;
     Ok(None)
@@ -265,8 +270,8 @@ async fn undo(
             recorder.borrow_mut().append(&Event::UndoFailed { step, fault: fault.clone() })?;
             Ok(Some(End::Stopped(fault)))
         }
-        // The release goes back already; the request was journaled by `attend`.
-        Attended::Asked(..) => Ok(None),
+        // What shall become of the database was changed: the undo begins again with that.
+        Attended::TurnedBack => Ok(None),
         Attended::Interrupted => leave(recorder),
     }
 }
@@ -276,14 +281,9 @@ fn leave(recorder: &RefCell<Recorder<'_>>) -> Result<Option<End>, JournalError> 
     Ok(Some(End::Left))
 }
 
-fn turn_back(recorder: &RefCell<Recorder<'_>>, asked: &Pending, database: bool) -> Result<(), JournalError> {
-    let reason = Back::Asked { by: asked.by.to_string() };
-    recorder.borrow_mut().append(&Event::TurnedBack { reason, database })
-}
-
 enum Attended {
     Acted(Result<Value, Fault>),
-    Asked(Box<Pending>, bool),
+    TurnedBack,
     Interrupted,
 }
 
@@ -301,36 +301,53 @@ async fn attend(
             acted = &mut acting => return Ok(Attended::Acted(acted)),
             () = &mut interrupt => return Ok(Attended::Interrupted),
             _ = look.tick() => {
-                if let Some((pending, database)) = take_requests(&mut recorder.borrow_mut())? {
-                    return Ok(Attended::Asked(Box::new(pending), database));
+                if take_requests(&mut recorder.borrow_mut())? {
+                    return Ok(Attended::TurnedBack);
                 }
             }
         }
     }
 }
 
-/// Journals what people asked and returns a request to go back, when there is one that can be followed.
-fn take_requests(recorder: &mut Recorder<'_>) -> Result<Option<(Pending, bool)>, JournalError> {
+/// Journals what people asked and follows it; returns whether the release turned back, or turned back otherwise than before.
+///
+/// A request counts as taken only when all that follows from it is journaled: one that a kill cuts off is taken again.
+fn take_requests(recorder: &mut Recorder<'_>) -> Result<bool, JournalError> {
     if recorder.state.ended.is_some() {
-        return Ok(None);
+        return Ok(false);
     }
     if recorder.heartbeat.is_lost() {
         return Err(JournalError::LeaseLost { environment: recorder.lease.environment.clone() });
     }
+    let mut turned = false;
     for pending in recorder.journal.pending(&recorder.state.plan.id)? {
-        let event = Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at };
-        recorder.append(&event)?;
+        turned |= follow(recorder, &pending)?;
         recorder.journal.taken(pending.id)?;
-        let free = recorder.state.back.is_none() && !recorder.state.past_return();
-        match pending.request {
-            Request::Continue => recorder.go_on = true,
-            Request::Hold => {}
-            Request::Abort if free => return Ok(Some((pending, false))),
-            Request::Rollback { database } if free => return Ok(Some((pending, database))),
-            Request::Abort | Request::Rollback { .. } => {}
-        }
     }
-    Ok(None)
+    Ok(turned)
+}
+
+fn follow(recorder: &mut Recorder<'_>, pending: &Pending) -> Result<bool, JournalError> {
+    let was_held = recorder.state.held;
+    recorder.append(&Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at })?;
+    let database = match pending.request {
+        // Who held the release lets it go on as planned; who says so without a hold ends the present wait.
+        Request::Continue => {
+            recorder.go_on = !was_held;
+            return Ok(false);
+        }
+        Request::Hold => return Ok(false),
+        Request::Abort => false,
+        Request::Rollback { database } => database,
+    };
+    let reason = Back::Asked { by: pending.by.to_string() };
+    let event = Event::TurnedBack { reason, database };
+    // It asks for what is already so, or for what can no longer be: said, and otherwise left alone.
+    if recorder.state.check(&event).is_err() {
+        return Ok(false);
+    }
+    recorder.append(&event)?;
+    Ok(true)
 }
 
 /// Fails a step on purpose when the tests ask for it: `PITON_FAIL_AT=STEP:before|after`.
@@ -360,8 +377,19 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
         };
         return Err(Fault::refused(format!("the release {} ended at {at}", state.plan.short_id())).hint(hint));
     }
-    let back = matches!(request, Request::Abort | Request::Rollback { .. });
-    if back && state.past_return() {
+    let back = match request {
+        Request::Abort => Some(false),
+        Request::Rollback { database } => Some(database),
+        Request::Hold | Request::Continue => None,
+    };
+    if let (Some(database), Some(turned)) = (back, &state.back)
+        && (turned.database == database || !state.may_still_change_back())
+    {
+        return Err(Fault::refused(format!("release {} goes back already", state.plan.short_id())).hint(
+            format!("piton watch {0} follows it; piton resume {0} carries it on", state.plan.environment),
+        ));
+    }
+    if back.is_some() && state.past_return() {
         return Err(Fault::refused("the way back was closed when the release began to settle")
             .hint(format!("piton resume {} carries it to its end", state.plan.environment)));
     }

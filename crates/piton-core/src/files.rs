@@ -47,14 +47,22 @@ fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Does slow work on files beside the thread that drives the release.
+pub(crate) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
 /// Makes a folder that only its owner may enter and that git leaves alone: it will hold people's data.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
+    let ignore = path.join(".gitignore");
+    if ignore.is_file() {
         return Ok(());
     }
     fs_err::create_dir_all(path)?;
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
-    fs_err::write(path.join(".gitignore"), "*\n")
+    fs_err::write(ignore, "*\n")
 }
 
 /// Locks a file for as long as the result lives; the lock ends with the process, however that ends.

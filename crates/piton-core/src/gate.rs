@@ -74,8 +74,14 @@ impl Gate {
     }
 
     /// Begins a rollout step: its minimum of data is counted anew, its evidence goes on.
+    ///
+    /// After an outage that hit both slots the evidence begins anew, too: it says nothing about the release.
     pub fn enter_step(&mut self) {
         self.step = Tally::default();
+        if self.monitors().iter().any(|monitor| monitor.stable.wealth(monitor.limit) >= 1.0 / ALPHA) {
+            self.candidate = Tally::default();
+            self.stable = Tally::default();
+        }
     }
 
     /// Takes in what was answered since the last look.
@@ -292,6 +298,16 @@ mod tests {
             parts = serde_json::from_str(&stored).unwrap();
         }
         assert_eq!(whole.verdict(true), parts.verdict(true));
+    }
+
+    #[test]
+    fn after_a_shared_outage_the_next_step_judges_again() {
+        let mut gate = seen((200, 60), (4000, 1200));
+        gate.enter_step();
+        gate.see(&answers(200, 0), &answers(4000, 0));
+        assert!(matches!(gate.verdict(true), Verdict::Continue(_)));
+        gate.see(&answers(200, 100), &answers(0, 0));
+        assert!(matches!(gate.verdict(true), Verdict::RollBack(_)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::dirs::Dirs;
 use crate::facts::Facts;
 use crate::step::{
     Backup, Build, Checks, CloneData, Connect, DropCopies, Guard, Mark, Migrate, Proof, Prune, Rehearse,
-    Shift, StartSlot, Step, StopSlot, Watch,
+    Shift, Site, StartSlot, Step, StopSlot, Watch,
 };
 
 /// Everything that one release will do in one environment.
@@ -151,10 +151,11 @@ pub(crate) fn port_of(settings: &Settings, slot: Slot) -> u16 {
 }
 
 /// Makes the plan of a release.
-pub fn make(settings: &Settings, facts: &Facts, stay: bool) -> Plan {
+pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, stay: bool) -> Plan {
     let dirs = Dirs::new(&settings.root);
+    let site = Site { settings, from, dirs: &dirs };
     let slot = facts.live.as_ref().map_or(Slot::Blue, |live| live.start.slot.other());
-    let mut draft = Draft { settings, facts, dirs: &dirs, slot, steps: Vec::new() };
+    let mut draft = Draft { settings, site, facts, dirs: &dirs, slot, steps: Vec::new() };
     draft.guard();
     draft.build();
     draft.database();
@@ -209,6 +210,7 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
 
 struct Draft<'a> {
     settings: &'a Settings,
+    site: Site<'a>,
     facts: &'a Facts,
     dirs: &'a Dirs,
     slot: Slot,
@@ -218,7 +220,7 @@ struct Draft<'a> {
 impl Draft<'_> {
     fn add(&mut self, id: impl Into<String>, phase: Phase, step: impl Into<Step>) {
         let step = step.into();
-        let words = step.words(self.settings, self.dirs);
+        let words = step.words(&self.site);
         self.steps.push(PlannedStep {
             id: id.into(),
             phase,

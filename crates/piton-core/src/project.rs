@@ -11,7 +11,7 @@ use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::files;
 use crate::journal::{Event, Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Phase, Plan};
 use crate::step::{self, Finding, StartSlot, Step, World};
 use piton_db::changes::TableChange;
 
@@ -78,15 +78,18 @@ impl Project {
         Ok(releases.into_iter().rev().find(|state| state.ended.is_none()))
     }
 
+    /// Returns the settings of the environment that the data comes from.
+    fn source(&self, settings: &Settings) -> Result<Option<Settings>, Fault> {
+        let data = settings.data.as_ref();
+        data.map(|data| self.settings(&data.environment).map_err(|error| config_fault(&error))).transpose()
+    }
+
     /// Looks up what the steps of an environment need besides their plan.
     ///
     /// # Errors
     /// When the environment that the data comes from cannot be resolved.
     pub fn world(&self, settings: Settings, journal: &Journal) -> Result<World, Fault> {
-        let from = match &settings.data {
-            Some(data) => Some(self.settings(&data.environment).map_err(|error| config_fault(&error))?),
-            None => None,
-        };
+        let from = self.source(&settings)?;
         // An environment whose variables are not on this machine cannot be compared with; its mark still can.
         let others = self.config.environments().iter().filter_map(|name| self.settings(name).ok()).collect();
         let released_before = match &settings.after {
@@ -120,7 +123,7 @@ impl Project {
     /// When the commit or the journal cannot be read.
     pub async fn plan(&self, settings: &Settings, reference: &str, stay: bool) -> Result<Plan, Fault> {
         let facts = Facts::gather(settings, &self.journal()?, reference).await?;
-        Ok(plan::make(settings, &facts, stay))
+        Ok(plan::make(settings, self.source(settings)?.as_ref(), &facts, stay))
     }
 
     /// Begins a release: takes the lease, makes the plan and stores it.
@@ -142,7 +145,7 @@ impl Project {
                 return Err(unfinished(&open));
             }
             let facts = Facts::gather(settings, &journal, reference).await?;
-            Ok(plan::make(settings, &facts, stay))
+            Ok(plan::make(settings, self.source(settings)?.as_ref(), &facts, stay))
         };
         match prepared.await {
             Ok(plan) => Recorder::create(journal, lease, plan, by, watcher).map_err(journal_fault),
@@ -179,6 +182,10 @@ impl Project {
         interrupt: impl Future<Output = ()>,
     ) -> Result<(End, State), Fault> {
         let world = self.world(settings, &self.journal()?)?;
+        if let Err(fault) = may_carry_on(recorder.state(), &world) {
+            recorder.finish().map_err(journal_fault)?;
+            return Err(fault);
+        }
         let recorder = RefCell::new(recorder);
         let end = engine::run(&recorder, &world, interrupt).await.map_err(journal_fault)?;
         let recorder = recorder.into_inner();
@@ -261,8 +268,12 @@ impl Project {
             None => return Err(nothing_to_ask(&journal, environment)?),
         };
         engine::may_ask(&open, request)?;
-        journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
         let held = journal.holder(environment).map_err(journal_fault)?.is_some();
+        if !held && matches!(request, Request::Hold | Request::Continue) {
+            return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
+                .hint(format!("piton resume {environment} carries it on")));
+        }
+        journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
         Ok((open, held))
     }
 }
@@ -282,6 +293,24 @@ fn started(state: &State) -> Option<StartSlot> {
         Step::StartSlot(start) if step.progress == Progress::Done => Some(start.clone()),
         _ => None,
     })
+}
+
+/// Refuses to go on where the guards of a release no longer hold: another database, a window that has closed since.
+fn may_carry_on(state: &State, world: &World) -> Result<(), Fault> {
+    if let Some(outcome) = state.outcome("guard") {
+        step::still_the_same(world, outcome)?;
+    }
+    let Some(window) = &world.settings.window else { return Ok(()) };
+    let resumed = state.steps.iter().any(|step| step.attempts > 0);
+    let mut steps = state.plan.steps.iter().zip(&state.steps);
+    let touched = steps.any(|(planned, step)| planned.phase >= Phase::Migrate && step.attempts > 0);
+    if !resumed || touched || state.back.is_some() || window.contains(jiff::Timestamp::now()) {
+        return Ok(());
+    }
+    let environment = &world.settings.environment;
+    Err(Fault::refused(format!("{environment} takes releases {window}"))
+        .because("this one has not touched the database yet")
+        .hint(format!("piton resume {environment} when the window is open, or piton abort {environment}")))
 }
 
 fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> {

@@ -209,23 +209,37 @@ fn spawn(command: &Command) -> Result<tokio::process::Child, ExecError> {
     prepared.spawn().map_err(|source| spawn_error(command, source))
 }
 
-/// Starts a program that outlives this one: a session of its own, output appended to `log`, nothing inherited from this
-/// environment but the variables named in `inherit`.
+/// What a program takes over from this one's environment.
+#[derive(Clone, Copy, Debug)]
+pub enum Inherit<'a> {
+    /// Every variable.
+    Everything,
+    /// The named ones.
+    Only(&'a [&'a str]),
+}
+
+/// Starts a program that outlives this one: a session of its own, output appended to `log`. Returns its process id.
 ///
 /// # Errors
 /// As [`run_with`], or when the log cannot be opened.
-pub fn spawn_detached(command: &Command, inherit: &[&str], log: &std::path::Path) -> Result<u32, ExecError> {
+pub fn spawn_detached(
+    command: &Command,
+    inherit: Inherit<'_>,
+    log: &std::path::Path,
+) -> Result<u32, ExecError> {
     let io = |source| ExecError::Io { program: command.program.clone(), source };
     if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(io)?;
     let mut prepared = prepare(command);
-    let wanted: Vec<_> =
-        prepared.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
-    prepared.env_clear();
-    prepared.envs(inherit.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-    prepared.envs(wanted);
+    if let Inherit::Only(names) = inherit {
+        let wanted: Vec<_> =
+            prepared.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
+        prepared.env_clear();
+        prepared.envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        prepared.envs(wanted);
+    }
     prepared.stdin(Stdio::null()).stdout(log.try_clone().map_err(io)?).stderr(log);
     lead_a_session(&mut prepared);
     // Through tokio, so that a program that ends before this one is reaped.

@@ -48,16 +48,44 @@ fn describe(process: &Process) -> Option<Marked> {
     (stat.state != 'Z').then_some(Marked { pid: stat.pid, parent: stat.ppid, started: stat.starttime })
 }
 
-/// Ends every process that carries the mark: SIGTERM, and SIGKILL for those that are there after `grace`.
+/// Lists the living processes of the session that the process `leader`, started at `started`, leads or led, oldest first.
+///
+/// A program that writes its title over its environment loses its mark, but not its session.
+pub fn in_session(leader: i32, started: u64) -> Vec<Marked> {
+    let Ok(all) = procfs::process::all_processes() else {
+        return Vec::new();
+    };
+    let mut members: Vec<Marked> = all
+        .flatten()
+        .filter(|process| {
+            process.stat().is_ok_and(|stat| stat.session == leader && stat.starttime >= started)
+        })
+        .filter_map(|process| describe(&process))
+        .collect();
+    members.sort_by_key(|m| (m.started, m.pid));
+    members
+}
+
+/// Returns when a living process started, in clock ticks after boot.
+pub fn start_of(pid: i32) -> Option<u64> {
+    Some(describe(&Process::new(pid).ok()?)?.started)
+}
+
+/// Ends every process that carries the mark; see [`stop_all`].
+pub async fn stop(name: &str, value: &str, grace: Duration) -> usize {
+    stop_all(|| find(name, value), grace).await
+}
+
+/// Ends every process that `find` lists: SIGTERM, and SIGKILL for those that are there after `grace`.
 ///
 /// Returns how many had to be ended. Does not return before none is left, or 5 s after the SIGKILL.
-pub async fn stop(name: &str, value: &str, grace: Duration) -> usize {
-    let first = find(name, value);
+pub async fn stop_all(find: impl Fn() -> Vec<Marked>, grace: Duration) -> usize {
+    let first = find();
     signal(&first, Signal::TERM);
     let begin = Instant::now();
     let mut killed = false;
     loop {
-        let left = find(name, value);
+        let left = find();
         if left.is_empty() || begin.elapsed() > grace + Duration::from_secs(5) {
             return first.len();
         }
@@ -83,6 +111,23 @@ fn signal(processes: &[Marked], signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::Inherit;
+
+    #[tokio::test]
+    async fn a_process_without_its_mark_is_found_by_its_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        // `env -i` loses the mark as a program does that overwrites its environment.
+        let command = crate::Command::new("sh").args(["-c", "env -i sleep 60 & exec env -i sleep 60"]);
+        let leader =
+            i32::try_from(crate::local::spawn_detached(&command, Inherit::Only(&["PATH"]), &log).unwrap())
+                .unwrap();
+        let started = start_of(leader).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(in_session(leader, started).len(), 2);
+        assert_eq!(stop_all(|| in_session(leader, started), Duration::from_secs(2)).await, 2);
+        assert!(in_session(leader, started).is_empty());
+    }
 
     #[tokio::test]
     async fn children_are_found_and_a_deaf_process_is_killed() {

@@ -79,7 +79,7 @@ pub(super) fn is_secret(name: &str, value: &str) -> bool {
 }
 
 /// Returns the password of a URL that has one.
-pub(super) fn password_of(value: &str) -> Option<&str> {
+pub(crate) fn password_of(value: &str) -> Option<&str> {
     let (_, rest) = value.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user, _) = authority.rsplit_once('@')?;

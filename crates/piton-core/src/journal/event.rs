@@ -256,7 +256,8 @@ fn start_of(pid: i32) -> Option<u64> {
     (stat.state != 'Z').then_some(stat.starttime)
 }
 
-fn boot_id() -> String {
+/// Returns the identifier of the machine's present boot.
+pub(crate) fn boot_id() -> String {
     fs_err::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()

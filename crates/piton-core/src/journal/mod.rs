@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+pub(crate) use event::boot_id;
 pub use event::{Back, Event, Operator, Outcome, Request};
 pub use lease::{Heartbeat, Lease, LeaseInfo};
 pub use request::Pending;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::event::{Back, Event, Operator, Outcome};
 use crate::fault::Fault;
 use crate::plan::Plan;
+use crate::step::Step;
 
 /// Where a release stands: the fold of its events.
 #[derive(Clone, Debug)]
@@ -219,8 +220,10 @@ impl State {
                 Progress::Running | Progress::Undoing => Ok(()),
                 _ => refuse("the step is not running"),
             },
-            (Event::TurnedBack { .. }, _) => match &self.back {
-                Some(_) => refuse("the release has turned back already"),
+            (Event::TurnedBack { database, .. }, _) => match &self.back {
+                Some(turned) if turned.database == *database => refuse("the release has turned back already"),
+                Some(_) if !self.may_still_change_back() => refuse("the database has gone its way already"),
+                Some(_) => Ok(()),
                 None if self.past_return() => refuse("the way back was closed when the release settled"),
                 None => Ok(()),
             },
@@ -264,6 +267,15 @@ impl State {
             Progress::Failed(fault) if rest.iter().all(|s| s.progress == Progress::Pending) => Some(fault),
             _ => None,
         }
+    }
+
+    /// Tells whether it is still open, while going back, what becomes of the database.
+    pub fn may_still_change_back(&self) -> bool {
+        let mut steps = self.plan.steps.iter().zip(&self.steps);
+        steps.any(|(planned, step)| {
+            let open = !matches!(step.progress, Progress::Pending | Progress::Undone);
+            matches!(planned.step, Step::Migrate(_)) && open
+        })
     }
 
     /// Tells whether the way back is closed: a step that cannot be undone has begun.

@@ -10,9 +10,8 @@ use piton_db::{Database, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words};
+use super::{Act, Ctx, Observed, Site, Words};
 use crate::config::Settings;
-use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
 use crate::files;
 
@@ -67,17 +66,29 @@ fn progress(ctx: &Ctx<'_, '_>) -> impl FnMut(piton_db::Progress) {
 }
 
 impl Backup {
+    fn failed(&self, error: &dyn std::error::Error) -> Fault {
+        let fault = Fault::surroundings("the backup failed").caused_by(error);
+        let text = fault.why.join(" ").to_lowercase();
+        let full = text.contains("no space left") || text.contains("disk full");
+        fault.hint(if full {
+            format!("df -h {} shows the disk; free some, then piton resume", self.folder.display())
+        } else {
+            "mend it, then piton resume".to_owned()
+        })
+    }
+
     fn source(&self, ctx: &Ctx<'_, '_>) -> Result<Database, Fault> {
         super::database_of(ctx.world.from.as_ref().unwrap_or(&ctx.world.settings))
     }
 }
 
 impl Act for Backup {
-    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
-        let whose = self.from.as_ref().unwrap_or(&settings.environment);
+    fn words(&self, site: &Site<'_>) -> Words {
+        let source = site.from.unwrap_or(site.settings);
+        let whose = &source.environment;
         let does = format!("{whose}'s database into {}", self.folder.display());
         let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
-        let Ok(database) = super::database_of(settings) else { return words };
+        let Ok(database) = super::database_of(source) else { return words };
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
         words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", options)])
     }
@@ -91,14 +102,11 @@ impl Act for Backup {
         let source = self.source(ctx)?;
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
-            files::private_folder(&ctx.settings().backup.to)
-                .and_then(|()| fs_err::create_dir_all(parent))
-                .or_fault(|| "the folder for backups cannot be made".into())?;
+            // The environment's own folder: the one above may be anything, such as a person's home.
+            files::private_folder(parent).map_err(|error| self.failed(&error))?;
         }
         let dumped = backup::dump(&source, &self.folder, options, &mut progress(ctx)).await;
-        let manifest = dumped.map_err(|error| {
-            Fault::surroundings("the backup failed").caused_by(&error).hint(hint(&error, &self.folder))
-        })?;
+        let manifest = dumped.map_err(|error| self.failed(&error))?;
         Ok(json!({
             "folder": self.folder,
             "snapshot_at": manifest.snapshot_at,
@@ -111,6 +119,8 @@ impl Act for Backup {
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         match Manifest::read(&self.folder) {
             Ok(_) => Ok(json!({ "kept": self.folder })),
+            // A whole backup whose manifest was damaged is evidence, not a leftover.
+            Err(DbError::BadManifest { .. }) => Ok(json!({ "kept": self.folder, "damaged": true })),
             Err(DbError::NoManifest { .. }) => {
                 backup::discard(&self.folder)
                     .or_fault(|| "the unfinished backup cannot be removed".into())?;
@@ -121,21 +131,24 @@ impl Act for Backup {
     }
 }
 
-fn hint(error: &DbError, folder: &Path) -> String {
-    let text = format!("{error:?}").to_lowercase();
-    if text.contains("no space left") || text.contains("disk full") {
-        return format!("df -h {} shows the disk; free some, then piton resume", folder.display());
-    }
-    "mend it, then piton resume".into()
+fn altered(folder: &Path) -> Fault {
+    Fault::release("the backup was altered after it was made")
+        .hint(format!("look who writes to {}; the next release takes a new backup", folder.display()))
 }
 
 impl Act for Proof {
-    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, site: &Site<'_>) -> Words {
         let does = format!("restore into {}, compare every row and object", self.golden);
         let words = Words::new(does, format!("drop {}", self.golden));
-        let Ok(database) = super::database_of(settings) else { return words };
+        let Ok(database) = super::database_of(site.settings) else { return words };
         let golden = database.with_name(&self.golden);
-        words.with([prove::restore_command(&named("restore"), &golden, &self.folder, owners(settings), JOBS)])
+        words.with([prove::restore_command(
+            &named("restore"),
+            &golden,
+            &self.folder,
+            owners(site.settings),
+            JOBS,
+        )])
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -144,21 +157,18 @@ impl Act for Proof {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let manifest =
+            Manifest::read(&self.folder).map_err(|error| altered(&self.folder).caused_by(&error))?;
         let folder = self.folder.clone();
         let damage = tokio::task::spawn_blocking(move || manifest::verify_files(&folder))
             .await
             .or_fault(|| "the backup's files cannot be read".into())?
             .or_fault(|| "the backup's files cannot be read".into())?;
         if !damage.is_empty() {
-            let mut fault = Fault::release("the backup was altered after it was made");
+            let mut fault = altered(&self.folder);
             fault.why = damage.iter().map(ToString::to_string).collect();
-            return Err(fault.hint(format!(
-                "look who writes to {}; the next release takes a new backup",
-                self.folder.display()
-            )));
+            return Err(fault);
         }
-        let manifest =
-            Manifest::read(&self.folder).or_fault(|| "the backup's manifest cannot be read".into())?;
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
         let owners = owners(ctx.settings());

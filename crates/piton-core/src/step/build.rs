@@ -5,9 +5,8 @@ use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Act, Ctx, Observed, Words, to_value};
-use crate::config::{CommandLine, Settings};
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words, to_value};
+use crate::config::CommandLine;
 use crate::fault::{Fault, OrFault};
 use crate::files;
 
@@ -49,25 +48,32 @@ impl Build {
 
     fn checkout(&self, root: &Path) -> Command {
         let folder = self.folder.display().to_string();
-        git(root).args(["worktree", "add", "--force", "--detach", &folder, &self.commit])
+        // Forced twice: a checkout that was killed leaves git's own note of it locked.
+        git(root).args(["worktree", "add", "--force", "--force", "--detach", &folder, &self.commit])
     }
 
     fn commands(&self) -> impl Iterator<Item = Command> {
         self.run.iter().map(|line| line.command().cwd(&self.app))
     }
 
-    /// Removes what is there of the artifact.
-    async fn remove(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        files::remove_file(&self.record()).or_fault(|| "the artifact's record cannot be removed".into())?;
-        files::remove_folder(&self.folder).or_fault(|| "the artifact cannot be removed".into())?;
-        // Git keeps a note of each checkout; without this the same folder cannot be made again.
-        ctx.run(git(&ctx.settings().root).args(["worktree", "prune"])).await?;
-        Ok(())
+    /// Removes what a killed build left; a whole artifact has a record and is never removed here.
+    async fn remove_unfinished(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        let folder = self.folder.display().to_string();
+        let forget = git(&ctx.settings().root).args(["worktree", "remove", "--force", "--force", &folder]);
+        // Git refuses what it does not know as a checkout; the folder goes all the same, and the next checkout is forced.
+        let _ = ctx.run(forget).await;
+        let folder = self.folder.clone();
+        files::in_background(move || files::remove_folder(&folder))
+            .await
+            .or_fault(|| "the unfinished artifact cannot be removed".into())
     }
 }
 
 impl Act for Build {
-    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, site: &Site<'_>) -> Words {
         let short = self.commit.get(..7).unwrap_or(&self.commit);
         let does = match self.run.len() {
             0 => format!("check out {short}, nothing to build"),
@@ -75,8 +81,8 @@ impl Act for Build {
                 format!("check out {short}, {count} {}", if count == 1 { "command" } else { "commands" })
             }
         };
-        Words::new(does, "remove the folder, if it was built here")
-            .with([self.checkout(&settings.root)])
+        Words::new(does, "an unfinished build is removed, a whole one is kept for the next release")
+            .with([self.checkout(&site.settings.root)])
             .with(self.commands())
     }
 
@@ -104,12 +110,9 @@ impl Act for Build {
                     self.record().display()
                 )));
             }
-            let built_here = ctx.noted().is_some();
-            return Ok(to_value(&Outcome { artifact, built_here }));
+            return Ok(to_value(&Outcome { artifact, built_here: false }));
         }
-        // Noted before the first file, so that a killed build is known to be this release's own.
-        ctx.note(&"builds")?;
-        self.remove(ctx).await?;
+        self.remove_unfinished(ctx).await?;
         ctx.run(self.checkout(&ctx.settings().root)).await?;
         for command in self.commands() {
             ctx.run(command).await?;
@@ -124,9 +127,12 @@ impl Act for Build {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        if ctx.noted().is_some() {
-            self.remove(ctx).await?;
+        if files::read_json::<Artifact>(&self.record()).is_ok_and(|found| found.is_some()) {
+            return Ok(Value::Null);
         }
+        let _lock = files::lock(&self.folder.with_extension("lock"))
+            .or_fault(|| format!("another release builds {} just now", self.commit))?;
+        self.remove_unfinished(ctx).await?;
         Ok(Value::Null)
     }
 }
@@ -142,9 +148,7 @@ fn git(root: &Path) -> Command {
 
 async fn digest(folder: &Path) -> Result<String, Fault> {
     let folder = folder.to_owned();
-    let digest = tokio::task::spawn_blocking(move || files::digest(&folder)).await;
-    match digest {
-        Ok(digest) => digest.or_fault(|| "the artifact cannot be read".into()),
-        Err(error) => Err(Fault::surroundings("the artifact cannot be read").caused_by(&error)),
-    }
+    files::in_background(move || files::digest(&folder))
+        .await
+        .or_fault(|| "the artifact cannot be read".into())
 }

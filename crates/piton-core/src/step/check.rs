@@ -5,11 +5,8 @@ use piton_db::Database;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words};
-use crate::config::{
-    Check, CheckKind, HttpCheck, JsonExpectation, Scalar, Settings, SqlCheck, format_duration,
-};
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words};
+use crate::config::{Check, CheckKind, HttpCheck, JsonExpectation, Scalar, SqlCheck, format_duration};
 use crate::fault::{Fault, OrFault};
 use crate::{http, table};
 
@@ -39,7 +36,7 @@ pub struct CheckResult {
 }
 
 impl Act for Checks {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         let names: Vec<&str> = self.checks.iter().map(|check| check.name.as_str()).collect();
         let count = names.len();
         let noun = if count == 1 { "check" } else { "checks" };

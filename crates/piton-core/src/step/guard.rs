@@ -1,17 +1,17 @@
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::identity::{Label, MarkState, Purpose, Sameness};
-use piton_db::{Database, facts, identity};
+use piton_db::{Database, DbError, facts, identity, quote};
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words, World};
+use super::{Act, Ctx, Observed, Site, Words, World};
 use crate::config::{self, Settings};
-use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
 use crate::plan::port_of;
 use crate::{ports, words};
@@ -46,7 +46,7 @@ pub struct Mark {
 const GUARDS: [&str; 8] = ["identity", "secrets", "tools", "disk", "ports", "order", "window", "serving"];
 
 impl Act for Guard {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "changes nothing")
     }
 
@@ -59,7 +59,7 @@ impl Act for Guard {
         let mut refusals: Vec<Fault> =
             findings.iter().filter_map(|finding| finding.refusal.clone()).collect();
         match refusals.len() {
-            0 => Ok(json!({ "guards": GUARDS.len() })),
+            0 => Ok(json!({ "guards": GUARDS.len(), "databases": databases(ctx.world)? })),
             1 => Err(refusals.remove(0)),
             count => {
                 let mut all = Fault::refused(format!("{count} guards refuse this release"));
@@ -76,6 +76,33 @@ impl Act for Guard {
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         Ok(Value::Null)
     }
+}
+
+/// Names the databases that a release works on, as the settings have them now.
+fn databases(world: &World) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::new();
+    for settings in std::iter::once(&world.settings).chain(&world.from) {
+        if let Some(database) = database(settings)? {
+            names.push(format!("{}/{}", database.server(), database.dbname));
+        }
+    }
+    Ok(names)
+}
+
+/// Refuses to carry on a release whose settings name other databases than those that its guards looked at.
+pub(crate) fn still_the_same(world: &World, outcome: &Value) -> Result<(), Fault> {
+    let Some(then) = outcome.get("databases") else { return Ok(()) };
+    let now = databases(world)?;
+    if *then == json!(now) {
+        return Ok(());
+    }
+    let environment = &world.settings.environment;
+    let then: Vec<&str> = then.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    Err(Fault::refused(format!("{environment} names another database than when the release began"))
+        .because(format!("then {}, now {}", then.join(" and "), now.join(" and ")))
+        .hint(format!(
+            "put DATABASE_URL back as it was, then piton resume {environment} or piton abort {environment}"
+        )))
 }
 
 impl Guard {
@@ -151,6 +178,7 @@ fn other_address(settings: &Settings, proxy: &Status) -> Fault {
 /// The environment's database is its own, whichever URL names it.
 async fn identity_guard(world: &World) -> Result<(), Fault> {
     let settings = &world.settings;
+    let environment = &settings.environment;
     let Some(database) = database(settings)? else { return Ok(()) };
     let client = match database.connect().await {
         Ok(client) => client,
@@ -163,23 +191,42 @@ async fn identity_guard(world: &World) -> Result<(), Fault> {
     };
     let unreadable = || format!("{database} cannot be told apart from others");
     let mark = identity::read_mark(&client, &database.dbname).await.or_fault(unreadable)?;
-    if let Some(mark) = mark.valid() {
-        own_mark(settings, &database, mark)?;
+    match &mark {
+        MarkState::Marked(mark) => own_mark(settings, &database, mark)?,
+        MarkState::Copied(mark) if mark.label.environment != settings.environment => {
+            return Err(is_others(settings, &database, &mark.label.environment)
+                .because("it carries that environment's mark, copied with a dump or moved with a server"));
+        }
+        MarkState::Copied(_) | MarkState::Unmarked => {}
     }
     for other in world.others.iter().filter(|other| other.environment != settings.environment) {
         let Some(theirs) = self::database(other)? else { continue };
-        // The other environment's database may be out of reach from here; the mark speaks for it then.
-        let Ok(sameness) = identity::same_database(&database, &theirs).await else { continue };
-        match sameness {
-            Sameness::Same => {
+        match identity::same_database(&database, &theirs).await {
+            // One that is not there yet, or out of reach from here: the mark speaks for it then.
+            Err(DbError::Connect { .. } | DbError::NoDatabase { .. }) => {}
+            Err(error) => {
+                return Err(Fault::refused(format!(
+                    "{environment}'s database cannot be told apart from {}'s",
+                    other.environment
+                ))
+                .because(format!("{database} and {theirs}"))
+                .caused_by(&error));
+            }
+            Ok(Sameness::Same) => {
                 return Err(is_others(settings, &database, &other.environment)
                     .because(format!("both reach the same database on the same server as {theirs}")));
             }
-            Sameness::PhysicalCopy | Sameness::Different => {}
+            Ok(Sameness::PhysicalCopy | Sameness::Different) => {}
         }
     }
-    if settings.data.is_some() && mark == MarkState::Unmarked {
-        let tables = facts::read(&client).await.or_fault(unreadable)?.tables.len();
+    let measured = facts::read(&client).await.or_fault(unreadable)?;
+    if !measured.writable {
+        return Err(Fault::refused(format!("{environment}'s database takes no writes"))
+            .because(format!("{database} is a standby or read-only"))
+            .hint("point DATABASE_URL at the primary"));
+    }
+    if settings.data.is_some() && mark.valid().is_none() {
+        let tables = measured.tables.len();
         if tables > 0 {
             return Err(Fault::refused(format!("{}'s database was not made by Piton", settings.environment))
                 .because(format!("{database} holds {tables} tables and no mark; a release would replace it"))
@@ -203,6 +250,14 @@ fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> 
         let release = label.release.as_deref().map_or_else(String::new, |id| format!(" by release {id}"));
         return Err(is_others(settings, database, &whose)
             .because(format!("it carries the mark of {whose} (set {}{release})", words::day(mark.set_at))));
+    }
+    if label.purpose == Purpose::Live && settings.data.is_some() {
+        return Err(Fault::refused(format!("{database} was released to without `data`"))
+            .because("its rows are its own; a release with `data` would replace them")
+            .hint(format!(
+                "if they may go: dropdb -h {} -p {} {}; Piton makes it anew",
+                database.host, database.port, database.dbname
+            )));
     }
     if label.purpose != Purpose::Live && label.purpose != Purpose::Clone {
         return Err(Fault::refused(format!("{database} is a copy that a release made to work with"))
@@ -268,12 +323,19 @@ async fn tools_guard(world: &World) -> Result<(), Fault> {
     if !ports::on_path("git") {
         return Err(Fault::refused("git was not found on this machine").hint("apt-get install git"));
     }
-    for line in &world.settings.build.run {
+    let settings = &world.settings;
+    for (key, line) in settings
+        .build
+        .run
+        .iter()
+        .map(|line| ("build.run", line))
+        .chain([("run.command", &settings.run.command)])
+    {
         if !line.program.contains('/') && !ports::on_path(&line.program) {
             return Err(Fault::refused(format!("{} was not found on this machine", line.program))
-                .because(format!("build.run needs it: {line}"))
+                .because(format!("{key} needs it: {line}"))
                 .hint(format!(
-                    "install {} so that it is found through PATH, or change build.run",
+                    "install {} so that it is found through PATH, or change {key}",
                     line.program
                 )));
         }
@@ -288,41 +350,78 @@ async fn tools_guard(world: &World) -> Result<(), Fault> {
             Fault::refused("PostgreSQL's tools for a proved backup are missing").caused_by(&error)
         })?;
     }
-    Ok(())
+    may_create(settings).await
+}
+
+/// The user makes databases: the golden copy, the rehearsal's copy.
+async fn may_create(settings: &Settings) -> Result<(), Fault> {
+    let Some(database) = database(settings)? else { return Ok(()) };
+    // The identity guard reports a server that is away.
+    let Ok(client) = database.maintenance().await else { return Ok(()) };
+    let row = client
+        .query_one(
+            "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await
+        .or_fault(|| "the user's privileges cannot be read".into())?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("{} may not create databases", database.user))
+        .because(format!("a backup is proved in a database of its own on {}", database.server()))
+        .hint(format!("as a superuser: ALTER ROLE \"{}\" CREATEDB", database.user)))
 }
 
 async fn disk_guard(world: &World) -> Result<(), Fault> {
-    let source = world.from.as_ref().unwrap_or(&world.settings);
-    let Some(database) = database(source)? else { return Ok(()) };
-    let Ok(client) = database.connect().await else { return Ok(()) };
-    let measured = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?;
     let settings = &world.settings;
-    room(&settings.backup.to, measured.size, "the backup")?;
-    // The server's own disk can only be looked at when it is this machine's.
-    if let Some(data) = measured.data_directory.filter(|data| data.is_dir()) {
-        // The golden copy and the rehearsal's copy stand beside the database for a while.
-        room(&data, 2 * measured.size, "the golden copy and the rehearsal's copy")?;
+    let Some(source) = database(world.from.as_ref().unwrap_or(settings))? else { return Ok(()) };
+    let Ok(client) = source.connect().await else { return Ok(()) };
+    let size = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?.size;
+    let mut needs = vec![Need { path: settings.backup.to.clone(), bytes: size, what: "the backup" }];
+    // The copies stand on the environment's own server; its disk can only be looked at when it is this machine's.
+    if let Some(own) = database(settings)?
+        && let Ok(client) = own.maintenance().await
+        && let Ok(measured) = facts::read(&client).await
+        && let Some(path) = measured.data_directory.filter(|path| path.is_dir())
+    {
+        needs.push(Need { path, bytes: 2 * size, what: "the golden copy and the rehearsal's copy" });
     }
-    Ok(())
+    room(&needs)
 }
 
-/// Wants room for `need` bytes and a tenth more where `path` is or will be.
-fn room(path: &Path, need: u64, what: &str) -> Result<(), Fault> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let need = need + need / 10;
-    if free >= need {
-        return Ok(());
+struct Need {
+    path: PathBuf,
+    bytes: u64,
+    what: &'static str,
+}
+
+/// Wants room for all needs and a tenth more, disk by disk.
+fn room(needs: &[Need]) -> Result<(), Fault> {
+    use std::os::unix::fs::MetadataExt;
+    let mut disks: BTreeMap<u64, (&Path, u64, Vec<&str>)> = BTreeMap::new();
+    for need in needs {
+        let there = need.path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let Ok(meta) = fs_err::metadata(there) else { continue };
+        let disk = disks.entry(meta.dev()).or_insert((there, 0, Vec::new()));
+        disk.1 += need.bytes + need.bytes / 10;
+        disk.2.push(need.what);
     }
-    Err(Fault::refused(format!("too little disk for {what}"))
-        .because(format!(
-            "{} has {} free, {} are needed",
-            there.display(),
-            words::bytes(free),
-            words::bytes(need)
-        ))
-        .hint(format!("du -xh --max-depth 2 {} | sort -h shows what takes room", there.display())))
+    for (there, bytes, what) in disks.into_values() {
+        let Ok(disk) = rustix::fs::statvfs(there) else { continue };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < bytes {
+            return Err(Fault::refused(format!("too little disk for {}", what.join(" and ")))
+                .because(format!(
+                    "{} has {} free, {} are needed",
+                    there.display(),
+                    words::bytes(free),
+                    words::bytes(bytes)
+                ))
+                .hint(format!("du -xh --max-depth 2 {} | sort -h shows what takes room", there.display())));
+        }
+    }
+    Ok(())
 }
 
 fn window_guard(settings: &Settings, now: Timestamp) -> Result<(), Fault> {
@@ -342,14 +441,14 @@ async fn serving_guard(world: &World) -> Result<(), Fault> {
     let Some(port) = world.serving.as_ref().map(|start| start.port) else { return Ok(()) };
     let settings = &world.settings;
     let path = &settings.run.ready.get;
-    match crate::http::get(port, path, std::time::Duration::from_secs(5)).await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(Fault::refused(format!("the release that serves {} does not answer", settings.environment))
-                .because(format!("GET {path} on port {port}: {error}; there would be nothing to go back to"))
-                .hint(format!("piton resume {} starts it again", settings.environment)))
-        }
-    }
+    let (does, why) = match crate::http::get(port, path, std::time::Duration::from_secs(5)).await {
+        Ok(answer) if answer.status < 500 => return Ok(()),
+        Ok(answer) => ("is not well", format!("it answers {}", answer.status)),
+        Err(error) => ("does not answer", error.to_string()),
+    };
+    Err(Fault::refused(format!("the release that serves {} {does}", settings.environment))
+        .because(format!("GET {path} on port {port}: {why}; there would be nothing to go back to"))
+        .hint(format!("piton resume {} starts it again when it has died", settings.environment)))
 }
 
 impl Mark {
@@ -365,9 +464,14 @@ impl Mark {
 }
 
 impl Act for Mark {
-    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
-        let does = format!("mark the database as {}'s (it has no mark yet)", settings.environment);
-        Words::new(does, "remove the mark")
+    fn words(&self, site: &Site<'_>) -> Words {
+        let does = format!("mark the database as {}'s (it has no mark yet)", site.settings.environment);
+        let Ok(database) = super::database_of(site.settings) else {
+            return Words::new(does, "remove the mark");
+        };
+        let comment =
+            format!("COMMENT ON DATABASE {} IS '… piton: {{mark}}'", quote::ident(&database.dbname));
+        Words::new(does, "remove the mark").with(site.psql(None, ["-c", &comment]))
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use piton_db::changes::{self, Presence, TableChange};
@@ -7,17 +7,16 @@ use piton_db::identity::Purpose;
 use piton_db::migrate::MigrationError;
 use piton_db::migrate::sql::{MigrateOptions, Migration, SqlFolder, State};
 use piton_db::swap::{self, SwapState};
-use piton_db::{Database, DbError, facts, made};
+use piton_db::{Database, DbError, facts, made, quote};
 use piton_proxy::control::{Client, ControlError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::no_answer;
 use super::rehearse::Rehearsed;
-use super::{Act, Ctx, Observed, Words};
-use crate::config::Settings;
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words};
 use crate::fault::{Fault, OrFault};
+use crate::http;
 use crate::plan::Phase;
 
 /// How long requests may wait at the proxy while databases change places.
@@ -53,6 +52,12 @@ struct Before {
     applied: Vec<String>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
+}
+
+/// Writes a call of `psql` that runs each pending file of a folder in a transaction of its own.
+pub(super) fn each_file(folder: &Path) -> [String; 5] {
+    let file = folder.join("EACH.sql").display().to_string();
+    ["-v".into(), "ON_ERROR_STOP=1".into(), "-1".into(), "-f".into(), file]
 }
 
 fn unreadable() -> String {
@@ -98,16 +103,25 @@ impl Migrate {
         }
         let hold = Hold::begin(ctx).await?;
         let swapped = async {
-            // What came in between the first look and the hold counts, too, unless a person has let it go.
+            // What came in between the first look and the hold counts, too, unless a person has let it go; and whoever writes past
+            // the proxy waits from the second look until the swap.
+            let mut frozen = None;
             if !ctx.database {
+                frozen = changes::freeze(live, HOLD / 4)
+                    .await
+                    .or_fault(|| "the database cannot be kept still".into())?;
                 let written = written_since(&golden, live).await?;
-                if may_have_writes(ctx, &written) {
+                if frozen.is_none() || may_have_writes(ctx, &written) {
                     return Ok(json!({ "kept": true, "written": written }));
                 }
+            }
+            if let Some(frozen) = &frozen {
+                frozen.check().await.or_fault(|| "the database did not keep still".into())?;
             }
             swap::swap(live, &self.golden, &self.replaced)
                 .await
                 .or_fault(|| "the databases cannot change places".into())?;
+            Hold::let_recover(ctx).await;
             Ok(json!({ "rewound": true, "written": written }))
         };
         let swapped = swapped.await;
@@ -146,8 +160,8 @@ impl Migrate {
         Err(Fault::surroundings("the database cannot go back")
             .because(format!("the golden copy {} is gone; Piton did not drop it", self.golden))
             .hint(format!(
-                "the backup of release {} can be restored by hand with pg_restore",
-                ctx.plan.short_id()
+                "piton abort {} undoes the rest and leaves the database as it is",
+                ctx.plan.environment
             )))
     }
 }
@@ -173,13 +187,14 @@ fn may_have_writes(ctx: &Ctx<'_, '_>, written: &[TableChange]) -> bool {
 }
 
 impl Act for Migrate {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, site: &Site<'_>) -> Words {
         let undo = if self.undo {
             "the golden copy takes its place, when no row was written since or when asked; else it stays"
         } else {
             "the database before takes its place"
         };
         Words::new("the pending migrations, lock_timeout 2 s, structure as rehearsed", undo)
+            .with(site.psql(None, each_file(&self.folder)))
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -228,7 +243,7 @@ impl Act for Migrate {
 }
 
 /// A migration that its database refuses is the release's fault; a database that is away or busy is not.
-fn fault_of(error: &DbError, environment: &str) -> Fault {
+pub(super) fn fault_of(error: &DbError, environment: &str) -> Fault {
     match error {
         DbError::Migration(MigrationError::HalfApplied { name, .. }) => {
             Fault::surroundings("a migration is half applied").caused_by(error).hint(format!(
@@ -258,9 +273,18 @@ fn says_away(said: &str) -> bool {
 }
 
 impl Act for CloneData {
-    fn words(&self, settings: &Settings, _dirs: &Dirs) -> Words {
-        let does = format!("{}'s database is made anew from the golden copy", settings.environment);
-        Words::new(does, "the database before takes its place again")
+    fn words(&self, site: &Site<'_>) -> Words {
+        let does = format!("{}'s database is made anew from the golden copy", site.settings.environment);
+        let words = Words::new(does, "the database before takes its place again");
+        let Ok(live) = super::database_of(site.settings) else { return words };
+        let rename = |from: &str, to: &str| {
+            format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
+        };
+        let away = rename(&live.dbname, &self.replaced);
+        let in_place = rename(&self.fresh, &live.dbname);
+        words
+            .with(site.client("createdb", None, ["--template", &self.golden, &self.fresh]))
+            .with(site.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place]))
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -287,6 +311,7 @@ impl Act for CloneData {
         made::clone_from(&live.with_name(&self.fresh), &self.golden, &label).await.or_fault(cannot)?;
         let hold = Hold::begin(ctx).await?;
         let swapped = swap::swap(&live, &self.fresh, &self.replaced).await.or_fault(cannot);
+        Hold::let_recover(ctx).await;
         hold.end().await?;
         swapped?;
         Ok(json!({ "new": false }))
@@ -350,6 +375,21 @@ impl Hold {
             client.drain(slot, HOLD / 4).await.or_fault(no_answer)?;
         }
         Ok(Self(Some(client)))
+    }
+
+    /// Waits, while requests still wait, until the release that serves has found its database again.
+    ///
+    /// Its sessions ended with the swap; a pool mends itself at its next use, and that shall not be somebody's request.
+    async fn let_recover(ctx: &Ctx<'_, '_>) {
+        let Some(live) = &ctx.plan.live else { return };
+        let began = Instant::now();
+        while began.elapsed() < HOLD / 4 {
+            let answer = http::get(live.start.port, &live.start.ready.get, Duration::from_secs(1)).await;
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Ends a hold that a killed run may have left; its bound would end it, too, but later.

@@ -28,6 +28,7 @@ use serde_json::Value;
 pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
+pub(crate) use guard::still_the_same;
 pub use guard::{Finding, Guard, Mark};
 pub use migrate::{CloneData, Migrate};
 pub use proxy::Connect;
@@ -46,6 +47,9 @@ use crate::plan::{Phase, Plan};
 /// The variable that every program carries which runs for a release, so that none of them outlives a killed Piton unseen.
 const WORK_MARK: &str = "PITON_WORK";
 
+/// What apps and proxies inherit from the operator's environment; an app has everything else from its `env_file`.
+const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
+
 /// What a step finds in the world when it is taken up again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observed {
@@ -53,6 +57,40 @@ pub enum Observed {
     NotDone,
     /// All of it, with its outcome.
     Done(Value),
+}
+
+/// What the words of a plan are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The environment's settings.
+    pub settings: &'a Settings,
+    /// The settings of the environment that the data comes from.
+    pub from: Option<&'a Settings>,
+    /// The folders.
+    pub dirs: &'a Dirs,
+}
+
+impl Site<'_> {
+    /// Builds a `psql` call on one of the environment's databases; nothing without a database.
+    fn psql<S: Into<String>>(
+        &self,
+        name: Option<&str>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Option<Command> {
+        self.client("psql", name, args)
+    }
+
+    /// Builds a call of one of PostgreSQL's client programs.
+    fn client<S: Into<String>>(
+        &self,
+        program: &str,
+        name: Option<&str>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Option<Command> {
+        let database = database_of(self.settings).ok()?;
+        let database = name.map_or_else(|| database.clone(), |name| database.with_name(name));
+        Some(database.tool_env(Command::new(program).args(args)))
+    }
 }
 
 /// A step in words, for the plan.
@@ -80,7 +118,7 @@ impl Words {
 /// What each kind of step can do. `act` and `undo` may be repeated after a kill at any point.
 trait Act {
     /// Tells what the step does, without looking at the world.
-    fn words(&self, settings: &Settings, dirs: &Dirs) -> Words;
+    fn words(&self, site: &Site<'_>) -> Words;
     /// Looks whether the step has been done; asked only when it was started before.
     async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault>;
     /// Does it.
@@ -110,8 +148,8 @@ macro_rules! kinds {
 
         impl Step {
             /// Tells what the step does, the commands for it, and how it is undone.
-            pub fn words(&self, settings: &Settings, dirs: &Dirs) -> Words {
-                match self { $(Step::$kind(step) => step.words(settings, dirs),)+ }
+            pub fn words(&self, site: &Site<'_>) -> Words {
+                match self { $(Step::$kind(step) => step.words(site),)+ }
             }
 
             pub(crate) async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -354,10 +392,10 @@ pub(crate) async fn written_since_backup(
 pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
     let mut started = Vec::new();
     for (index, slot) in world.should_run.iter().enumerate() {
-        if slot.is_running() {
+        if slot.listens().await {
             continue;
         }
-        match slot.launch_and_wait(world, |_| {}).await {
+        match slot.start_again(world, |_| {}).await {
             Ok(_) => started.push(format!("{} on :{}", slot.slot, slot.port)),
             // A new release that cannot start again is the gate's to judge; those whom the one before serves do not wait for it.
             Err(fault) if index > 0 => tracing::warn!(%fault, slot = %slot.slot, "not started again"),
@@ -390,9 +428,17 @@ async fn drop_made(server: &Database, name: &str) -> Result<bool, Fault> {
 /// Lists what must not appear in a log, whatever a program prints.
 fn secret_values(settings: &Settings) -> Vec<String> {
     let names = config::secret_names(&settings.vars);
-    let values = names.iter().filter_map(|name| settings.vars.get(*name));
+    let mut values = Vec::new();
+    let vars = names.iter().filter_map(|name| settings.vars.get(*name));
+    for value in vars.chain(settings.database.as_ref().map(|database| &database.url)) {
+        let value = value.expose_secret();
+        values.push(value.to_owned());
+        // A tool may print the password of a URL alone.
+        values.extend(config::password_of(value).map(str::to_owned));
+    }
     // A very short value would blot out ordinary words.
-    values.map(|value| value.expose_secret().to_owned()).filter(|value| value.len() >= 6).collect()
+    values.retain(|value| value.len() >= 6);
+    values
 }
 
 fn without(secrets: &[String], text: &str) -> String {

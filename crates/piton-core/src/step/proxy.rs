@@ -1,22 +1,22 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use piton_exec::local::Inherit;
 use piton_exec::{Command, local, marker};
 use piton_proxy::control::{Client, ControlError};
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words};
-use crate::config::Settings;
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words};
 use crate::fault::{Fault, OrFault};
-use crate::http;
 use crate::journal::Event;
 
 /// The variable that a proxy's process carries; its value is the proxy's folder.
 const PROXY_MARK: &str = "PITON_PROXY";
+/// How long requests that a slot still works on may take when it is to stop.
+pub(super) const DRAIN: Duration = Duration::from_secs(30);
 /// How long a proxy may take to answer after it was started.
 const START: Duration = Duration::from_secs(10);
 
@@ -36,12 +36,12 @@ pub struct Connect {
 }
 
 impl Act for Connect {
-    fn words(&self, _settings: &Settings, dirs: &Dirs) -> Words {
+    fn words(&self, site: &Site<'_>) -> Words {
         let does = format!("proxy on {}: {} at :{}, 0% of traffic", self.listen, self.slot, self.port);
         let undo = format!("proxy forgets {}", self.slot);
         Words::new(does, undo).with([proxy_command(
             Path::new("piton"),
-            &dirs.proxy(&self.environment),
+            &site.dirs.proxy(&self.environment),
             self.listen,
         )])
     }
@@ -82,8 +82,10 @@ impl Act for Connect {
         }
         traffic_back(ctx, self.live).await?;
         let mut client = client(ctx).await?;
-        client.set_upstream(self.slot, None).await.or_fault(no_answer)?;
-        Ok(json!({ "proxy": "runs" }))
+        // What the release still works on was taken in good faith, whatever became of the release.
+        let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
+        in_force(client.set_upstream(self.slot, None).await)?;
+        Ok(json!({ "proxy": "runs", "cut_off": drained.left }))
     }
 }
 
@@ -119,9 +121,9 @@ pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Pat
     fs_err::create_dir_all(dir).or_fault(|| "the proxy's folder cannot be made".into())?;
     let log = dir.join("proxy.log");
     let command = proxy_command(piton, dir, listen).env(PROXY_MARK, dir.display().to_string());
-    local::spawn_detached(&command, &["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"], &log)
+    local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log)
         .or_fault(|| "the proxy cannot be started".into())?;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
         match Client::connect(dir).await {
             Ok(client) => return Ok(client),
@@ -137,32 +139,45 @@ pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Pat
     }
 }
 
-/// Sends all traffic to the release that served before, having made sure that it lives.
+/// Sends all traffic to the release that served before.
 ///
 /// Returns how long the proxy took, in milliseconds; `None` when there was nothing to move.
 pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -> Result<Option<f64>, Fault> {
     let Some((slot, port)) = live else { return Ok(None) };
-    revive(ctx, port).await?;
     let mut client = client(ctx).await?;
-    client
-        .set_upstream(slot, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
-        .await
-        .or_fault(no_answer)?;
-    if client.status().await.or_fault(no_answer)?.weights == Weights::all(slot) {
+    let status = client.status().await.or_fault(no_answer)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if status.weights == Weights::all(slot) && status.upstreams[slot] == Some(address) {
         return Ok(None);
     }
-    let switched = client.set_weights(Weights::all(slot)).await.or_fault(no_answer)?;
-    Ok(Some(switched.took.as_secs_f64() * 1000.0))
+    revive(ctx, port).await?;
+    if status.upstreams[slot] != Some(address) {
+        in_force(client.set_upstream(slot, Some(address)).await)?;
+    }
+    let ordered = Instant::now();
+    let switched = in_force(client.set_weights(Weights::all(slot)).await)?;
+    let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
+    Ok(Some(took.as_secs_f64() * 1000.0))
 }
 
-/// Starts the release that served before again, when it no longer answers.
+/// An order that the proxy obeys but could not save is obeyed: traffic matters more than a full disk.
+fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>, Fault> {
+    match ordered {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ControlError::NotSaved(_)) => Ok(None),
+        Err(error) => Err(Fault::surroundings(no_answer()).caused_by(&error)),
+    }
+}
+
+/// Starts the release that served before again, when nothing of it listens any more.
+///
+/// One that is only slow is not touched: traffic goes to it at once.
 async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
-    let ready = &ctx.settings().run.ready;
-    if http::get(port, &ready.get, Duration::from_secs(2)).await.is_ok() {
+    let Some(live) = &ctx.plan.live else { return Ok(()) };
+    if live.start.listens().await {
         return Ok(());
     }
-    let Some(live) = &ctx.plan.live else { return Ok(()) };
     ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));
-    live.start.launch_and_wait(ctx.world, |text| ctx.say(text)).await?;
+    live.start.start_again(ctx.world, |text| ctx.say(text)).await?;
     ctx.append(&Event::Revived { what: format!("{} on :{port}", live.start.slot) })
 }

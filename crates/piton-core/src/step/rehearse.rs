@@ -7,9 +7,7 @@ use piton_db::{Database, made};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words};
-use crate::config::Settings;
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words};
 use crate::fault::{Fault, OrFault};
 
 /// Runs the migration on a copy of the golden copy, notes the structure that comes of it, and drops the copy.
@@ -41,10 +39,10 @@ impl Rehearse {
         let applied = SqlFolder::new(&self.folder)
             .apply(copy, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
             .await;
-        let applied = applied.map_err(|error| {
-            Fault::release("the migration failed on a copy of the database")
-                .caused_by(&error)
-                .because("production was not touched")
+        let applied = applied.map_err(|error| Fault {
+            what: "the migration failed on a copy of the database".into(),
+            ..super::migrate::fault_of(&error, &ctx.plan.environment)
+                .because(format!("{} was not touched", ctx.plan.environment))
         })?;
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
         // The way back is the golden copy itself: it must stand exactly as it was proved.
@@ -61,11 +59,12 @@ impl Rehearse {
 }
 
 impl Act for Rehearse {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
-        Words::new(
-            format!("the migrations on a copy, {}, which is dropped afterwards", self.copy),
-            "drop the copy",
-        )
+    fn words(&self, site: &Site<'_>) -> Words {
+        let does = format!("the migrations on a copy, {}, which is dropped afterwards", self.copy);
+        Words::new(does, "drop the copy")
+            .with(site.client("createdb", None, ["--template", &self.golden, &self.copy]))
+            .with(site.psql(Some(&self.copy), super::migrate::each_file(&self.folder)))
+            .with(site.client("dropdb", None, [&self.copy]))
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {

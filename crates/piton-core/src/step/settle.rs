@@ -2,21 +2,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use piton_exec::marker;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proxy::{client, no_answer};
-use super::slot::SLOT_MARK;
-use super::{Act, Ctx, Observed, Words};
-use crate::config::{Settings, format_duration};
-use crate::dirs::Dirs;
+use super::proxy::{DRAIN, client, no_answer};
+use super::{Act, Ctx, Observed, Site, Words, slot};
+use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
 use crate::files;
-
-/// How long requests that the old release still works on may take.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// Stops the release that served before, after its last request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +50,7 @@ fn cannot_be_undone() -> Fault {
 }
 
 impl Act for StopSlot {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         Words::new(format!("drain and stop {}", self.slot), "not undone: closes the way back")
     }
 
@@ -68,7 +62,7 @@ impl Act for StopSlot {
         let mut client = client(ctx).await?;
         let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
         client.set_upstream(self.slot, None).await.or_fault(no_answer)?;
-        marker::stop(SLOT_MARK, &self.release, self.stop_within).await;
+        slot::stop(&self.release, &self.folder, self.stop_within).await?;
         files::remove_folder(&self.folder).or_fault(|| "the old slot's folder cannot be removed".into())?;
         Ok(json!({ "cut_off": drained.left }))
     }
@@ -79,7 +73,7 @@ impl Act for StopSlot {
 }
 
 impl Act for DropCopies {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         Words::new(format!("drop {}", self.names.join(", ")), "not undone: closes the way back")
     }
 
@@ -101,7 +95,7 @@ impl Act for DropCopies {
 }
 
 impl Act for Prune {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         let keep = format_duration(self.keep);
         Words::new(format!("keep backups {keep}, remove older ones"), "not undone: closes the way back")
     }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use piton_proxy::control::Stats;
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{client, no_answer, traffic_back};
-use super::{Act, Ctx, Observed, Words};
-use crate::config::{self, Percent, Settings, format_duration};
-use crate::dirs::Dirs;
+use super::{Act, Ctx, Observed, Site, Words};
+use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
 
 /// How often the gate looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long the proxy may be away before a bake gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what the gate has seen is journaled. A kill loses nothing meanwhile: the proxy's counters go on.
 const NOTE: Duration = Duration::from_secs(30);
 
@@ -70,7 +71,7 @@ struct Outcome {
 }
 
 impl Act for Shift {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         let bake =
             if self.bake.is_zero() { String::new() } else { format!(" for {}", format_duration(self.bake)) };
         let undo = match self.live {
@@ -93,7 +94,7 @@ impl Act for Shift {
         };
         let switched = client(ctx).await?.set_weights(weights).await.or_fault(no_answer)?;
         let switch_ms = switched.took.as_secs_f64() * 1000.0;
-        let bake = Bake { slot: self.slot, length: self.bake, limits: self.gate };
+        let bake = Bake { slot: self.slot, live: self.live, length: self.bake, limits: self.gate };
         let (gate, why) = bake.run(ctx).await?;
         Ok(super::to_value(&Outcome { gate, why, switch_ms }))
     }
@@ -104,7 +105,7 @@ impl Act for Shift {
 }
 
 impl Act for Watch {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         let before = self.live.map_or_else(String::new, |(slot, _)| format!("{slot} stays warm, "));
         let undo = self.live.map_or_else(|| "nothing".into(), |(slot, _)| format!("all traffic to {slot}"));
         Words::new(format!("{}, {before}the way back open", format_duration(self.length)), undo)
@@ -115,7 +116,7 @@ impl Act for Watch {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let bake = Bake { slot: self.slot, length: self.length, limits: self.gate };
+        let bake = Bake { slot: self.slot, live: self.live, length: self.length, limits: self.gate };
         let (gate, why) = bake.run(ctx).await?;
         Ok(super::to_value(&Outcome { gate, why, switch_ms: 0.0 }))
     }
@@ -128,6 +129,7 @@ impl Act for Watch {
 /// A time during which the gate judges.
 struct Bake {
     slot: Slot,
+    live: Option<(Slot, u16)>,
     length: Duration,
     limits: config::Gate,
 }
@@ -136,23 +138,37 @@ impl Bake {
     /// Returns when the gate says continue after the time, or a person does; a verdict to roll back is an error.
     async fn run(&self, ctx: &Ctx<'_, '_>) -> Result<(Gate, String), Fault> {
         let mut note = self.begin(ctx).await?;
-        let mut noted = std::time::Instant::now();
+        let mut noted = Instant::now();
         if self.length.is_zero() {
             // A step without a time has nothing to be judged by; the next one, or the watch, judges.
             return Ok((note.gate, "no time to judge in".into()));
         }
+        // Within this process the time is the machine's own: a clock that jumps shortens no bake.
+        let (before, resumed) = (elapsed(ctx.first_started), Instant::now());
+        let mut away: Option<Instant> = None;
         loop {
-            let passed = elapsed(ctx.first_started);
-            self.look(ctx, &mut note).await?;
+            let passed = before + resumed.elapsed();
+            match self.look(ctx, &mut note).await {
+                Ok(()) => away = None,
+                // A proxy that is handed over or started again is back in a moment; a release in traffic waits for it.
+                Err(fault) if away.get_or_insert_with(Instant::now).elapsed() > PATIENCE => {
+                    return Err(fault);
+                }
+                Err(_) => {}
+            }
             let verdict = note.gate.verdict(passed >= self.length);
+            if let Verdict::RollBack(why) = verdict {
+                // Before a word is written: a full disk must not keep traffic on a release that was judged bad.
+                traffic_back(ctx, self.live).await?;
+                return Err(Fault::verdict(why));
+            }
             if ctx.take_go_on() {
                 return Ok((note.gate, "a person said continue".into()));
             }
             match verdict {
-                Verdict::RollBack(why) => return Err(Fault::verdict(why)),
                 Verdict::Continue(why) if !ctx.held() => return Ok((note.gate, why)),
                 Verdict::Continue(_) => ctx.say("held by a person; piton continue goes on"),
-                Verdict::Hold(why) => {
+                Verdict::Hold(why) | Verdict::RollBack(why) => {
                     let left = self.length.saturating_sub(passed);
                     let state = if left.is_zero() {
                         format!("holds: {why}")
@@ -164,7 +180,7 @@ impl Bake {
             }
             if noted.elapsed() > NOTE {
                 ctx.note(&note)?;
-                noted = std::time::Instant::now();
+                noted = Instant::now();
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -1,24 +1,23 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use piton_exec::local::Inherit;
 use piton_exec::{Command, local, marker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Words, World};
+use super::{Act, Ctx, Observed, Site, Words, World};
 use crate::config::{CommandLine, Ready, Settings, format_duration};
 use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
+use crate::journal::boot_id;
 use crate::{files, http};
 use piton_proxy::Slot;
 
 /// The variable that every process of a slot carries; its value is the release.
-pub(super) const SLOT_MARK: &str = "PITON_RELEASE";
+const SLOT_MARK: &str = "PITON_RELEASE";
 /// How many good answers in a row make an app ready.
 const IN_A_ROW: u32 = 2;
-/// What an app inherits from the operator's environment; everything else comes from the `env_file`.
-const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
-
 /// Copies the artifact into the slot's folder, starts the app there and waits until it is ready.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartSlot {
@@ -54,8 +53,8 @@ impl StartSlot {
         self.command.command().cwd(&self.app).env("PORT", self.port.to_string())
     }
 
-    async fn stop(&self) -> usize {
-        marker::stop(SLOT_MARK, &self.release, self.stop_within).await
+    async fn stop(&self) -> Result<usize, Fault> {
+        stop(&self.release, &self.folder, self.stop_within).await
     }
 
     /// Starts the app from the slot's folder, without waiting for it.
@@ -68,11 +67,15 @@ impl StartSlot {
             }
         }
         let log = dirs.logs(&self.release).join("app.log");
-        local::spawn_detached(&command, &INHERITED, &log).map(drop).map_err(|error| {
-            Fault::release(format!("the app cannot be started by `{}`", self.command))
-                .caused_by(&error)
-                .hint("check run.command in piton.toml; it runs in the release folder")
-        })
+        let pid =
+            local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log).map_err(|error| {
+                Fault::release(format!("the app cannot be started by `{}`", self.command))
+                    .caused_by(&error)
+                    .hint("check run.command in piton.toml; it runs in the release folder")
+            })?;
+        let Some(leader) = Leader::of(pid) else { return Ok(()) };
+        files::write_json(&Leader::file(&self.folder), &leader)
+            .or_fault(|| "the app's process cannot be recorded".into())
     }
 
     /// A program named by a relative path is meant from the release folder, where the app lies.
@@ -96,6 +99,7 @@ impl StartSlot {
         let mut last = String::from("it has not answered yet");
         let mut redirected = false;
         while start.elapsed() < self.ready.within {
+            let mut answer_failed = false;
             let answer = http::get(self.port, &self.ready.get, Duration::from_secs(2)).await;
             redirected = matches!(&answer, Ok(answer) if answer.location.is_some());
             match answer {
@@ -114,10 +118,11 @@ impl StartSlot {
                 }
                 Err(error) => {
                     good = 0;
+                    answer_failed = true;
                     last = error.to_string();
                 }
             }
-            if !self.is_running() {
+            if answer_failed && !self.is_running() {
                 return Err(self.not_ready(dirs, "the app ended before it was ready"));
             }
             say(&format!("GET {}: {last}", self.ready.get));
@@ -142,14 +147,69 @@ impl StartSlot {
         fault.hint(format!("the app's output is in {}", log.display()))
     }
 
-    /// Tells whether any process of the slot lives.
-    pub(crate) fn is_running(&self) -> bool {
-        !marker::find(SLOT_MARK, &self.release).is_empty()
+    fn is_running(&self) -> bool {
+        !processes(&self.release, &self.folder).is_empty()
+    }
+
+    /// Tells whether somebody takes connections on the slot's port.
+    pub(crate) async fn listens(&self) -> bool {
+        tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).await.is_ok()
+    }
+
+    /// Ends what is left of the app and starts it anew.
+    pub(crate) async fn start_again(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
+        self.stop().await?;
+        self.launch_and_wait(world, say).await
     }
 }
 
+/// The process that leads a slot's session: the second way to find the app's processes, besides their mark.
+#[derive(Serialize, Deserialize)]
+struct Leader {
+    pid: i32,
+    started: u64,
+    boot: String,
+}
+
+impl Leader {
+    fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
+        // A program that has ended already leads nothing.
+        Some(Self { pid, started: marker::start_of(pid)?, boot: boot_id() })
+    }
+
+    fn file(folder: &Path) -> PathBuf {
+        folder.with_extension("json")
+    }
+}
+
+/// Lists the living processes of a release's app.
+fn processes(release: &str, folder: &Path) -> Vec<marker::Marked> {
+    let mut found = marker::find(SLOT_MARK, release);
+    if let Ok(Some(leader)) = files::read_json::<Leader>(&Leader::file(folder))
+        && leader.boot == boot_id()
+    {
+        found.extend(marker::in_session(leader.pid, leader.started));
+    }
+    found.sort_by_key(|process| (process.started, process.pid));
+    found.dedup();
+    found
+}
+
+/// Ends a release's app and removes its folder's record; returns how many processes it had.
+pub(super) async fn stop(release: &str, folder: &Path, grace: Duration) -> Result<usize, Fault> {
+    let stopped = marker::stop_all(|| processes(release, folder), grace).await;
+    if let Some(left) = processes(release, folder).first() {
+        return Err(Fault::surroundings(format!("process {} does not end", left.pid))
+            .because("it was sent SIGTERM and SIGKILL")
+            .hint(format!("cat /proc/{}/stack tells what it waits for", left.pid)));
+    }
+    files::remove_file(&Leader::file(folder)).or_fault(|| "the app's record cannot be removed".into())?;
+    Ok(stopped)
+}
+
 impl Act for StartSlot {
-    fn words(&self, _settings: &Settings, _dirs: &Dirs) -> Words {
+    fn words(&self, _site: &Site<'_>) -> Words {
         let within = format_duration(self.ready.within);
         Words::new(
             format!("{} on :{}, ready within {within}", self.slot, self.port),
@@ -170,7 +230,7 @@ impl Act for StartSlot {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        self.stop().await;
+        self.stop().await?;
         files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be emptied".into())?;
         fs_err::create_dir_all(&self.folder).or_fault(|| "the slot's folder cannot be made".into())?;
         ctx.run(self.copy()).await?;
@@ -179,8 +239,11 @@ impl Act for StartSlot {
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let stopped = self.stop().await;
-        files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be removed".into())?;
+        let stopped = self.stop().await?;
+        let folder = self.folder.clone();
+        files::in_background(move || files::remove_folder(&folder))
+            .await
+            .or_fault(|| "the slot's folder cannot be removed".into())?;
         Ok(json!({ "stopped": stopped }))
     }
 }

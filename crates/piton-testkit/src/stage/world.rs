@@ -36,7 +36,9 @@ impl World {
         list(&root.join(".piton"), &root, &mut facts);
         list(&root.join("backups"), &root, &mut facts);
         for line in stage.git(&["worktree", "list", "--porcelain"]).lines() {
-            if let Some(folder) = line.strip_prefix("worktree ") {
+            if let Some(folder) = line.strip_prefix("worktree ")
+                && !is_whole_artifact(Path::new(folder))
+            {
                 facts.insert(format!("git worktree {folder}"), "is there".into());
             }
         }
@@ -238,14 +240,22 @@ fn app_processes(stage: &Stage) -> BTreeMap<String, usize> {
 }
 
 /// Names the files below and the folders of releases, backups and proxies; not what lies in these, nor logs and the journal.
+/// Whole builds are kept for the next release; a folder without its record, or a record alone, is a leftover.
+fn is_whole_artifact(path: &Path) -> bool {
+    let Some(folder) = path.parent() else { return false };
+    folder.ends_with(".piton/artifacts")
+        && path.with_extension("json").is_file()
+        && path.with_extension("").is_dir()
+}
+
 fn list(folder: &Path, root: &Path, facts: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         let last = entry.file_name().to_string_lossy().into_owned();
         let is_lock = folder.ends_with("artifacts") && last.ends_with(".lock");
-        let is_own = [".piton/logs", ".piton/.gitignore"].contains(&name.as_str());
-        if is_lock || is_own || last.starts_with("journal.db") {
+        let is_own = name == ".piton/logs" || last == ".gitignore";
+        if is_lock || is_own || is_whole_artifact(&path) || last.starts_with("journal.db") {
             continue;
         }
         let is_whole = last == "proxy"

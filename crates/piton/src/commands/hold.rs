@@ -1,6 +1,5 @@
 use std::process::ExitCode;
 
-use piton_core::fault::Fault;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 
@@ -21,13 +20,7 @@ pub(crate) fn go_on(project: &Project, args: &Environment) -> Result<ExitCode, E
 
 fn ask(project: &Project, args: &Environment, request: Request, does: &str) -> Result<ExitCode, Error> {
     let environment = &args.environment;
-    let (open, held) = project.ask(environment, request)?;
-    if !held {
-        return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
-            .because("the request is kept for whoever takes it up")
-            .hint(format!("piton resume {environment}"))
-            .into());
-    }
+    let (open, _) = project.ask(environment, request)?;
     ui::talk(&format!("Release {} {does}.", open.plan.short_id()));
     watch::print_state(project, environment, args.json)
 }

@@ -16,7 +16,7 @@ mod status;
 mod watch;
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use piton_core::engine::End;
@@ -52,9 +52,16 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
 }
 
 fn open(dir: &Path) -> Result<Project, Error> {
+    Ok(Project::open(dir, own_program()?)?)
+}
+
+/// Returns the path of this program; after an upgrade of the running one, that of the program that took its place.
+fn own_program() -> Result<PathBuf, Fault> {
     let piton = std::env::current_exe()
         .map_err(|error| Fault::surroundings("piton cannot find its own program").caused_by(&error))?;
-    Ok(Project::open(dir, piton)?)
+    // Linux adds this to the path of a running program whose file was replaced.
+    let replaced = piton.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.filter(|path| path.is_file()).unwrap_or(piton))
 }
 
 /// One thread drives a release: its steps come one after the other, and children die with it when it is killed.
@@ -136,7 +143,14 @@ async fn ask(
     carry_on(project, recorder, &view, as_json).await
 }
 
-/// Going back is what was asked for: then it is a success.
+/// Going back is what was asked for: then it is a success, and a release that had settled meanwhile is none.
 fn asked_to_go_back(code: ExitCode) -> ExitCode {
-    if code == ExitCode::from(error::WENT_BACK) { ExitCode::SUCCESS } else { code }
+    if code == ExitCode::from(error::WENT_BACK) {
+        return ExitCode::SUCCESS;
+    }
+    if code == ExitCode::SUCCESS {
+        ui::talk("The release had settled before the request was taken up: nothing went back.");
+        return ExitCode::from(error::FAILED);
+    }
+    code
 }

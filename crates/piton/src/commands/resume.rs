@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use piton_core::fault::Fault;
 use piton_core::project::Project;
+use piton_exec::local::Inherit;
 use piton_exec::{Command, local};
 
 use super::carry_on;
@@ -9,22 +10,6 @@ use crate::cli::Resume;
 use crate::error::{Error, FAILED};
 use crate::ui;
 use crate::view::View;
-
-/// What a release of its own takes from this environment: all that a build may need.
-const INHERITED: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "SSH_AUTH_SOCK",
-    "CARGO_TARGET_DIR",
-    "PITON_LOG",
-];
 
 /// Carries a release on from where it stands.
 pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Error> {
@@ -89,7 +74,7 @@ pub(crate) fn detach(project: &Project, environment: &str) -> Result<(), Error> 
     let command =
         Command::new(project.piton().display().to_string()).args(["-C", &root, "resume", environment]);
     let log = project.dirs().logs(&open.plan.id).join("release.log");
-    local::spawn_detached(&command, &INHERITED, &log)
+    local::spawn_detached(&command, Inherit::Everything, &log)
         .map_err(|error| Fault::surroundings("the release cannot run by itself").caused_by(&error))?;
     Ok(())
 }
