@@ -1,0 +1,165 @@
+//! docs/json.md against what piton prints: every field is described, and every described field is there.
+
+use std::collections::BTreeSet;
+
+use piton_testkit::stage::{Change, Stage};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const CONTRACT: &str = include_str!("../../../docs/json.md");
+
+/// The fields that a section describes.
+fn described(section: &str) -> BTreeSet<String> {
+    let (_, rest) = CONTRACT.split_once(&format!("\n## {section}\n")).expect("a section");
+    let text = rest.split("\n## ").next().unwrap_or(rest);
+    let field = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+    text.lines().filter_map(field).collect()
+}
+
+/// The fields of a value, down to those that are another section's or in a step's own form.
+fn fields(value: &Value, opaque: &[&str]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    collect(value, "", opaque, &mut found);
+    found
+}
+
+fn collect(value: &Value, path: &str, opaque: &[&str], found: &mut BTreeSet<String>) {
+    if opaque.contains(&path) {
+        return;
+    }
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                found.insert(path.clone());
+                collect(value, &path, opaque, found);
+            }
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|item| collect(item, &format!("{path}[]"), opaque, found));
+        }
+        _ => {}
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    plan: BTreeSet<String>,
+    release: BTreeSet<String>,
+    status: BTreeSet<String>,
+    log: BTreeSet<String>,
+    config: BTreeSet<String>,
+}
+
+const RELEASE_OPAQUE: [&str; 2] = ["steps[].outcome", "steps[].undo_outcome"];
+
+impl Seen {
+    fn plan(&mut self, stage: &Stage, code: i32) {
+        self.plan.extend(fields(&stage.piton(&["plan", "production", "--json"]).expect(code).json(), &[]));
+    }
+
+    /// Runs a command whose JSON is a release, and returns how it stands.
+    fn release(&mut self, stage: &Stage, args: &[&str], code: i32) -> String {
+        let release = stage.piton(args).expect(code).json();
+        self.release.extend(fields(&release, &RELEASE_OPAQUE));
+        release["outcome"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn status(&mut self, stage: &Stage) {
+        let status = stage.piton(&["status", "--json"]).expect(0).json();
+        let environments = status["environments"].as_array().cloned().unwrap_or_default();
+        for release in environments.iter().map(|found| &found["release"]).filter(|found| found.is_object()) {
+            self.release.extend(fields(release, &RELEASE_OPAQUE));
+        }
+        for live in environments.iter().map(|found| &found["live"]).filter(|found| found.is_object()) {
+            let of_plan = |field: &String| field.strip_prefix("live.").map(str::to_owned);
+            assert_eq!(fields(live, &[]), described("plan").iter().filter_map(of_plan).collect());
+        }
+        self.status.extend(fields(&status, &["environments[].live", "environments[].release"]));
+    }
+
+    fn log(&mut self, stage: &Stage) {
+        let opaque = ["event.plan", "event.note", "event.outcome", "event.reason"];
+        for event in stage.events("production") {
+            self.log.extend(fields(&event, &opaque));
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_is_what_is_described() {
+    let Some(mut stage) = Stage::set(PITON) else { return };
+    let mut seen = Seen::default();
+    seen.plan(&stage, 0);
+    assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 0), "succeeded");
+    seen.log(&stage);
+
+    // A guard that refuses.
+    stage.commit("second", &[]);
+    stage.configure(|settings| settings.after_staging = true);
+    seen.plan(&stage, 2);
+    assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 2), "refused");
+    stage.configure(|settings| settings.after_staging = false);
+
+    // A fault of the release: it goes back by itself, or stands until a person says so.
+    stage.commit("never ready", &[Change::Behaviour(|app| app.never_ready = true)]);
+    stage.configure(|settings| settings.ready_within = "1s");
+    assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 3), "rolled_back");
+    assert_eq!(seen.release(&stage, &["deploy", "production", "--stay", "--json"], 4), "stands");
+    assert_eq!(seen.release(&stage, &["abort", "production", "--yes", "--json"], 0), "rolled_back");
+    seen.log(&stage);
+
+    // The gate's verdict.
+    stage.configure(|settings| {
+        settings.ready_within = "20s";
+        settings.steps = vec!["50% for 60s", "100%"];
+    });
+    stage.commit("errors", &[Change::Behaviour(|app| app.fails = 1.0)]);
+    let load = stage.load("production").start().expect("a load");
+    assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 3), "rolled_back");
+    stage.finish(load);
+
+    // A release under way: held, left, taken up, rolled back.
+    stage.commit("good", &[]);
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("traffic is shifted", || stage.is_running("production", "shift.50%"));
+    seen.release(&stage, &["hold", "production", "--json"], 0);
+    seen.status(&stage);
+    deploy.signal(Signal::INT);
+    deploy.wait().expect(130);
+    stage.end_all();
+    let resume = stage.spawn(&["resume", "production"], &[]);
+    stage.eventually("it goes on", || stage.is_running("production", "shift.50%") && runs(&stage));
+    assert_eq!(seen.release(&stage, &["rollback", "production", "--json"], 0), "rolled_back");
+    resume.wait().expect(3);
+    seen.log(&stage);
+    seen.status(&stage);
+
+    let config = stage.piton_with_env(&["config", "production", "--json"], &[]).expect(0).json();
+    seen.config.extend(fields(&config, &[]));
+    let toml = std::fs::read_to_string(stage.root().join("piton.toml")).expect("piton.toml");
+    stage.write("piton.toml", &toml.replace("watch = \"1s\"", "watch = \"${WATCH}\""));
+    let config =
+        stage.piton_with_env(&["config", "production", "--json"], &[("WATCH", "2s")]).expect(0).json();
+    seen.config.extend(fields(&config, &[]));
+
+    for (section, seen) in [
+        ("plan", seen.plan),
+        ("release", seen.release),
+        ("status", seen.status),
+        ("log", seen.log),
+        ("config", seen.config),
+    ] {
+        let described = described(section);
+        let missing: Vec<_> = seen.difference(&described).collect();
+        let made_up: Vec<_> = described.difference(&seen).collect();
+        assert!(missing.is_empty(), "{section}: printed, but not described: {missing:?}");
+        assert!(made_up.is_empty(), "{section}: described, but never printed: {made_up:?}");
+    }
+}
+
+fn runs(stage: &Stage) -> bool {
+    stage.status("production")["release"]["run_by"].is_object()
+}
+
+const PITON: &str = env!("CARGO_BIN_EXE_piton");
