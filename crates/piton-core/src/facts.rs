@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::identity::{self, MarkState};
+use piton_db::migrate::sql::SqlFolder;
 use piton_exec::{Command, local};
 
 use crate::config::{FILE_NAME, Settings};
@@ -31,14 +32,35 @@ pub struct Facts {
     pub live: Option<Live>,
     /// Whether the database exists and has no mark yet.
     pub unmarked: bool,
+    /// The database that is backed up, when it can be asked: the environment's own, or the one that its data come from.
+    pub source: Option<Source>,
+    /// The commit's migrations that the source has not applied, when that can be told.
+    pub pending: Option<Vec<String>>,
+}
+
+/// The measures of the database that is backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The planner's estimate of all rows; 0 before the first ANALYZE.
+    pub estimated_rows: u64,
+    /// How many tables there are.
+    pub tables: usize,
 }
 
 impl Facts {
-    /// Gathers the facts for a release of `reference` (a commit, tag or branch).
+    /// Gathers the facts for a release of `reference` (a commit, tag or branch); `from` is the environment that the data
+    /// come from, when there is one.
     ///
     /// # Errors
     /// A refusal when there is no such commit or no git repository, or when the journal is damaged.
-    pub async fn gather(settings: &Settings, journal: &Journal, reference: &str) -> Result<Self, Fault> {
+    pub async fn gather(
+        settings: &Settings,
+        from: Option<&Settings>,
+        journal: &Journal,
+        reference: &str,
+    ) -> Result<Self, Fault> {
         let root = &settings.root;
         let prefix = git(root, &["rev-parse", "--show-prefix"]).await.map_err(|fault| {
             fault.hint(format!("a release is a commit: git init {} and commit", root.display()))
@@ -53,7 +75,10 @@ impl Facts {
         let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
         let config = git(root, &["diff", "--name-only", &hash, "--", FILE_NAME]).await?;
         let changes = git(root, &["status", "--porcelain", "--untracked-files=no"]).await?;
+        let source = from.unwrap_or(settings);
         Ok(Self {
+            source: measure(source).await,
+            pending: pending(settings, source, &hash).await,
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
             commit: Commit { hash, subject },
@@ -94,6 +119,29 @@ async fn unmarked(settings: &Settings) -> bool {
         identity::read_mark(&client, &database.dbname).await,
         Ok(MarkState::Unmarked | MarkState::Copied(_))
     )
+}
+
+/// Measures the database; one that cannot be asked is left to the guard.
+async fn measure(settings: &Settings) -> Option<Source> {
+    let database = settings.database.as_ref().and_then(|_| step::database_of(settings).ok())?;
+    let measured = piton_db::facts::read(&*database.connect().await.ok()?).await.ok()?;
+    Some(Source {
+        bytes: measured.size,
+        estimated_rows: measured.tables.iter().map(|table| table.estimated_rows).sum(),
+        tables: measured.tables.len(),
+    })
+}
+
+/// Lists the commit's migrations that the source has not applied.
+async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
+    let migrations = settings.database.as_ref()?.migrations.as_ref()?;
+    let below = format!("{}/", migrations.folder.display());
+    let files = git(&settings.root, &["ls-tree", "--name-only", hash, "--", &below]).await.ok()?;
+    let folder = SqlFolder::new(settings.root.join(&migrations.folder));
+    let known = folder.status(&step::database_of(source).ok()?).await.ok()?;
+    let applied = |name: &str| known.iter().any(|known| known.name == name && known.is_applied());
+    let names = files.lines().filter_map(|path| path.rsplit('/').next());
+    Some(names.filter(|name| SqlFolder::is_migration(name) && !applied(name)).map(str::to_owned).collect())
 }
 
 async fn git(root: &Path, args: &[&str]) -> Result<String, Fault> {

@@ -11,6 +11,7 @@ use piton_proxy::control::{Latency, SlotStats};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, format_duration};
+use crate::words;
 
 /// The chance of a wrong rollback, for each limit, over the whole release.
 pub const ALPHA: f64 = 0.002;
@@ -172,6 +173,29 @@ impl Gate {
     }
 }
 
+/// Says in one sentence how soon the gate sends back what is how bad; `None` without a limit on errors.
+pub fn reach(limits: config::Gate) -> Option<String> {
+    let limit = limits.errors?;
+    let finds = |share: f64| {
+        (1..1_000_000_u64).find(|of| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+            #[expect(clippy::cast_precision_loss, reason = "below a million")]
+            let hits = (*of as f64 * share) as u64;
+            Count { hits, of: *of }.wealth(limit.fraction()) >= 1.0 / ALPHA
+        })
+    };
+    let shares = [5.0, 20.0].map(|times| (limit.fraction() * times).clamp(0.001, 1.0));
+    let of = |share: f64| Some((format!("{}%", round(share * 100.0)), words::count(finds(share)?)));
+    let ((small, late), (large, soon)) = (of(shares[0])?, of(shares[1])?);
+    Some(format!(
+        "a release that fails {small} of its requests goes back after about {late} of them, one that fails {large} after about {soon} (gate: at most {limit})"
+    ))
+}
+
+fn round(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
 impl Tally {
     fn add(&mut self, other: Tally) {
         self.responses += other.responses;
@@ -274,6 +298,23 @@ mod tests {
     fn one_bad_answer_is_not_a_verdict() {
         assert!(matches!(seen((60, 1), (1000, 0)).verdict(true), Verdict::Hold(_)));
         assert!(matches!(seen((500, 1), (1000, 0)).verdict(true), Verdict::Continue(_)));
+    }
+
+    #[test]
+    fn what_a_plan_promises_is_what_the_gate_does() {
+        let limits = limits(Some("1%"), None, 50);
+        let words = reach(limits).unwrap();
+        let after: Vec<u64> = words
+            .split("after about ")
+            .skip(1)
+            .map(|part| part.split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        for (share, of) in [(0.05, after[0]), (0.2, after[1])] {
+            let answered = |of: u64| seen((of, (of as f64 * share) as u64), (4000, 4)).verdict(false);
+            assert!(matches!(answered(of), Verdict::RollBack(_)), "{words}");
+            assert!(matches!(answered(of - 1), Verdict::Hold(_)), "{words}");
+        }
+        assert_eq!(reach(config::Gate { errors: None, ..limits }), None);
     }
 
     #[test]

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Percent, RolloutStep, Settings};
 use crate::dirs::Dirs;
-use crate::facts::Facts;
+use crate::facts::{Facts, Source};
+use crate::gate;
 use crate::step::{
     Backup, Build, Checks, CloneData, Connect, DropCopies, Guard, Mark, Migrate, Proof, Prune, Rehearse,
     Shift, Site, StartSlot, Step, StopSlot, Watch,
 };
+use crate::words;
 
 /// Everything that one release will do in one environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -197,12 +199,14 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     if facts.live.is_none() {
         remarks.push("first release here: nothing serves yet, so traffic goes to it at once".into());
     }
+    if facts.live.is_some() {
+        remarks.extend(gate::reach(settings.gate));
+    }
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {
-        let opens = window
-            .next_open(facts.now)
-            .map_or_else(String::new, |at| format!(", opens {}", crate::words::time(at)));
+        let opens =
+            window.next_open(facts.now).map_or_else(String::new, |at| format!(", opens {}", words::time(at)));
         remarks.push(format!("outside of the window {window}{opens}"));
     }
     remarks
@@ -219,12 +223,26 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn add(&mut self, id: impl Into<String>, phase: Phase, step: impl Into<Step>) {
+        self.add_with(id, phase, step, None);
+    }
+
+    /// Adds a step together with what the facts say about it.
+    fn add_with(
+        &mut self,
+        id: impl Into<String>,
+        phase: Phase,
+        step: impl Into<Step>,
+        detail: Option<String>,
+    ) {
         let step = step.into();
         let words = step.words(&self.site);
         self.steps.push(PlannedStep {
             id: id.into(),
             phase,
-            does: words.does,
+            does: match detail {
+                Some(detail) => format!("{}: {detail}", words.does),
+                None => words.does,
+            },
             commands: words.commands.iter().map(ToString::to_string).collect(),
             undo: words.undo,
             step,
@@ -265,12 +283,15 @@ impl Draft<'_> {
             self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix).join(&migrations.folder)
         });
         let from = self.settings.data.as_ref().map(|data| data.environment.clone());
-        self.add("backup", Phase::Backup, Backup { folder: backup.clone(), from: from.clone() });
+        let size = self.facts.source.as_ref().map(size_words);
+        let pending = self.facts.pending.as_deref().map(pending_words);
+        let dump = Backup { folder: backup.clone(), from: from.clone() };
+        self.add_with("backup", Phase::Backup, dump, size);
         self.add("prove", Phase::Prove, Proof { folder: backup, golden: names.golden.clone() });
         if let Some(folder) = &folder {
             let copy = names.rehearsal.clone();
             let rehearse = Rehearse { golden: names.golden.clone(), copy, folder: folder.clone() };
-            self.add("rehearse", Phase::Rehearse, rehearse);
+            self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
             let clone = CloneData {
@@ -283,7 +304,7 @@ impl Draft<'_> {
         if let Some(folder) = folder {
             let undo = from.is_none();
             let migrate = Migrate { folder, golden: names.golden, replaced: names.replaced, undo };
-            self.add("migrate", Phase::Migrate, migrate);
+            self.add_with("migrate", Phase::Migrate, migrate, pending);
         }
     }
 
@@ -369,6 +390,22 @@ impl Draft<'_> {
             self.add("settle.backups", Phase::Settle, prune);
         }
     }
+}
+
+fn size_words(source: &Source) -> String {
+    let tables = match source.tables {
+        1 => "1 table".to_owned(),
+        count => format!("{count} tables"),
+    };
+    let rows = match source.estimated_rows {
+        0 => String::new(),
+        rows => format!(" with about {} rows", words::count(rows)),
+    };
+    format!("{tables}{rows}, {}", words::bytes(source.bytes))
+}
+
+fn pending_words(pending: &[String]) -> String {
+    if pending.is_empty() { "none is pending".into() } else { pending.join(", ") }
 }
 
 /// The names of the databases that a release makes; each ends with the release's identifier.

@@ -78,10 +78,10 @@ impl Project {
         Ok(releases.into_iter().rev().find(|state| state.ended.is_none()))
     }
 
-    /// Returns the settings of the environment that the data comes from.
-    fn source(&self, settings: &Settings) -> Result<Option<Settings>, Fault> {
-        let data = settings.data.as_ref();
-        data.map(|data| self.settings(&data.environment).map_err(|error| config_fault(&error))).transpose()
+    /// Returns the settings of the environment that the data come from, when there is one.
+    fn data_source(&self, settings: &Settings) -> Result<Option<Settings>, Fault> {
+        let Some(data) = &settings.data else { return Ok(None) };
+        self.settings(&data.environment).map(Some).map_err(|error| config_fault(&error))
     }
 
     /// Looks up what the steps of an environment need besides their plan.
@@ -89,7 +89,7 @@ impl Project {
     /// # Errors
     /// When the environment that the data comes from cannot be resolved.
     pub fn world(&self, settings: Settings, journal: &Journal) -> Result<World, Fault> {
-        let from = self.source(&settings)?;
+        let from = self.data_source(&settings)?;
         // An environment whose variables are not on this machine cannot be compared with; its mark still can.
         let others = self.config.environments().iter().filter_map(|name| self.settings(name).ok()).collect();
         let released_before = match &settings.after {
@@ -122,8 +122,9 @@ impl Project {
     /// # Errors
     /// When the commit or the journal cannot be read.
     pub async fn plan(&self, settings: &Settings, reference: &str, stay: bool) -> Result<Plan, Fault> {
-        let facts = Facts::gather(settings, &self.journal()?, reference).await?;
-        Ok(plan::make(settings, self.source(settings)?.as_ref(), &facts, stay))
+        let from = self.data_source(settings)?;
+        let facts = Facts::gather(settings, from.as_ref(), &self.journal()?, reference).await?;
+        Ok(plan::make(settings, from.as_ref(), &facts, stay))
     }
 
     /// Begins a release: takes the lease, makes the plan and stores it.
@@ -144,8 +145,9 @@ impl Project {
             if let Some(open) = self.open_release(&journal, &settings.environment)? {
                 return Err(unfinished(&open));
             }
-            let facts = Facts::gather(settings, &journal, reference).await?;
-            Ok(plan::make(settings, self.source(settings)?.as_ref(), &facts, stay))
+            let from = self.data_source(settings)?;
+            let facts = Facts::gather(settings, from.as_ref(), &journal, reference).await?;
+            Ok(plan::make(settings, from.as_ref(), &facts, stay))
         };
         match prepared.await {
             Ok(plan) => Recorder::create(journal, lease, plan, by, watcher).map_err(journal_fault),
@@ -350,6 +352,8 @@ pub fn journal_fault(error: JournalError) -> Fault {
                 .because(format!("{}, since {}", holder.operator, crate::words::time(holder.since)))
                 .hint(format!("piton watch {environment} shows it; piton abort {environment} undoes it"))
         }
+        JournalError::NoRelease(_) => Fault::refused(error.to_string())
+            .hint("piton status shows each environment's latest release, piton log ENV its events"),
         JournalError::LeaseLost { .. } => {
             Fault::surroundings("another process took the release over").caused_by(&error)
         }

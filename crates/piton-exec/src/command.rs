@@ -89,7 +89,13 @@ impl fmt::Display for Command {
         }
         f.write_str(&shell_words::quote(&self.program))?;
         for arg in &self.args {
-            write!(f, " {}", shell_words::quote(arg))?;
+            match arg.split_once('=') {
+                // `--name='a value'` is easier to read than `'--name=a value'`.
+                Some((name, value)) if name.starts_with("--") => {
+                    write!(f, " {}={}", shell_words::quote(name), shell_words::quote(value))?;
+                }
+                _ => write!(f, " {}", shell_words::quote(arg))?,
+            }
         }
         Ok(())
     }
@@ -106,11 +112,12 @@ mod tests {
 
     #[test]
     fn display_quotes_arguments_and_hides_secrets() {
-        let c = Command::new("psql")
-            .secret_env("PGPASSWORD", "hunter2".into())
-            .env("PGTZ", "UTC")
-            .args(["-c", "select 'a b'"]);
-        assert_eq!(c.to_string(), r#"PGPASSWORD=••• PGTZ=UTC psql -c 'select '\''a b'\'''"#);
+        let c = Command::new("psql").secret_env("PGPASSWORD", "hunter2".into()).env("PGTZ", "UTC").args([
+            "--set=a=b c",
+            "-c",
+            "select 'a b'",
+        ]);
+        assert_eq!(c.to_string(), r#"PGPASSWORD=••• PGTZ=UTC psql --set='a=b c' -c 'select '\''a b'\'''"#);
         assert!(!format!("{c:?}").contains("hunter2"));
     }
 

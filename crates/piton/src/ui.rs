@@ -63,6 +63,21 @@ pub(crate) fn diagnostic(error: &dyn miette::Diagnostic) -> String {
     text.trim_end().to_owned()
 }
 
+/// Breaks a text into lines of at most `width` columns, between words; a longer word stays whole.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Cuts a line for a terminal of `width` columns.
 pub(crate) fn cut(line: &str, width: usize) -> String {
     if line.chars().count() <= width {

@@ -173,13 +173,23 @@ pub(crate) fn back_words(reason: &Back) -> String {
     }
 }
 
-fn request_words(request: Request) -> &'static str {
+/// Says what a person asked.
+pub(crate) fn request_words(request: Request) -> &'static str {
     match request {
         Request::Abort => "abort asked",
         Request::Rollback { database: false } => "rollback asked",
         Request::Rollback { database: true } => "rollback with the database asked",
         Request::Hold => "hold asked",
         Request::Continue => "continue asked",
+    }
+}
+
+/// Says how a release ended, in a word or two.
+pub(crate) fn outcome_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::RolledBack => "went back",
+        Outcome::Refused => "was refused",
     }
 }
 

@@ -62,7 +62,7 @@ fn collect(root: &Value, schema: &Value, path: &str, keys: &mut BTreeMap<String,
 
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     match schema.get("$ref").and_then(Value::as_str) {
-        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).expect("a definition"),
         None => schema,
     }
 }

@@ -85,8 +85,9 @@ impl Backup {
 impl Act for Backup {
     fn words(&self, site: &Site<'_>) -> Words {
         let source = site.from.unwrap_or(site.settings);
-        let whose = &source.environment;
-        let does = format!("{whose}'s database into {}", self.folder.display());
+        let below = self.folder.parent().unwrap_or(&self.folder);
+        let folder = below.strip_prefix(&site.settings.root).unwrap_or(below);
+        let does = format!("{}'s database into {}", source.environment, folder.display());
         let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
         let Ok(database) = super::database_of(source) else { return words };
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
@@ -138,8 +139,8 @@ fn altered(folder: &Path) -> Fault {
 
 impl Act for Proof {
     fn words(&self, site: &Site<'_>) -> Words {
-        let does = format!("restore into {}, compare every row and object", self.golden);
-        let words = Words::new(does, format!("drop {}", self.golden));
+        let does = "restore it as the golden copy, compare every row and object";
+        let words = Words::new(does, "drop the golden copy");
         let Ok(database) = super::database_of(site.settings) else { return words };
         let golden = database.with_name(&self.golden);
         words.with([prove::restore_command(

@@ -47,7 +47,7 @@ const GUARDS: [&str; 8] = ["identity", "secrets", "tools", "disk", "ports", "ord
 
 impl Act for Guard {
     fn words(&self, _site: &Site<'_>) -> Words {
-        Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "changes nothing")
+        Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "nothing to undo")
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {

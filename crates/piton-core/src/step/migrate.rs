@@ -189,11 +189,11 @@ fn may_have_writes(ctx: &Ctx<'_, '_>, written: &[TableChange]) -> bool {
 impl Act for Migrate {
     fn words(&self, site: &Site<'_>) -> Words {
         let undo = if self.undo {
-            "the golden copy takes its place, when no row was written since or when asked; else it stays"
+            "the golden copy takes its place, if no row was written since or a person asks; else it stays"
         } else {
             "the database before takes its place"
         };
-        Words::new("the pending migrations, lock_timeout 2 s, structure as rehearsed", undo)
+        Words::new("the pending migrations, waiting at most 2s for a lock", undo)
             .with(site.psql(None, each_file(&self.folder)))
     }
 

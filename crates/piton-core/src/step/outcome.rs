@@ -9,7 +9,7 @@ impl Step {
         let number = |key: &str| outcome.get(key).and_then(Value::as_u64).unwrap_or(0);
         let text = |key: &str| outcome.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         match self {
-            Step::Guard(_) => format!("{0} of {0}", number("guards")),
+            Step::Guard(_) => format!("{0} of {0} guards pass", number("guards")),
             Step::Mark(_) => "marked as this environment's".into(),
             Step::Build(build) => {
                 let short = build.commit.get(..7).unwrap_or(&build.commit);
@@ -37,18 +37,29 @@ impl Step {
             }
             Step::Checks(checks) => format!("{0} of {0} checks", checks.checks.len()),
             Step::Connect(connect) => {
-                format!("{} knows {} at :{}", connect.listen, connect.slot, connect.port)
+                format!("{} at :{} is known on {}, 0% of traffic", connect.slot, connect.port, connect.listen)
             }
-            Step::Shift(_) | Step::Watch(_) => text("why"),
+            Step::Shift(_) => {
+                let switched = outcome.get("switch_ms").and_then(Value::as_f64).unwrap_or(0.0);
+                let switched = format!("switched in {switched:.1} ms");
+                match text("why") {
+                    why if why.is_empty() => switched,
+                    why => format!("{why} · {switched}"),
+                }
+            }
+            Step::Watch(_) => text("why"),
             Step::StopSlot(stop) => match number("cut_off") {
                 0 => format!("{} stopped", stop.slot),
                 count => format!("{} stopped, {count} requests cut off", stop.slot),
             },
-            Step::DropCopies(drop) => format!("{} dropped", drop.names.len()),
-            Step::Prune(_) => {
-                let removed = outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len);
-                format!("{removed} old backups removed")
-            }
+            Step::DropCopies(drop) => match drop.names.len() {
+                1 => "golden copy dropped".into(),
+                count => format!("{count} databases dropped"),
+            },
+            Step::Prune(_) => match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
+                0 => "none is too old".into(),
+                removed => format!("{removed} too old, removed"),
+            },
         }
     }
 

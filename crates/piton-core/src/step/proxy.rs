@@ -37,8 +37,9 @@ pub struct Connect {
 
 impl Act for Connect {
     fn words(&self, site: &Site<'_>) -> Words {
-        let does = format!("proxy on {}: {} at :{}, 0% of traffic", self.listen, self.slot, self.port);
-        let undo = format!("proxy forgets {}", self.slot);
+        let does =
+            format!("the proxy on {} learns of {} at :{}, 0% of traffic", self.listen, self.slot, self.port);
+        let undo = format!("the proxy forgets {}", self.slot);
         Words::new(does, undo).with([proxy_command(
             Path::new("piton"),
             &site.dirs.proxy(&self.environment),

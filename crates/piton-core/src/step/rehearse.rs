@@ -60,8 +60,7 @@ impl Rehearse {
 
 impl Act for Rehearse {
     fn words(&self, site: &Site<'_>) -> Words {
-        let does = format!("the migrations on a copy, {}, which is dropped afterwards", self.copy);
-        Words::new(does, "drop the copy")
+        Words::new("the pending migrations, on a copy of the golden copy", "drop the copy")
             .with(site.client("createdb", None, ["--template", &self.golden, &self.copy]))
             .with(site.psql(Some(&self.copy), super::migrate::each_file(&self.folder)))
             .with(site.client("dropdb", None, [&self.copy]))

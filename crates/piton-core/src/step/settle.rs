@@ -51,7 +51,7 @@ fn cannot_be_undone() -> Fault {
 
 impl Act for StopSlot {
     fn words(&self, _site: &Site<'_>) -> Words {
-        Words::new(format!("drain and stop {}", self.slot), "not undone: closes the way back")
+        Words::new(format!("drain and stop {}", self.slot), "closes the way back")
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -73,8 +73,9 @@ impl Act for StopSlot {
 }
 
 impl Act for DropCopies {
-    fn words(&self, _site: &Site<'_>) -> Words {
-        Words::new(format!("drop {}", self.names.join(", ")), "not undone: closes the way back")
+    fn words(&self, site: &Site<'_>) -> Words {
+        let drops = self.names.iter().filter_map(|name| site.client("dropdb", None, [name]));
+        Words::new(format!("drop {}", self.names.join(", ")), "closes the way back").with(drops)
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
@@ -97,7 +98,7 @@ impl Act for DropCopies {
 impl Act for Prune {
     fn words(&self, _site: &Site<'_>) -> Words {
         let keep = format_duration(self.keep);
-        Words::new(format!("keep backups {keep}, remove older ones"), "not undone: closes the way back")
+        Words::new(format!("keep backups {keep}, remove older ones"), "closes the way back")
     }
 
     async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {

@@ -141,7 +141,7 @@ impl Bake {
         let mut noted = Instant::now();
         if self.length.is_zero() {
             // A step without a time has nothing to be judged by; the next one, or the watch, judges.
-            return Ok((note.gate, "no time to judge in".into()));
+            return Ok((note.gate, String::new()));
         }
         // Within this process the time is the machine's own: a clock that jumps shortens no bake.
         let (before, resumed) = (elapsed(ctx.first_started), Instant::now());

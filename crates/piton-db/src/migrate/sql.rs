@@ -127,6 +127,11 @@ impl SqlFolder {
         Self { dir: dir.into() }
     }
 
+    /// Tells whether a file of this name is a migration; a `.down.sql` is not.
+    pub fn is_migration(name: &str) -> bool {
+        name.ends_with(".sql") && !name.ends_with(".down.sql")
+    }
+
     /// Lists the migrations of the folder and of the database's record, by name.
     ///
     /// # Errors
@@ -265,7 +270,7 @@ impl SqlFolder {
 
 fn migration_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    (path.is_file() && name.ends_with(".sql") && !name.ends_with(".down.sql")).then(|| name.to_owned())
+    (path.is_file() && SqlFolder::is_migration(name)).then(|| name.to_owned())
 }
 
 pub(super) fn checksum(text: &str) -> String {

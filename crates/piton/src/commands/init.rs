@@ -12,9 +12,13 @@ pub(crate) fn run(dir: &Path) -> Result<ExitCode, Error> {
     let path = dir.join(FILE_NAME);
     let proposal = config::propose(dir);
     let cannot = |error: std::io::Error| {
-        let there = error.kind() == std::io::ErrorKind::AlreadyExists;
-        let fault = Fault::refused(format!("{} cannot be written", path.display())).caused_by(&error);
-        Error::from(if there { fault.hint("edit it; piton config ENV shows what it means") } else { fault })
+        let path = path.display();
+        Error::from(if error.kind() == std::io::ErrorKind::AlreadyExists {
+            Fault::refused(format!("there is a {path} already"))
+                .hint("edit it; piton config ENV shows what it means")
+        } else {
+            Fault::refused(format!("{path} cannot be written")).caused_by(&error)
+        })
     };
     let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(&path).map_err(cannot)?;
     std::io::Write::write_all(&mut file, proposal.text.as_bytes()).map_err(cannot)?;

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use piton_core::journal::{Entry, Event};
+use piton_core::plan::PlannedStep;
 use piton_core::project::{Project, journal_fault};
 use piton_core::words;
 use serde_json::json;
@@ -8,7 +9,7 @@ use serde_json::json;
 use crate::cli::Log;
 use crate::error::Error;
 use crate::ui;
-use crate::view::back_words;
+use crate::view::{back_words, outcome_words, request_words};
 
 /// Lists a release's events.
 pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
@@ -31,8 +32,21 @@ pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
         ui::talk("there is no release yet");
         return Ok(ExitCode::SUCCESS);
     };
-    for entry in journal.entries(&id, 0).map_err(journal_fault)? {
-        ui::data(&if args.json { line_json(&entry) } else { line(&entry) });
+    let entries = journal.entries(&id, 0).map_err(journal_fault)?;
+    if args.json {
+        entries.iter().for_each(|entry| ui::data(&line_json(entry)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan = entries.iter().find_map(|entry| match &entry.event {
+        Event::Created { plan, .. } => Some(plan.as_ref()),
+        _ => None,
+    });
+    let step = |id: &str| plan.and_then(|plan| plan.steps.iter().find(|planned| planned.id == id));
+    for entry in &entries {
+        // A note is a step's own; it says nothing to people.
+        if !matches!(entry.event, Event::Noted { .. }) {
+            ui::data(&line(entry, entry.event.step().and_then(step)));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -41,7 +55,11 @@ fn line_json(entry: &Entry) -> String {
     json!({ "seq": entry.seq, "release": entry.release, "at": entry.at, "event": entry.event }).to_string()
 }
 
-fn line(entry: &Entry) -> String {
+fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
+    let with = |word: &str, words: Option<String>| match words {
+        Some(words) if !words.is_empty() => format!("{word}: {words}"),
+        _ => word.to_owned(),
+    };
     let what = match &entry.event {
         Event::Created { plan, by } => {
             format!(
@@ -57,15 +75,15 @@ fn line(entry: &Entry) -> String {
         Event::Started { attempt, .. } => format!("taken up again, attempt {attempt}"),
         Event::Ran { command, code, ms, .. } => format!("ran, exit {code}, {}: {command}", words::span(*ms)),
         Event::Noted { .. } => "noted".into(),
-        Event::Done { outcome, .. } => format!("done {outcome}"),
+        Event::Done { outcome, .. } => with("done", step.map(|step| step.step.outcome_words(outcome))),
         Event::Failed { fault, .. } => format!("failed: {fault}"),
-        Event::Asked { request, by, .. } => format!("{request:?} asked by {by}"),
+        Event::Asked { request, by, .. } => format!("{} by {by}", request_words(*request)),
         Event::TurnedBack { reason, .. } => back_words(reason),
         Event::UndoStarted { .. } => "undo started".into(),
-        Event::Undone { outcome, .. } => format!("undone {outcome}"),
+        Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
         Event::Revived { what } => format!("{what} started again"),
-        Event::Ended { outcome } => format!("ended: {outcome:?}"),
+        Event::Ended { outcome } => format!("ended: {}", outcome_words(*outcome)),
     };
     let step = entry.event.step().unwrap_or("");
     format!("{:>5}  {}  {step:<16} {what}", entry.seq, words::time(entry.at))

@@ -134,9 +134,10 @@ async fn ask(
     request: piton_core::journal::Request,
     as_json: bool,
 ) -> Result<ExitCode, Error> {
+    let shown = watch::last_event(project, environment)?;
     let (_, held) = project.ask(environment, request)?;
     if held {
-        return watch::follow(project, environment, as_json).await;
+        return watch::follow(project, environment, shown, as_json).await;
     }
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;

@@ -39,16 +39,20 @@ fn text(plan: &Plan, findings: &[Finding], commands: bool) -> String {
         },
     );
     let mut lines = vec![
-        format!("Release of {} {} to {}  ({now})", plan.app, plan.commit.short(), plan.environment),
+        format!("Release of {} {} to {}   ({now})", plan.app, plan.commit.short(), plan.environment),
         format!("  {}", plan.commit.subject),
         String::new(),
+        row(["step", "what it does", "how it is undone"]).dimmed().to_string(),
     ];
     for step in &plan.steps {
         lines.extend(step_lines(step, commands));
     }
     if !plan.remarks.is_empty() {
         lines.push(String::new());
-        lines.extend(plan.remarks.iter().map(|remark| format!("  {} {remark}", "note:".yellow())));
+        for remark in &plan.remarks {
+            let text = ui::wrap(remark, 92).join("\n        ");
+            lines.push(format!("  {} {text}", "note:".yellow()));
+        }
     }
     lines.push(String::new());
     let refusals: Vec<_> = findings.iter().filter_map(|finding| finding.refusal.as_ref()).collect();
@@ -63,13 +67,25 @@ fn text(plan: &Plan, findings: &[Finding], commands: bool) -> String {
     lines.join("\n")
 }
 
+/// The widths of what a step does and of how it is undone; with the step's name they fill a hundred columns.
+const DOES: usize = 48;
+const UNDO: usize = 32;
+
+fn row([step, does, undo]: [&str; 3]) -> String {
+    format!("  {step:<15} {does:<DOES$}  {undo}").trim_end().to_owned()
+}
+
 fn step_lines(step: &PlannedStep, commands: bool) -> Vec<String> {
-    let mut lines = vec![
-        format!("  {:<16}{}", step.id.bold(), step.does),
-        format!("  {:<16}undo: {}", "", step.undo).dimmed().to_string(),
-    ];
+    let (does, undo) = (ui::wrap(&step.does, DOES), ui::wrap(&step.undo, UNDO));
+    let cell = |lines: &[String], index: usize| lines.get(index).cloned().unwrap_or_default();
+    let mut lines: Vec<String> = (0..does.len().max(undo.len()))
+        .map(|index| {
+            let name = if index == 0 { step.id.as_str() } else { "" };
+            row([name, &cell(&does, index), &cell(&undo, index)])
+        })
+        .collect();
     if commands {
-        lines.extend(step.commands.iter().map(|command| format!("  {:<16}$ {command}", "")));
+        lines.extend(step.commands.iter().map(|command| format!("  {:<15} $ {command}", "")));
     }
     lines
 }

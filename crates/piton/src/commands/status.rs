@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Status;
 use crate::error::Error;
-use crate::view::end_words;
+use crate::view::{back_words, outcome_words};
 use crate::{json as contract, ui};
 
 /// Shows what serves each environment and where a release stands.
@@ -86,13 +86,7 @@ impl Found {
         };
         lines.push(format!("{}  {serves}", self.environment.bold()));
         if let Some(proxy) = &self.proxy {
-            let share = |slot| f64::from(proxy.weights.share(slot)) / 100.0;
-            lines.push(format!(
-                "  proxy on {}: blue {}%, green {}%",
-                proxy.listen,
-                share(Slot::Blue),
-                share(Slot::Green)
-            ));
+            lines.push(format!("  traffic on {}: {}", proxy.listen, self.shares(proxy)));
         } else if self.live.is_some() {
             lines.push(format!("  {} the proxy does not run; piton resume --all starts it", "✗".red()));
         }
@@ -104,11 +98,37 @@ impl Found {
         }
         lines.join("\n")
     }
+
+    /// Says which slot has which share of the traffic, and which commit runs in it.
+    fn shares(&self, proxy: &ProxyStatus) -> String {
+        let open = self.latest.as_ref().filter(|state| state.ended.is_none());
+        let runs = |slot: Slot| match (&self.live, open) {
+            (Some(live), _) if live.start.slot == slot => format!(" ({})", live.commit.short()),
+            (_, Some(state)) if state.plan.slot == slot => {
+                format!(" ({}, being released)", state.plan.commit.short())
+            }
+            _ => String::new(),
+        };
+        let known = Slot::BOTH.into_iter().filter(|slot| proxy.upstreams[*slot].is_some());
+        let share = |slot| f64::from(proxy.weights.share(slot)) / 100.0;
+        let words: Vec<String> = known.map(|slot| format!("{slot} {}%{}", share(slot), runs(slot))).collect();
+        if words.is_empty() { "none".into() } else { words.join(", ") }
+    }
 }
 
 fn release_lines(state: &State) -> Vec<String> {
-    if state.ended.is_some() {
-        return vec![format!("  last release: {}", end_words(state))];
+    if let Some((outcome, at)) = state.ended {
+        let how = outcome_words(outcome);
+        let mut lines = vec![format!(
+            "  last release {} of {} by {}: {how} {}",
+            state.plan.short_id(),
+            state.plan.commit.short(),
+            state.by.user,
+            words::time(at)
+        )];
+        lines.extend(state.back.as_ref().map(|turned| format!("    {}", back_words(&turned.reason))));
+        lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
+        return lines;
     }
     let mut lines = vec![format!(
         "  release {} of {} begun by {} at {}",

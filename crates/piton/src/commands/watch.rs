@@ -17,11 +17,24 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Follows a release that another process runs.
 pub(crate) async fn run(project: &Project, args: &Environment) -> Result<ExitCode, Error> {
-    follow(project, &args.environment, args.json).await
+    follow(project, &args.environment, 0, args.json).await
 }
 
-/// Shows a release's events from its beginning until it is over or nobody runs it any more.
-pub(crate) async fn follow(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+/// Returns the journal's place of the latest event of the environment's latest release; 0 without one.
+pub(crate) fn last_event(project: &Project, environment: &str) -> Result<i64, Fault> {
+    let journal = project.journal()?;
+    let Some(open) = project.open_release(&journal, environment)? else { return Ok(0) };
+    let entries = journal.entries(&open.plan.id, 0).map_err(piton_core::project::journal_fault)?;
+    Ok(entries.last().map_or(0, |entry| entry.seq))
+}
+
+/// Shows a release's events that come after `shown`, until it is over or nobody runs it any more.
+pub(crate) async fn follow(
+    project: &Project,
+    environment: &str,
+    shown: i64,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
     let journal = project.journal()?;
     let Some(latest) = journal.releases(Some(environment)).map_err(piton_core::project::journal_fault)?.pop()
     else {
@@ -42,7 +55,9 @@ pub(crate) async fn follow(project: &Project, environment: &str, as_json: bool) 
                 };
                 let folded = folded
                     .map_err(|error| Fault::surroundings("the journal is damaged").caused_by(&error))?;
-                view.event(&entry.event, &folded);
+                if entry.seq > shown {
+                    view.event(&entry.event, &folded);
+                }
                 state = Some(folded);
             }
             if let Some(state) = &state {
