@@ -83,7 +83,7 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
         Event::Revived { what } => format!("{what} started again"),
-        Event::Ended { outcome } => format!("ended: {}", outcome_words(*outcome)),
+        Event::Ended { outcome } => format!("the release {}", outcome_words(*outcome)),
     };
     let step = entry.event.step().unwrap_or("");
     format!("{:>5}  {}  {step:<16} {what}", entry.seq, words::time(entry.at))
