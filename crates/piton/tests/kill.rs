@@ -2,7 +2,11 @@
 //!
 //! A point is the moment before or after an event is appended. In a short run each kind of release is killed many times over, at
 //! points from a seed (`PITON_SEED`); `scripts/campaign kill-points` kills a release of its own at every single point.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "test code: a helper that fails has failed the test"
+)]
 
 mod common;
 
