@@ -215,8 +215,17 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
     assert_eq!(stage.sql(&production, "select count(*) from half"), ["0"]);
     assert_eq!(stage.databases(), [production.as_str()]);
     stage.sql(&production, "drop index twins");
-    stage.piton(&["deploy", "production"]).expect(3).says("002_unique.sql is half applied");
+    stage.piton(&["deploy", "production"]).expect(3).says("it carries on with this one");
     nobody_noticed(&stage, load);
+    // Mended, the next release carries on with the statement that failed.
+    stage.sql(&production, "update items set note = id where note = 'same'");
+    let load = visitors(&stage);
+    stage.deploy("production");
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(
+        stage.sql(&production, "select indisvalid from pg_index where indexrelid = 'twins'::regclass"),
+        ["t"]
+    );
 }
 
 #[test]
