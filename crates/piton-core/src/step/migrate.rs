@@ -229,7 +229,6 @@ impl Act for Migrate {
         let (true, Some(before)) = (self.undo, before) else { return Ok(Value::Null) };
         let live = super::database_of(ctx.settings())?;
         if swapped(&live, &self.golden, &self.replaced).await? {
-            Hold::lift(ctx).await?;
             return Ok(json!({ "rewound": true, "replaced": self.put_away(ctx, &live).await? }));
         }
         SqlFolder::forget_failed(&live, before.recorded)
@@ -305,7 +304,6 @@ impl Act for CloneData {
             return Ok(json!({ "new": true }));
         }
         if swapped(&live, &self.fresh, &self.replaced).await? {
-            Hold::lift(ctx).await?;
             return Ok(json!({ "new": false }));
         }
         made::clone_from(&live.with_name(&self.fresh), &self.golden, &label).await.or_fault(cannot)?;
@@ -358,7 +356,7 @@ impl CloneData {
     }
 }
 
-/// Requests wait at the proxy, and none is under way, until this ends.
+/// Requests wait at the proxy, and none is under way, until this ends; the proxy ends it by itself when this process dies.
 struct Hold(Option<Client>);
 
 impl Hold {
@@ -389,14 +387,6 @@ impl Hold {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Ends a hold that a killed run may have left; its bound would end it, too, but later.
-    async fn lift(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        match Client::connect(&ctx.world.dirs.proxy(&ctx.plan.environment)).await {
-            Ok(mut client) => client.release().await.map(drop).or_fault(no_answer),
-            Err(_) => Ok(()),
         }
     }
 
