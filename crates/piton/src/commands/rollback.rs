@@ -4,6 +4,7 @@ use piton_core::fault::Fault;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 use piton_core::words;
+use piton_db::changes::{Presence, TableChange};
 
 use super::{ask, asked_to_go_back};
 use crate::cli::Rollback;
@@ -34,15 +35,28 @@ async fn say_what_would_leave(project: &Project, environment: &str) -> Result<()
     }
     ui::talk("Written since the backup, and gone from the live database after the rollback:");
     for table in &tables {
-        ui::talk(&format!(
-            "  {:<40} {:>10} new or changed, {:>10} changed or deleted",
-            table.table,
-            words::count(table.only_in_live),
-            words::count(table.only_in_golden)
-        ));
+        ui::talk(&format!("  {:<40} {}", table.table, change_words(table)));
     }
     ui::talk("The database that is replaced is kept beside it, with all of these rows.");
     Ok(())
+}
+
+fn change_words(table: &TableChange) -> String {
+    let rows = words::count(table.only_in_live);
+    match table.presence {
+        Presence::Live => format!("{rows} rows; the table itself is new, and goes"),
+        Presence::Golden => {
+            format!("dropped meanwhile; comes back with {} rows", words::count(table.only_in_golden))
+        }
+        Presence::Both => {
+            let gone = words::count(table.only_in_golden);
+            let mut text = format!("{rows} rows new or changed, {gone} changed or deleted");
+            if !table.new_columns.is_empty() {
+                text.push_str(&format!("; new columns go: {}", table.new_columns.join(", ")));
+            }
+            text
+        }
+    }
 }
 
 fn confirm(question: &str) -> Result<(), Fault> {
