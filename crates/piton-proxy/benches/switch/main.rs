@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (ours, nginx) = runtime.block_on(measure());
     let rows = rows(&ours, &nginx);
-    Report { name: "switch", unit: "medians of rounds", goal: "< 10 ms, 0 dropped", rows }.publish()?;
+    Report { name: "switch", unit: "ms", goal: "< 10 ms, 0 dropped", rows }.publish()?;
     print_totals(&ours, &nginx);
     Ok(())
 }
