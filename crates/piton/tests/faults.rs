@@ -53,13 +53,15 @@ fn disk_full_during_the_backup() {
     before.assert_same(&world(&stage), "after the abort");
 
     std::fs::remove_file(&filler).unwrap();
+    // A build is kept; only another commit's fills the disk again.
+    stage.commit("v3", &[]);
     full();
     std::fs::remove_file(&filler).unwrap();
     nobody_noticed(&stage, load);
     let load = visitors(&stage);
     stage.piton(&["resume", "production"]).expect(0);
     assert_no_failures_but_of(&stage.finish(load), "no release");
-    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v3".into())));
 }
 
 #[test]
