@@ -333,8 +333,8 @@ fn a_release_that_cannot_start_again_keeps_nobody_from_being_served() {
     stage.end_all();
     let slots = stage.root().join(".piton/environments/production/slots");
     let green = std::fs::read_dir(slots).unwrap().map(|entry| entry.unwrap().path());
-    let green =
-        green.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("green"));
+    let named = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("green");
+    let green = green.into_iter().find(|path| path.is_dir() && named(path));
     std::fs::remove_file(green.unwrap().join("built.json")).unwrap();
 
     let resume = stage.spawn(&["resume", "production"], &[]);
