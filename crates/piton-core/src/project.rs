@@ -214,10 +214,14 @@ impl Project {
             Step::Guard(guard) => Some(guard),
             _ => None,
         });
-        match guard {
-            Some(guard) => Ok(guard.look(&world, jiff::Timestamp::now()).await),
-            None => Ok(Vec::new()),
-        }
+        let mut findings = match guard {
+            Some(guard) => guard.look(&world, jiff::Timestamp::now()).await,
+            None => Vec::new(),
+        };
+        let open = self.open_release(&self.journal()?, &plan.environment)?;
+        findings
+            .extend(open.map(|open| Finding { guard: "release".into(), refusal: Some(unfinished(&open)) }));
+        Ok(findings)
     }
 
     /// Starts again what should run in an environment and has died, and journals it. Returns what was started.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use piton_db::identity::{Label, MarkState, Purpose, Sameness};
 use piton_db::{Database, DbError, facts, identity, quote};
+use piton_exec::{Command, local};
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Act, Ctx, Observed, Site, Words, World};
 use crate::config::{self, Settings};
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::plan::port_of;
 use crate::{ports, words};
 
@@ -111,7 +112,7 @@ impl Guard {
         let results = [
             identity_guard(world).await,
             secrets_guard(world),
-            tools_guard(world).await,
+            self.tools_guard(world).await,
             disk_guard(world).await,
             self.ports_guard(world).await,
             self.order_guard(world),
@@ -119,11 +120,17 @@ impl Guard {
             serving_guard(world).await,
         ];
         let named = GUARDS.iter().zip(results);
-        named.map(|(guard, result)| Finding { guard: (*guard).to_owned(), refusal: result.err() }).collect()
+        // Whatever keeps a guard from looking refuses, too: nothing was touched yet.
+        let refusal =
+            |result: Result<(), Fault>| result.err().map(|fault| Fault { kind: Kind::Refused, ..fault });
+        named
+            .map(|(guard, result)| Finding { guard: (*guard).to_owned(), refusal: refusal(result) })
+            .collect()
     }
 
     async fn ports_guard(&self, world: &World) -> Result<(), Fault> {
         let settings = &world.settings;
+        shared_port(world)?;
         let port = port_of(settings, self.slot);
         let mut wanted =
             vec![(format!("{}'s port", self.slot), SocketAddr::from((Ipv4Addr::LOCALHOST, port)))];
@@ -146,6 +153,11 @@ impl Guard {
         Ok(())
     }
 
+    async fn tools_guard(&self, world: &World) -> Result<(), Fault> {
+        tools_guard(world).await?;
+        has_migrations(&self.commit, &world.settings).await
+    }
+
     fn order_guard(&self, world: &World) -> Result<(), Fault> {
         let Some(after) = &world.settings.after else { return Ok(()) };
         if world.released_before.contains(&self.commit) {
@@ -165,8 +177,33 @@ async fn proxy_status(dir: &Path) -> Option<Status> {
     Client::connect(dir).await.ok()?.status().await.ok()
 }
 
+/// Two environments that can both be released from here need ports of their own.
+fn shared_port(world: &World) -> Result<(), Fault> {
+    let ports =
+        |settings: &Settings| [settings.listen.port(), settings.run.ports.blue, settings.run.ports.green];
+    let own = ports(&world.settings);
+    for other in world.others.iter().filter(|other| other.environment != world.settings.environment) {
+        if let Some(port) = ports(other).into_iter().find(|port| own.contains(port)) {
+            return Err(Fault::refused(format!(
+                "{} and {} both use port {port}",
+                world.settings.environment, other.environment
+            ))
+            .hint("give each environment its own listen and ports in piton.toml"));
+        }
+    }
+    Ok(())
+}
+
 fn other_address(settings: &Settings, proxy: &Status) -> Fault {
     let environment = &settings.environment;
+    if let Err(error) = TcpListener::bind(settings.listen) {
+        return Fault::refused(format!("{environment}'s proxy cannot move to {}", settings.listen))
+            .caused_by(&error)
+            .hint(format!(
+                "piton.toml said {} before; put that back, or choose a free address",
+                proxy.listen
+            ));
+    }
     Fault::refused(format!(
         "{environment}'s proxy listens on {}, piton.toml says {}",
         proxy.listen, settings.listen
@@ -180,6 +217,14 @@ async fn identity_guard(world: &World) -> Result<(), Fault> {
     let settings = &world.settings;
     let environment = &settings.environment;
     let Some(database) = database(settings)? else { return Ok(()) };
+    if settings.data.is_some() && ["postgres", "template0", "template1"].contains(&database.dbname.as_str()) {
+        return Err(Fault::refused(format!(
+            "{environment}'s database is the server's own {}",
+            database.dbname
+        ))
+        .because("a release with `data` replaces the database, and this one belongs to the server")
+        .hint(format!("point DATABASE_URL of {environment} at a database of its own")));
+    }
     let client = match database.connect().await {
         Ok(client) => client,
         // A database that is made from another one's data need not exist yet.
@@ -317,6 +362,26 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
     Err(Fault::refused(format!("{environment} holds a {kind} key in {}", wrong.join(", ")))
         .because(format!("a {kind} key in {whose} moves the wrong people's money"))
         .hint(format!("put the right key into the env_file of {environment}")))
+}
+
+/// The release's commit has the migrations that piton.toml names.
+async fn has_migrations(commit: &str, settings: &Settings) -> Result<(), Fault> {
+    let Some(migrations) = settings.database.as_ref().and_then(|database| database.migrations.as_ref())
+    else {
+        return Ok(());
+    };
+    let folder = migrations.folder.display().to_string();
+    let root = settings.root.display().to_string();
+    let command =
+        Command::new("git").args(["-C", &root, "ls-tree", "-d", "--name-only", commit, "--", &folder]);
+    let listed = local::run(&command).await.or_fault(|| "git could not list the commit".into())?;
+    if !listed.stdout.trim().is_empty() {
+        return Ok(());
+    }
+    let short = commit.get(..7).unwrap_or(commit);
+    Err(Fault::refused(format!("{short} has no folder {folder}"))
+        .because("database.folder in piton.toml names it as the folder of migrations")
+        .hint("name the right folder, or commit it"))
 }
 
 async fn tools_guard(world: &World) -> Result<(), Fault> {

@@ -383,7 +383,13 @@ pub(crate) async fn written_since_backup(
         return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
     };
     let live = database_of(settings)?;
-    migrate::written_since(&live.with_name(golden), &live).await
+    let counted = migrate::written_since(&live.with_name(golden), &live).await;
+    counted.map_err(|fault| {
+        fault.hint(format!(
+            "piton rollback {} sends the traffic and the code back, and leaves the database",
+            plan.environment
+        ))
+    })
 }
 
 /// Starts again what should run in an environment and has died: apps first, then the proxy that sends traffic to them.

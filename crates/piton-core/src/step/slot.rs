@@ -152,7 +152,7 @@ impl StartSlot {
     }
 
     /// Tells whether somebody takes connections on the slot's port.
-    pub(crate) async fn listens(&self) -> bool {
+    pub async fn listens(&self) -> bool {
         tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).await.is_ok()
     }
 

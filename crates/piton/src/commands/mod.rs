@@ -112,6 +112,10 @@ fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
     ui::talk("");
     match end {
         End::Over(_) => ui::talk(&view::end_words(state)),
+        End::Stopped(_) if state.back.is_some() => ui::talk(&format!(
+            "Release {} stands on its way back. piton resume {environment} carries that on.",
+            state.plan.short_id()
+        )),
         End::Stopped(_) => ui::talk(&format!(
             "Release {} stands. piton resume {environment} carries it on; piton abort {environment} undoes it.",
             state.plan.short_id()

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use piton_core::fault::Fault;
+use piton_core::fault::{Fault, Kind};
 use piton_core::journal::Request;
 use piton_core::project::Project;
 use piton_core::words;
@@ -15,7 +15,14 @@ use crate::ui;
 pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, Error> {
     let environment = &args.target.environment;
     if args.database {
-        say_what_would_leave(project, environment).await?;
+        match say_what_would_leave(project, environment).await {
+            Ok(()) => {}
+            // Who has said yes wants the traffic back now: what cannot be counted is told, and the release goes back.
+            Err(Error::Fault(fault)) if args.yes && fault.kind == Kind::Surroundings => {
+                ui::talk(&ui::fault(&fault));
+            }
+            Err(error) => return Err(error),
+        }
         if !args.yes {
             confirm("Put the database back?")?;
         }

@@ -39,6 +39,8 @@ struct Found {
     latest: Option<State>,
     holder: Option<piton_core::journal::LeaseInfo>,
     proxy: Option<ProxyStatus>,
+    /// Whether the release that serves takes connections.
+    answers: bool,
 }
 
 impl Found {
@@ -47,9 +49,14 @@ impl Found {
             Ok(mut client) => client.status().await.ok(),
             Err(_) => None,
         };
+        let live = facts::live(journal, environment)?;
         Ok(Self {
             environment: environment.to_owned(),
-            live: facts::live(journal, environment)?,
+            answers: match &live {
+                Some(live) => live.start.listens().await,
+                None => false,
+            },
+            live,
             latest: journal.releases(Some(environment)).map_err(journal_fault)?.pop(),
             holder: journal.holder(environment).map_err(journal_fault)?,
             proxy,
@@ -90,13 +97,46 @@ impl Found {
         } else if self.live.is_some() {
             lines.push(format!("  {} the proxy does not run; piton resume --all starts it", "✗".red()));
         }
+        if let (Some(live), false) = (&self.live, self.answers) {
+            lines.push(format!(
+                "  {} nothing listens on port {}; piton resume {} starts {} again",
+                "✗".red(),
+                live.start.port,
+                self.environment,
+                live.start.slot
+            ));
+        }
         if let Some(state) = &self.latest {
             lines.extend(release_lines(state));
+            if state.ended.is_none() {
+                lines.extend(self.way_on(state));
+            }
         }
         if let Some(holder) = &self.holder {
             lines.push(format!("  run by {} since {}", holder.operator, words::time(holder.since)));
         }
         lines.join("\n")
+    }
+
+    /// Says what a release that is not over waits for.
+    fn way_on(&self, state: &State) -> Vec<String> {
+        let environment = &self.environment;
+        let mut lines = Vec::new();
+        if let Some((_, fault)) = state.standing_fault() {
+            lines.extend(fault.why.iter().map(|why| format!("    {why}")));
+            lines.extend(fault.hint.iter().map(|hint| format!("    next: {hint}")));
+        }
+        if state.held {
+            lines.push(format!("  held by a person; piton continue {environment} lets it go on"));
+        }
+        if self.holder.is_none() && state.back.is_some() {
+            lines.push(format!("  nobody runs it: piton resume {environment} carries the way back on"));
+        } else if self.holder.is_none() {
+            lines.push(format!(
+                "  nobody runs it: piton resume {environment} carries it on, piton abort {environment} undoes it"
+            ));
+        }
+        lines
     }
 
     /// Says which slot has which share of the traffic, and which commit runs in it.
