@@ -193,3 +193,35 @@ fn without_a_way_back_a_release_is_refused() {
     stage.piton(&["resume", "production"]).expect(0).says("started again");
     assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
 }
+
+#[test]
+fn two_environments_do_not_share_a_port() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.production.ports[2] = settings.staging.ports[1]);
+    refused(&stage, "production", &["production and staging both use port", "listen and ports"]);
+}
+
+#[test]
+fn the_servers_own_database_is_nobodys_environment() {
+    let Some(mut stage) = live_stage() else { return };
+    let url = stage.url("staging").replace(&stage.database("staging"), "postgres");
+    stage.configure(|settings| settings.staging.vars.extend([("DATABASE_URL".into(), url)]));
+    refused(&stage, "staging", &["the server's own postgres"]);
+}
+
+#[test]
+fn an_app_that_died_and_a_release_that_waits_are_said() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["20% for 60s", "100%"]);
+    stage.commit("v2", &[]);
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the first share", || stage.is_running("production", "shift.20%"));
+    deploy.kill();
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    assert!(said.contains("nobody runs it: piton resume production"), "{said}");
+    let planned = stage.piton(&["plan", "production"]).expect(2).stdout;
+    assert!(planned.contains("a release of production is not over"), "{planned}");
+    stage.end_all();
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    assert!(said.contains("nothing listens on port"), "{said}");
+}
