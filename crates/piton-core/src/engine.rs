@@ -113,10 +113,22 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn begin_step(&mut self, step: &str, attempt: u32) -> Result<(), JournalError> {
+    /// Journals that a step begins; returns it, and which attempt at it this is.
+    fn begin_step(&mut self, index: usize) -> Result<(PlannedStep, u32), JournalError> {
         // What a person said of the step before is not meant for this one.
         self.go_on = false;
-        self.append(&Event::Started { step: step.to_owned(), attempt })
+        let planned = self.state.plan.steps[index].clone();
+        let attempt = self.state.steps[index].attempts + 1;
+        self.append(&Event::Started { step: planned.id.clone(), attempt })?;
+        Ok((planned, attempt))
+    }
+
+    /// Journals that a step's undo begins; returns the step.
+    fn begin_undo(&mut self, index: usize) -> Result<PlannedStep, JournalError> {
+        let planned = self.state.plan.steps[index].clone();
+        let attempt = self.state.steps[index].undo_attempts + 1;
+        self.append(&Event::UndoStarted { step: planned.id.clone(), attempt })?;
+        Ok(planned)
     }
 
     /// Returns the fold of all events so far.
@@ -187,13 +199,8 @@ async fn act(
     index: usize,
     interrupt: impl Future<Output = ()> + Unpin,
 ) -> Result<Option<End>, JournalError> {
-    let (planned, attempt) = {
-        let recorder = recorder.borrow();
-        let state = recorder.state();
-        (state.plan.steps[index].clone(), state.steps[index].attempts + 1)
-    };
+    let (planned, attempt) = recorder.borrow_mut().begin_step(index)?;
     let step = planned.id.clone();
-    recorder.borrow_mut().begin_step(&step, attempt)?;
     let ctx = Ctx::new(recorder, world, index);
     let acting = async {
         if attempt > 1 {
@@ -249,13 +256,8 @@ async fn undo(
     index: usize,
     interrupt: impl Future<Output = ()> + Unpin,
 ) -> Result<Option<End>, JournalError> {
-    let (planned, attempt) = {
-        let recorder = recorder.borrow();
-        let state = recorder.state();
-        (state.plan.steps[index].clone(), state.steps[index].undo_attempts + 1)
-    };
+    let planned = recorder.borrow_mut().begin_undo(index)?;
     let step = planned.id.clone();
-    recorder.borrow_mut().append(&Event::UndoStarted { step: step.clone(), attempt })?;
     let ctx = Ctx::new(recorder, world, index);
     let undoing = async {
         ctx.clear_leftovers().await;

@@ -111,6 +111,24 @@ fn an_abort_without_the_server_stands_and_goes_on_when_it_is_back() {
     before.assert_same(&world(&stage), "after the abort");
 }
 
+#[test]
+fn a_built_folder_that_was_removed_by_hand() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    let built = |fact: &str| !fact.contains("artifacts/");
+    let before = world(&stage).only(built);
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done migrate:after")]).expect(137);
+    let release = stage.status("production")["release"]["commit"]["hash"].as_str().unwrap().to_owned();
+    std::fs::remove_dir_all(stage.root().join(".piton/artifacts").join(release)).unwrap();
+    stage.piton(&["abort", "production"]).expect(0);
+    before.assert_same(&world(&stage).only(built), "after the abort");
+    // The next release builds it anew.
+    let load = visitors(&stage);
+    stage.deploy("production");
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+}
+
 /// Releases an app that cannot serve, by itself and with `--stay`.
 fn app_is_refused(change: Change<'static>, words: &[&str]) {
     let Some(mut stage) = live_stage() else { return };

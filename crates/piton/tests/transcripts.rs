@@ -188,18 +188,26 @@ fn the_life_of_an_app() {
     run(&stage, "deploy_of_an_app_that_never_becomes_ready", &["deploy", "production"]).expect(3);
     run(&stage, "status_after_going_back", &["status", "production"]).expect(0);
 
+    stage.commit("half bad", &[Change::Behaviour(|app| app.fails = 0.5)]);
+    stage.configure(|settings| {
+        settings.steps = vec!["50% for 20s", "100%"];
+        settings.ready_within = "20s";
+    });
+    run(&stage, "deploy_that_the_gate_sends_back", &["deploy", "production"]).expect(3);
+
     let notes = "alter table items add column more text;";
     stage.commit("notes", &[Change::Migration("003_notes.sql", notes)]);
     stage.configure(|settings| {
+        settings.steps = vec!["10% for 1s", "50% for 1s", "100%"];
         settings.watch = "1h";
-        settings.ready_within = "20s";
     });
     let deploying = stage.spawn(&["deploy", "production"], &[]);
     stage.eventually("the release is watched", || stage.is_running("production", "watch"));
     run(&stage, "status_under_way", &["status", "production"]).expect(0);
     run(&stage, "deploy_of_a_second_operator", &["deploy", "production"]).expect(2);
     let report = stage.finish(load);
-    assert_eq!(report.failed, 0, "{report:?}");
+    let others = report.failures.iter().filter(|failure| failure.release != "half bad").count();
+    assert_eq!(others, 0, "{report:?}");
     run(&stage, "rollback_without_a_yes", &["rollback", "production", "--database"]).expect(2);
     run(&stage, "rollback", &["rollback", "production", "--database", "--yes"]).expect(0);
     compare("deploy_that_was_rolled_back", &shown(&["deploy", "production"], &deploying.wait().expect(3)));

@@ -143,7 +143,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::open`].
-    pub fn reopen(&self) -> Result<Self, JournalError> {
+    fn reopen(&self) -> Result<Self, JournalError> {
         Self::open(&self.path)
     }
 

@@ -10,7 +10,7 @@ use piton_db::{Database, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::config::Settings;
 use crate::fault::{Fault, OrFault};
 use crate::files;
@@ -94,11 +94,6 @@ impl Act for Backup {
         words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", options)])
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // `act` takes a whole backup as it is.
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let source = self.source(ctx)?;
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
@@ -150,11 +145,6 @@ impl Act for Proof {
             owners(site.settings),
             JOBS,
         )])
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // Only a proof that was carried to its end counts.
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

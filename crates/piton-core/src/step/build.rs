@@ -5,7 +5,7 @@ use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Act, Ctx, Observed, Site, Words, to_value};
+use super::{Act, Ctx, Site, Words, to_value};
 use crate::config::CommandLine;
 use crate::fault::{Fault, OrFault};
 use crate::files;
@@ -86,17 +86,13 @@ impl Act for Build {
             .with(self.commands())
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // `act` finds out by itself whether a whole artifact is there, and whose it is.
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let _lock = files::lock(&self.folder.with_extension("lock"))
             .or_fault(|| format!("another release builds {} just now", self.commit))?;
-        if let Some(artifact) = files::read_json::<Artifact>(&self.record())
-            .or_fault(|| "the artifact's record cannot be read".into())?
-        {
+        let recorded = files::read_json::<Artifact>(&self.record())
+            .or_fault(|| "the artifact's record cannot be read".into())?;
+        // One whose folder was removed by hand is built anew.
+        if let Some(artifact) = recorded.filter(|_| self.folder.exists()) {
             let now = digest(&self.folder).await?;
             if now != artifact.digest {
                 return Err(Fault::release(format!(

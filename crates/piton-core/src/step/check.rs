@@ -5,7 +5,7 @@ use piton_db::Database;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::config::{Check, CheckKind, HttpCheck, JsonExpectation, Scalar, SqlCheck, format_duration};
 use crate::fault::{Fault, OrFault};
 use crate::{http, table};
@@ -41,11 +41,6 @@ impl Act for Checks {
         let count = names.len();
         let noun = if count == 1 { "check" } else { "checks" };
         Words::new(format!("{count} {noun} on :{}: {}", self.port, names.join(", ")), "nothing to undo")
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // What was true before the kill may not be true now.
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

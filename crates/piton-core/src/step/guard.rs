@@ -11,7 +11,7 @@ use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words, World};
+use super::{Act, Ctx, Site, Words, World};
 use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::plan::port_of;
@@ -49,10 +49,6 @@ const GUARDS: [&str; 8] = ["identity", "secrets", "tools", "disk", "ports", "ord
 impl Act for Guard {
     fn words(&self, _site: &Site<'_>) -> Words {
         Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "nothing to undo")
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -537,10 +533,6 @@ impl Act for Mark {
         let comment =
             format!("COMMENT ON DATABASE {} IS '… piton: {{mark}}'", quote::ident(&database.dbname));
         Words::new(does, "remove the mark").with(site.psql(None, ["-c", &comment]))
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

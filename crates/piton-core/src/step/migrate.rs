@@ -5,7 +5,7 @@ use piton_db::changes::{self, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::migrate::MigrationError;
-use piton_db::migrate::sql::{MigrateOptions, Migration, SqlFolder, State};
+use piton_db::migrate::sql::{MigrateOptions, Recorded, SqlFolder};
 use piton_db::swap::{self, SwapState};
 use piton_db::{Database, DbError, facts, made, quote};
 use piton_proxy::control::{Client, ControlError};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::proxy::no_answer;
 use super::rehearse::Rehearsed;
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 use crate::http;
 use crate::plan::Phase;
@@ -49,7 +49,7 @@ pub struct CloneData {
 /// What the migration found before it changed anything.
 #[derive(Serialize, Deserialize)]
 struct Before {
-    applied: Vec<String>,
+    applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
 }
@@ -65,15 +65,6 @@ fn unreadable() -> String {
 }
 
 impl Migrate {
-    /// Lists the migrations of which the database has all or a part.
-    async fn applied(&self, database: &Database) -> Result<Vec<String>, Fault> {
-        let status = SqlFolder::new(&self.folder).status(database).await.or_fault(unreadable)?;
-        let stands = |migration: &Migration| {
-            migration.is_applied() || matches!(migration.state, State::HalfApplied { .. })
-        };
-        Ok(status.into_iter().filter(stands).map(|migration| migration.name).collect())
-    }
-
     /// What was rehearsed on the golden copy says nothing about a database of another structure.
     async fn still_as_rehearsed(&self, database: &Database) -> Result<(), Fault> {
         let unreadable = || "the structure cannot be read".to_owned();
@@ -197,17 +188,13 @@ impl Act for Migrate {
             .with(site.psql(None, each_file(&self.folder)))
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // Applying what is applied already changes nothing.
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         if ctx.noted().is_none() {
             self.still_as_rehearsed(&database).await?;
             let recorded = SqlFolder::is_recorded(&database).await.or_fault(unreadable)?;
-            ctx.note(&Before { applied: self.applied(&database).await?, recorded })?;
+            let applied = SqlFolder::recorded(&database).await.or_fault(unreadable)?;
+            ctx.note(&Before { applied, recorded })?;
         }
         let applied = SqlFolder::new(&self.folder)
             .apply(&database, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
@@ -234,7 +221,8 @@ impl Act for Migrate {
         SqlFolder::forget_failed(&live, before.recorded)
             .await
             .or_fault(|| "the failed migration's record cannot be removed".into())?;
-        if self.applied(&live).await? == before.applied && !ctx.database {
+        let applied = SqlFolder::recorded(&live).await.or_fault(unreadable)?;
+        if applied == before.applied && !ctx.database {
             return Ok(json!({ "nothing_applied": true }));
         }
         self.go_back(ctx, &live).await
@@ -284,10 +272,6 @@ impl Act for CloneData {
         words
             .with(site.client("createdb", None, ["--template", &self.golden, &self.fresh]))
             .with(site.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place]))
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

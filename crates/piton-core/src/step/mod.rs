@@ -120,7 +120,11 @@ trait Act {
     /// Tells what the step does, without looking at the world.
     fn words(&self, site: &Site<'_>) -> Words;
     /// Looks whether the step has been done; asked only when it was started before.
-    async fn observe(&self, ctx: &Ctx<'_, '_>) -> Result<Observed, Fault>;
+    ///
+    /// Most kinds need none: their `act` takes what is right already as it is.
+    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
+        Ok(Observed::NotDone)
+    }
     /// Does it.
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault>;
     /// Takes back what was done of it, all or a part.

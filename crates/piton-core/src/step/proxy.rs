@@ -9,7 +9,7 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 use crate::journal::Event;
 
@@ -45,11 +45,6 @@ impl Act for Connect {
             &site.dirs.proxy(&self.environment),
             self.listen,
         )])
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // Acting again changes nothing that is right already.
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

@@ -7,7 +7,7 @@ use piton_db::{Database, made};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 
 /// Runs the migration on a copy of the golden copy, notes the structure that comes of it, and drops the copy.
@@ -64,10 +64,6 @@ impl Act for Rehearse {
             .with(site.client("createdb", None, ["--template", &self.golden, &self.copy]))
             .with(site.psql(Some(&self.copy), super::migrate::each_file(&self.folder)))
             .with(site.client("dropdb", None, [&self.copy]))
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

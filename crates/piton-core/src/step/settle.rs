@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{DRAIN, client, no_answer};
-use super::{Act, Ctx, Observed, Site, Words, slot};
+use super::{Act, Ctx, Site, Words, slot};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
 use crate::files;
@@ -54,10 +54,6 @@ impl Act for StopSlot {
         Words::new(format!("drain and stop {}", self.slot), "closes the way back")
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let mut client = client(ctx).await?;
         let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
@@ -78,10 +74,6 @@ impl Act for DropCopies {
         Words::new(format!("drop {}", self.names.join(", ")), "closes the way back").with(drops)
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         for name in &self.names {
@@ -99,10 +91,6 @@ impl Act for Prune {
     fn words(&self, _site: &Site<'_>) -> Words {
         let keep = format_duration(self.keep);
         Words::new(format!("keep backups {keep}, remove older ones"), "closes the way back")
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

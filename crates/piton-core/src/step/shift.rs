@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{client, no_answer, traffic_back};
-use super::{Act, Ctx, Observed, Site, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
@@ -81,11 +81,6 @@ impl Act for Shift {
         Words::new(format!("{} of traffic to {}{bake}", self.share, self.slot), undo)
     }
 
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        // A bake is done when its time has passed and the gate says so; the note lets it go on from there.
-        Ok(Observed::NotDone)
-    }
-
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let share = self.share.basis_points();
         let weights = match self.slot {
@@ -109,10 +104,6 @@ impl Act for Watch {
         let before = self.live.map_or_else(String::new, |(slot, _)| format!("{slot} stays warm, "));
         let undo = self.live.map_or_else(|| "nothing".into(), |(slot, _)| format!("all traffic to {slot}"));
         Words::new(format!("{}, {before}the way back open", format_duration(self.length)), undo)
-    }
-
-    async fn observe(&self, _ctx: &Ctx<'_, '_>) -> Result<Observed, Fault> {
-        Ok(Observed::NotDone)
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

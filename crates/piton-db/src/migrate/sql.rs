@@ -86,6 +86,17 @@ pub enum State {
     Missing,
 }
 
+/// What a database has of one migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The file's name.
+    pub name: String,
+    /// Whether it has all of it.
+    pub finished: bool,
+    /// How many statements are surely done, of a file that runs statement by statement.
+    pub done: u32,
+}
+
 /// One migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedOne {
@@ -112,6 +123,13 @@ pub(super) struct Record {
     done: u32,
     of: u32,
     running: bool,
+}
+
+impl Record {
+    /// Tells whether the database has all or a part of the migration.
+    fn stands(&self) -> bool {
+        self.finished_at.is_some() || self.done > 0 || self.running
+    }
 }
 
 impl Migration {
@@ -209,14 +227,19 @@ impl SqlFolder {
         Ok(())
     }
 
-    /// Lists the migrations that the database's record has as applied, by name; no folder is needed.
+    /// Lists the migrations of which the database has all or a part, by name; its record alone is asked.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn recorded(database: &Database) -> Result<Vec<String>, DbError> {
+    pub async fn recorded(database: &Database) -> Result<Vec<Recorded>, DbError> {
         let client = database.connect().await?;
-        let records = records(&client).await?.into_iter();
-        Ok(records.filter(|(_, record)| record.finished_at.is_some()).map(|(name, _)| name).collect())
+        let records = records(&client).await?.into_iter().filter(|(_, record)| record.stands());
+        let one = |(name, record): (String, Record)| Recorded {
+            name,
+            finished: record.finished_at.is_some(),
+            done: record.done,
+        };
+        Ok(records.map(one).collect())
     }
 
     /// Tells whether the database has a record of migrations.
@@ -297,7 +320,7 @@ fn state(file: Option<&str>, record: Option<&Record>) -> State {
             Some(_) => State::Applied,
         };
     }
-    if record.done > 0 || record.running {
+    if record.stands() {
         return State::HalfApplied {
             done: record.done,
             of: record.of,

@@ -44,6 +44,11 @@ async fn states(folder: &SqlFolder, db: &Database) -> Vec<(String, State)> {
     folder.status(db).await.unwrap().into_iter().map(|m| (m.name, m.state)).collect()
 }
 
+async fn recorded(db: &Database) -> Vec<(String, bool, u32)> {
+    let recorded = SqlFolder::recorded(db).await.unwrap();
+    recorded.into_iter().map(|one| (one.name, one.finished, one.done)).collect()
+}
+
 fn names(applied: &Applied) -> Vec<&str> {
     applied.migrations.iter().map(|one| one.name.as_str()).collect()
 }
@@ -213,13 +218,13 @@ async fn a_concurrent_index_runs_alone_and_half_done_work_is_carried_on() {
     write(dir.path(), &[("1.sql", &script)]);
     // A person mends the rows; the invalid index is built anew.
     run(&db, "update a set u = id").await;
-    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), [""; 0]);
+    assert_eq!(recorded(&db).await, [("1.sql".to_owned(), false, 2)]);
     assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
     assert_eq!(
         number(&client, "select count(*) from pg_index where indrelid = 'a'::regclass and indisvalid").await,
         2
     );
-    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), ["1.sql"]);
+    assert_eq!(recorded(&db).await, [("1.sql".to_owned(), true, 3)]);
     write(dir.path(), &[("2.sql", "alter table a add constraint positive check (id > 0) not valid")]);
     let applied = apply(&folder, &db).await.unwrap();
     assert_eq!(applied.unfinished.len(), 1);
@@ -266,7 +271,8 @@ async fn a_migrator_that_dies_leaves_a_record_that_tells() {
     folder.resolve(&db, "2.sql", true).await.unwrap();
     gone.resolve(&db, "2.sql", true).await.unwrap();
     assert_eq!(states(&folder, &db).await[1].1, State::Applied);
-    assert_eq!(SqlFolder::recorded(&db).await.unwrap(), ["1.sql", "2.sql"]);
+    let names: Vec<_> = recorded(&db).await.into_iter().map(|(name, finished, _)| (name, finished)).collect();
+    assert_eq!(names, [("1.sql".to_owned(), true), ("2.sql".to_owned(), true)]);
 }
 
 #[tokio::test]
