@@ -126,7 +126,7 @@ impl Gate {
         let seen = self.step.responses;
         let least = u64::from(self.limits.at_least);
         if seen < least {
-            return Verdict::Hold(format!("{seen} of at least {least} answers seen"));
+            return Verdict::Hold(format!("{seen} of at least {least} answers seen (gate.at_least)"));
         }
         if let Some(over) = monitors.iter().find(|monitor| monitor.candidate.share() > monitor.limit) {
             return Verdict::Hold(format!(

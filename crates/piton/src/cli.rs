@@ -43,6 +43,8 @@ pub(crate) enum Command {
     /// Show what a release would do, in commands a person knows, and how each step is undone
     Plan(Plan),
     /// Release a commit to an environment
+    ///
+    /// Stays in the foreground until the watch is over; Ctrl-C leaves the release to be resumed, --detach lets it run by itself.
     Deploy(Deploy),
     /// Follow a release that runs elsewhere
     Watch(Environment),
@@ -53,17 +55,39 @@ pub(crate) enum Command {
     /// Carry on a release from where it stands
     Resume(Resume),
     /// Undo a release that is under way
+    ///
+    /// Takes every step back, at whichever it stands: traffic first. The migration stays when a row was written since the backup.
     Abort(Yes),
     /// Keep a release at its present share of traffic until `continue`
     Hold(Environment),
     /// Let a release go on that holds
     Continue(Environment),
     /// Send traffic back to the release before, then stop the new one
+    ///
+    /// As abort, and with --database whatever was written since the backup. A release that has settled cannot go back this way:
+    /// deploy an older commit with --ref.
     Rollback(Rollback),
     /// Record a half-applied migration as applied or not, after a look at the database
     Migration(Migration),
     /// Run an environment's traffic proxy (releases start it by themselves)
     Proxy(Proxy),
+}
+
+impl Command {
+    /// Tells whether stdout belongs to JSON.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Config(args) | Self::Watch(args) | Self::Hold(args) | Self::Continue(args) => args.json,
+            Self::Plan(args) => args.target.json,
+            Self::Deploy(args) => args.target.json,
+            Self::Status(args) => args.json,
+            Self::Log(args) => args.json,
+            Self::Resume(args) => args.json,
+            Self::Abort(args) => args.target.json,
+            Self::Rollback(args) => args.target.json,
+            Self::Init | Self::Schema | Self::Migration(_) | Self::Proxy(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

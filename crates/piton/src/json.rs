@@ -1,13 +1,33 @@
 //! The JSON that `--json` prints: a written contract (docs/json.md), made apart from the internal types.
 
+use miette::Diagnostic as _;
+use piton_core::fault::Fault;
 use piton_core::journal::{Back, LeaseInfo, Outcome, Progress, State};
 use piton_core::plan::{Live, Plan};
 use piton_core::step::Finding;
 use serde_json::{Value, json};
 
+use crate::error::Error;
+
 /// Writes a value with indentation.
 pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}")
+}
+
+/// Describes why a command did not succeed.
+pub(crate) fn error(error: &Error) -> Value {
+    match error {
+        Error::Fault(found) => fault(found),
+        Error::Config(error) => json!({
+            "what": error.to_string(),
+            "why": error.messages().collect::<Vec<_>>(),
+            "hint": error.help().map(|help| help.to_string()),
+        }),
+    }
+}
+
+fn fault(fault: &Fault) -> Value {
+    json!({ "what": fault.what, "why": fault.why, "hint": fault.hint })
 }
 
 /// Describes what the guards found.
@@ -15,11 +35,7 @@ pub(crate) fn findings(findings: &[Finding]) -> Value {
     let one = |finding: &Finding| {
         json!({
             "guard": finding.guard,
-            "refusal": finding.refusal.as_ref().map(|fault| json!({
-                "what": fault.what,
-                "why": fault.why,
-                "hint": fault.hint,
-            })),
+            "refusal": finding.refusal.as_ref().map(fault),
         })
     };
     findings.iter().map(one).collect()
@@ -75,12 +91,11 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             "database": turned.database,
             "at": turned.at,
         })),
-        "fault": state.standing_fault().map(|(step, fault)| json!({
-            "step": step,
-            "what": fault.what,
-            "why": fault.why,
-            "hint": fault.hint,
-        })),
+        "fault": state.standing_fault().map(|(step, found)| {
+            let mut value = fault(found);
+            value["step"] = json!(step);
+            value
+        }),
         "run_by": holder.map(|holder| json!({
             "user": holder.operator.user,
             "host": holder.operator.host,

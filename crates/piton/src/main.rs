@@ -24,8 +24,14 @@ fn main() -> ExitCode {
         }
     };
     ui::start_log();
+    let as_json = cli.command.wants_json();
     match commands::run(cli) {
         Ok(code) => code,
-        Err(error) => error.report(),
+        Err(error) => {
+            if as_json {
+                ui::data(&json::pretty(&serde_json::json!({ "error": json::error(&error) })));
+            }
+            error.report()
+        }
     }
 }

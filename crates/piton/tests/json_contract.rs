@@ -44,6 +44,8 @@ fn collect(value: &Value, path: &str, opaque: &[&str], found: &mut BTreeSet<Stri
 
 #[derive(Default)]
 struct Seen {
+    error: BTreeSet<String>,
+    resume_all: BTreeSet<String>,
     plan: BTreeSet<String>,
     release: BTreeSet<String>,
     status: BTreeSet<String>,
@@ -54,6 +56,12 @@ struct Seen {
 const RELEASE_OPAQUE: [&str; 2] = ["steps[].outcome", "steps[].undo_outcome"];
 
 impl Seen {
+    fn error(&mut self, stage: &Stage, args: &[&str], what: &str) {
+        let error = stage.piton(args).expect(2).says(what).json();
+        assert!(error["error"]["what"].as_str().is_some_and(|said| said.contains(what)), "{error}");
+        self.error.extend(fields(&error, &[]));
+    }
+
     fn plan(&mut self, stage: &Stage, code: i32) {
         self.plan.extend(fields(&stage.piton(&["plan", "production", "--json"]).expect(code).json(), &[]));
     }
@@ -90,6 +98,18 @@ impl Seen {
 fn what_is_printed_is_what_is_described() {
     let Some(mut stage) = Stage::set(PITON) else { return };
     let mut seen = Seen::default();
+    for args in [
+        &["config", "prodction", "--json"][..],
+        &["plan", "prodction", "--json"],
+        &["deploy", "prodction", "--json"],
+        &["status", "prodction", "--json"],
+    ] {
+        seen.error(&stage, args, "prodction");
+    }
+    for command in ["resume", "abort", "rollback", "hold", "continue", "watch"] {
+        seen.error(&stage, &[command, "production", "--json"], "no release of production");
+    }
+    seen.error(&stage, &["log", "01JD", "--json"], "01JD");
     seen.plan(&stage, 0);
     assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 0), "succeeded");
     seen.log(&stage);
@@ -128,6 +148,10 @@ fn what_is_printed_is_what_is_described() {
     deploy.signal(Signal::INT);
     deploy.wait().expect(130);
     stage.end_all();
+    let resumed = stage.piton(&["resume", "--all", "--json"]).expect(0).json();
+    seen.resume_all.extend(fields(&resumed, &[]));
+    stage.eventually("it runs by itself", || runs(&stage));
+    stage.end_all();
     let resume = stage.spawn(&["resume", "production"], &[]);
     stage.eventually("it goes on", || stage.is_running("production", "shift.50%") && runs(&stage));
     assert_eq!(seen.release(&stage, &["rollback", "production", "--json"], 0), "rolled_back");
@@ -144,6 +168,8 @@ fn what_is_printed_is_what_is_described() {
     seen.config.extend(fields(&config, &[]));
 
     for (section, seen) in [
+        ("error", seen.error),
+        ("resume --all", seen.resume_all),
         ("plan", seen.plan),
         ("release", seen.release),
         ("status", seen.status),

@@ -162,7 +162,7 @@ impl Bake {
                 Verdict::Hold(why) | Verdict::RollBack(why) => {
                     let left = self.length.saturating_sub(passed);
                     let state = if left.is_zero() {
-                        format!("holds: {why}")
+                        format!("holds: {why}; piton continue {} goes on all the same", ctx.plan.environment)
                     } else {
                         format!("{} left", format_duration(round(left)))
                     };

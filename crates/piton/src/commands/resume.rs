@@ -4,25 +4,26 @@ use piton_core::fault::Fault;
 use piton_core::project::Project;
 use piton_exec::local::Inherit;
 use piton_exec::{Command, local};
+use serde_json::json;
 
-use super::carry_on;
+use super::{carry_on, watch};
 use crate::cli::Resume;
 use crate::error::{Error, FAILED};
-use crate::ui;
 use crate::view::View;
+use crate::{json as contract, ui};
 
 /// Carries a release on from where it stands.
 pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Error> {
     match &args.environment {
         Some(environment) => one(project, environment, args.json).await,
-        None => all(project).await,
+        None => all(project, args.json).await,
     }
 }
 
 async fn one(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
     let revived = revive(project, environment).await?;
-    if revived && project.open_release(&project.journal()?, environment)?.is_none() {
-        return Ok(ExitCode::SUCCESS);
+    if !revived.is_empty() && project.open_release(&project.journal()?, environment)?.is_none() {
+        return watch::print_state(project, environment, as_json);
     }
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;
@@ -30,40 +31,58 @@ async fn one(project: &Project, environment: &str, as_json: bool) -> Result<Exit
 }
 
 /// Starts again what served, then lets each release that is not over run in a process of its own.
-async fn all(project: &Project) -> Result<ExitCode, Error> {
+async fn all(project: &Project, as_json: bool) -> Result<ExitCode, Error> {
     let mut code = ExitCode::SUCCESS;
+    let mut environments = Vec::new();
     for environment in project.config().environments() {
-        if let Err(error) = bring_back(project, environment).await {
+        let mut started_again = Vec::new();
+        let brought = bring_back(project, environment, &mut started_again).await;
+        if let Err(error) = &brought {
             // One environment that cannot be brought back must not keep the others down.
             error.report();
             code = ExitCode::from(FAILED);
         }
+        environments.push(json!({
+            "environment": environment,
+            "started_again": started_again,
+            "carried_on": brought.as_ref().is_ok_and(|carried_on| *carried_on),
+            "error": brought.as_ref().err().map(contract::error),
+        }));
+    }
+    if as_json {
+        ui::data(&contract::pretty(&json!({ "environments": environments })));
     }
     Ok(code)
 }
 
-async fn bring_back(project: &Project, environment: &str) -> Result<(), Error> {
+/// Starts again what has died; returns whether a release is carried on.
+async fn bring_back(
+    project: &Project,
+    environment: &str,
+    started_again: &mut Vec<String>,
+) -> Result<bool, Error> {
     let journal = project.journal()?;
     if journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some() {
         // Whoever runs the release sees to it.
-        return Ok(());
+        return Ok(false);
     }
-    revive(project, environment).await?;
-    if project.open_release(&journal, environment)?.is_some() {
-        detach(project, environment)?;
-        ui::talk(&format!("{environment}: the release is carried on; piton watch {environment} follows it"));
+    *started_again = revive(project, environment).await?;
+    if project.open_release(&journal, environment)?.is_none() {
+        return Ok(false);
     }
-    Ok(())
+    detach(project, environment)?;
+    ui::talk(&format!("{environment}: the release is carried on; piton watch {environment} follows it"));
+    Ok(true)
 }
 
-/// Starts again what has died; returns whether there was anything.
-async fn revive(project: &Project, environment: &str) -> Result<bool, Error> {
+/// Starts again what has died; returns what that was.
+async fn revive(project: &Project, environment: &str) -> Result<Vec<String>, Error> {
     let settings = project.settings(environment)?;
     let revived = project.revive(settings).await?;
     for what in &revived {
         ui::talk(&format!("{environment}: {what} started again"));
     }
-    Ok(!revived.is_empty())
+    Ok(revived)
 }
 
 /// Starts a process of its own that carries the environment's release on.

@@ -83,7 +83,7 @@ pub(crate) async fn follow(
         () = interrupted() => {
             view.close();
             ui::talk(&format!("The release goes on. piton watch {environment} follows it again."));
-            return Ok(ExitCode::SUCCESS);
+            return print_state(project, environment, as_json);
         }
     };
     let (end, state) = followed?;
@@ -94,9 +94,9 @@ pub(crate) async fn follow(
 /// Prints where the environment's latest release stands, when JSON is asked for.
 pub(crate) fn print_state(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
     if as_json {
-        let journal = project.journal()?;
-        if let Some(open) = project.open_release(&journal, environment)? {
-            ui::data(&json::pretty(&json::release(&open, None)));
+        let releases = project.journal()?.releases(Some(environment));
+        if let Some(latest) = releases.map_err(piton_core::project::journal_fault)?.last() {
+            ui::data(&json::pretty(&json::release(latest, None)));
         }
     }
     Ok(ExitCode::SUCCESS)
