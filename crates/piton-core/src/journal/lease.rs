@@ -13,6 +13,9 @@ use super::{Journal, JournalError, Operator, begin, now, wrap};
 const BEAT: Duration = Duration::from_secs(5);
 /// How long a holder may be silent before another may take over.
 const EXPIRY: Duration = Duration::from_secs(30);
+/// How long a silent holder that may live is listened for before its lease is taken: a clock that jumped, and a machine that
+/// was suspended, look like silence.
+const LISTEN: Duration = Duration::from_secs(6);
 
 /// The right to append to the releases of one environment.
 ///
@@ -43,14 +46,23 @@ impl LeaseInfo {
         let silent = now().as_millisecond() - self.beat.as_millisecond();
         self.operator.is_gone() || silent > i64::try_from(EXPIRY.as_millis()).unwrap_or(i64::MAX)
     }
+
+    /// Tells whether silence alone speaks against it.
+    fn may_live(&self) -> bool {
+        self.is_over() && !self.operator.is_gone()
+    }
 }
 
 impl Journal {
-    /// Takes the lease on an environment.
+    /// Takes the lease on an environment; waits 6 s for a sign of life of a holder that is silent.
     ///
     /// # Errors
     /// [`JournalError::Held`] with the holder's name while somebody else holds it.
     pub fn acquire(&mut self, environment: &str, operator: &Operator) -> Result<Lease, JournalError> {
+        let before = read(&self.db, environment).map_err(wrap(&self.path))?;
+        if before.is_some_and(|(_, held, holder)| held && holder.may_live() && holder.operator != *operator) {
+            std::thread::sleep(LISTEN);
+        }
         let tx = begin(&mut self.db, &self.path)?;
         let current = read(&tx, environment).map_err(wrap(&self.path))?;
         if let Some((_, true, holder)) = &current

@@ -86,6 +86,19 @@ fn a_holder_that_slept_through_its_expiry_can_append_nothing() {
 }
 
 #[test]
+fn a_clock_that_jumped_takes_nothing_from_a_holder_that_lives() {
+    let mut opened = Opened::new();
+    let ben = Sleeper::start("ben");
+    let lease = opened.lease();
+    let _heartbeat = opened.journal.keep_alive(&lease).unwrap();
+    // To a clock that jumped an hour ahead, every beat so far is an hour old.
+    opened.raw().execute("UPDATE leases SET beat = ?1", [ago(3600)]).unwrap();
+    let mut other = opened.journal.reopen().unwrap();
+    assert!(matches!(other.acquire("production", &ben.operator), Err(JournalError::Held { .. })));
+    opened.journal.append(&lease, "R1", &created(1)).unwrap();
+}
+
+#[test]
 fn what_is_given_back_is_free_and_no_longer_ours() {
     let mut opened = Opened::new();
     let (ada, ben) = (Sleeper::start("ada"), Sleeper::start("ben"));
