@@ -33,6 +33,12 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// Writes a count of things: `1 row`, `1,204,311 rows`.
+pub fn counted(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", count(number))
+}
+
 /// Writes a length of time with one unit or two: `0.3 s`, `52.7 s`, `1 h 12 min`.
 pub fn span(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;

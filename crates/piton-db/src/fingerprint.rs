@@ -49,6 +49,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Returns the object.
+    pub fn object(&self) -> &str {
+        match self {
+            Self::Added { object, .. } | Self::Removed { object, .. } | Self::Changed { object, .. } => {
+                object
+            }
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,26 +1,16 @@
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use piton_db::changes::{self, Presence, TableChange};
 use piton_db::fingerprint::Structure;
-use piton_db::identity::Purpose;
 use piton_db::migrate::MigrationError;
 use piton_db::migrate::sql::{MigrateOptions, Recorded, SqlFolder};
-use piton_db::swap::{self, SwapState};
-use piton_db::{Database, DbError, facts, made, quote};
-use piton_proxy::control::{Client, ControlError};
+use piton_db::{Database, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proxy::no_answer;
 use super::rehearse::Rehearsed;
+use super::rewind::Rewind;
 use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
-use crate::http;
-use crate::plan::Phase;
-
-/// How long requests may wait at the proxy while databases change places.
-const HOLD: Duration = Duration::from_secs(20);
 
 /// Applies the pending migrations to the environment's own database.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,23 +25,15 @@ pub struct Migrate {
     pub undo: bool,
 }
 
-/// Replaces staging's database by a copy of the golden copy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CloneData {
-    /// The golden copy.
-    pub golden: String,
-    /// The next database's name before it takes staging's.
-    pub fresh: String,
-    /// What the replaced database is called.
-    pub replaced: String,
-}
-
 /// What the migration found before it changed anything.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Before {
     applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
+    /// On the way back: the structure in which nothing was found that a swap would lose.
+    #[serde(default)]
+    lossless: Option<String>,
 }
 
 /// Writes a call of `psql` that runs each pending file of a folder in a transaction of its own.
@@ -77,104 +59,6 @@ impl Migrate {
         fault.why = changes.iter().take(5).map(ToString::to_string).collect();
         Err(fault.because("the migration was not begun").hint("the next release takes a new backup"))
     }
-
-    /// Puts the database back by the golden copy: when a person asks for it, or when not a row was written since.
-    ///
-    /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word.
-    async fn go_back(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<Value, Fault> {
-        let golden = live.with_name(&self.golden);
-        if !facts::exists(&golden).await.or_fault(unreadable)? {
-            return self.without_golden(ctx);
-        }
-        let began = Instant::now();
-        let written = written_since(&golden, live).await?;
-        let too_long_to_hold = began.elapsed() > HOLD / 4;
-        if !ctx.database && (too_long_to_hold || may_have_writes(ctx, &written)) {
-            return Ok(json!({ "kept": true, "written": written }));
-        }
-        let hold = Hold::begin(ctx).await?;
-        let swapped = async {
-            // What came in between the first look and the hold counts, too, unless a person has let it go; and whoever writes past
-            // the proxy waits from the second look until the swap.
-            let mut frozen = None;
-            if !ctx.database {
-                frozen = changes::freeze(live, HOLD / 4)
-                    .await
-                    .or_fault(|| "the database cannot be kept still".into())?;
-                let written = written_since(&golden, live).await?;
-                if frozen.is_none() || may_have_writes(ctx, &written) {
-                    return Ok(json!({ "kept": true, "written": written }));
-                }
-            }
-            if let Some(frozen) = &frozen {
-                frozen.check().await.or_fault(|| "the database did not keep still".into())?;
-            }
-            swap::swap(live, &self.golden, &self.replaced)
-                .await
-                .or_fault(|| "the databases cannot change places".into())?;
-            Hold::let_recover(ctx).await;
-            Ok(json!({ "rewound": true, "written": written }))
-        };
-        let swapped = swapped.await;
-        hold.end().await?;
-        let mut outcome = swapped?;
-        if outcome.get("rewound").is_some() {
-            outcome["replaced"] = json!(self.put_away(ctx, live).await?);
-        }
-        Ok(outcome)
-    }
-
-    /// Drops the replaced database when it holds nothing but the migration; returns its name when it is kept.
-    ///
-    /// Whoever writes past the proxy may have written between the last look and the swap, or have changed the structure.
-    async fn put_away(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<Option<&str>, Fault> {
-        let replaced = live.with_name(&self.replaced);
-        let structure = Structure::of(&replaced).await.or_fault(|| "the structure cannot be read".into())?;
-        let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
-        if ctx.database
-            || rehearsed.is_none_or(|rehearsed| rehearsed.structure != structure.hash())
-            || may_have_writes(ctx, &written_since(live, &replaced).await?)
-        {
-            return Ok(Some(&self.replaced));
-        }
-        made::drop_replaced(&replaced, &super::label(ctx, Purpose::Replaced))
-            .await
-            .or_fault(|| format!("{} cannot be dropped", self.replaced))?;
-        Ok(None)
-    }
-
-    /// The way back was dropped by somebody else: the migration stays, and a person who asked for more is told.
-    fn without_golden(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        if !ctx.database {
-            return Ok(json!({ "kept": true }));
-        }
-        Err(Fault::surroundings("the database cannot go back")
-            .because(format!("the golden copy {} is gone; Piton did not drop it", self.golden))
-            .hint(format!(
-                "piton abort {} undoes the rest and leaves the database as it is",
-                ctx.plan.environment
-            )))
-    }
-}
-
-/// Lists the tables whose rows differ from the golden copy's.
-pub(super) async fn written_since(golden: &Database, live: &Database) -> Result<Vec<TableChange>, Fault> {
-    changes::since(golden, live, &mut |_| {})
-        .await
-        .or_fault(|| "what was written since the backup cannot be counted".into())
-}
-
-/// Tells whether going back could lose a write.
-///
-/// A release that never had traffic cannot have made one in what its migration added: rows of a new table are the migration's
-/// own then, and the values of a new column, too.
-fn may_have_writes(ctx: &Ctx<'_, '_>, written: &[TableChange]) -> bool {
-    let had_traffic = ctx.began(Phase::Shift);
-    written.iter().any(|table| {
-        let is_new = table.presence == Presence::Live;
-        let rows = table.only_in_live > 0 || table.only_in_golden > 0;
-        if had_traffic { rows || !table.new_columns.is_empty() } else { rows && !is_new }
-    })
 }
 
 impl Act for Migrate {
@@ -194,7 +78,7 @@ impl Act for Migrate {
             self.still_as_rehearsed(&database).await?;
             let recorded = SqlFolder::is_recorded(&database).await.or_fault(unreadable)?;
             let applied = SqlFolder::recorded(&database).await.or_fault(unreadable)?;
-            ctx.note(&Before { applied, recorded })?;
+            ctx.note(&Before { applied, recorded, lossless: None })?;
         }
         let applied = SqlFolder::new(&self.folder)
             .apply(&database, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
@@ -215,9 +99,15 @@ impl Act for Migrate {
         let before = ctx.noted().and_then(|note| serde_json::from_value::<Before>(note).ok());
         let (true, Some(before)) = (self.undo, before) else { return Ok(Value::Null) };
         let live = super::database_of(ctx.settings())?;
-        if swapped(&live, &self.golden, &self.replaced).await? {
-            return Ok(json!({ "rewound": true, "replaced": self.put_away(ctx, &live).await? }));
+        let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
+        if rewind.is_done().await? {
+            let replaced = rewind.put_away(before.lossless.as_deref()).await?;
+            return Ok(json!({ "rewound": true, "replaced": replaced }));
         }
+        // A migration that was cut off may still commit.
+        SqlFolder::wait_for_others(&live, MigrateOptions::default().wait_for_other)
+            .await
+            .map_err(|error| fault_of(&error, &ctx.plan.environment))?;
         SqlFolder::forget_failed(&live, before.recorded)
             .await
             .or_fault(|| "the failed migration's record cannot be removed".into())?;
@@ -225,7 +115,9 @@ impl Act for Migrate {
         if applied == before.applied && !ctx.database {
             return Ok(json!({ "nothing_applied": true }));
         }
-        self.go_back(ctx, &live).await
+        rewind
+            .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
+            .await
     }
 }
 
@@ -257,127 +149,4 @@ pub(super) fn fault_of(error: &DbError, environment: &str) -> Fault {
 /// Tells whether a statement failed because its session was ended: class 57P, or a closed connection.
 fn says_away(said: &str) -> bool {
     said.contains("(57P0") || said.contains("connection closed") || said.contains("connection reset")
-}
-
-impl Act for CloneData {
-    fn words(&self, site: &Site<'_>) -> Words {
-        let does = format!("{}'s database is made anew from the golden copy", site.settings.environment);
-        let words = Words::new(does, "the database before takes its place again");
-        let Ok(live) = super::database_of(site.settings) else { return words };
-        let rename = |from: &str, to: &str| {
-            format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
-        };
-        let away = rename(&live.dbname, &self.replaced);
-        let in_place = rename(&self.fresh, &live.dbname);
-        words
-            .with(site.client("createdb", None, ["--template", &self.golden, &self.fresh]))
-            .with(site.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place]))
-    }
-
-    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let live = super::database_of(ctx.settings())?;
-        let unreachable = || format!("{live} cannot be reached");
-        if ctx.noted().is_none() {
-            let existed = facts::exists(&live).await.or_fault(unreachable)?;
-            ctx.note(&json!({ "existed": existed }))?;
-        }
-        let label = super::label(ctx, Purpose::Clone);
-        let cannot = || "staging's database cannot be made".to_owned();
-        if !self.existed(ctx) {
-            made::clone_from(&live, &self.golden, &label).await.or_fault(cannot)?;
-            return Ok(json!({ "new": true }));
-        }
-        if swapped(&live, &self.fresh, &self.replaced).await? {
-            return Ok(json!({ "new": false }));
-        }
-        made::clone_from(&live.with_name(&self.fresh), &self.golden, &label).await.or_fault(cannot)?;
-        let hold = Hold::begin(ctx).await?;
-        let swapped = swap::swap(&live, &self.fresh, &self.replaced).await.or_fault(cannot);
-        Hold::let_recover(ctx).await;
-        hold.end().await?;
-        swapped?;
-        Ok(json!({ "new": false }))
-    }
-
-    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        if ctx.noted().is_none() {
-            return Ok(Value::Null);
-        }
-        let live = super::database_of(ctx.settings())?;
-        if !self.existed(ctx) {
-            super::drop_made(&live, &live.dbname).await?;
-            return Ok(Value::Null);
-        }
-        let cannot = || "the database before cannot be put back".to_owned();
-        let hold = Hold::begin(ctx).await?;
-        let put_back = async {
-            if swapped(&live, &self.fresh, &self.replaced).await? {
-                swap::swap(&live, &self.replaced, &self.fresh).await.or_fault(cannot)?;
-            }
-            super::drop_made(&live, &self.fresh).await
-        };
-        let put_back = put_back.await;
-        hold.end().await?;
-        put_back.map(|_| Value::Null)
-    }
-}
-
-/// Tells whether `replacement` has taken the place of `live`.
-async fn swapped(live: &Database, replacement: &str, replaced: &str) -> Result<bool, Fault> {
-    let server = || format!("{} cannot be asked", live.server());
-    // Before the replacement is made there is nothing that could have been swapped.
-    if !facts::exists(&live.with_name(replaced)).await.or_fault(server)? {
-        return Ok(false);
-    }
-    let state = swap::observe(live, replacement, replaced).await;
-    Ok(state.or_fault(|| "the databases are neither as before nor swapped".into())? == SwapState::Done)
-}
-
-impl CloneData {
-    fn existed(&self, ctx: &Ctx<'_, '_>) -> bool {
-        let noted = ctx.noted().as_ref().and_then(|note| note.get("existed")).and_then(Value::as_bool);
-        noted.unwrap_or(true)
-    }
-}
-
-/// Requests wait at the proxy, and none is under way, until this ends; the proxy ends it by itself when this process dies.
-struct Hold(Option<Client>);
-
-impl Hold {
-    /// Begins to hold; without a proxy there is nobody to hold.
-    async fn begin(ctx: &Ctx<'_, '_>) -> Result<Self, Fault> {
-        let dir = ctx.world.dirs.proxy(&ctx.plan.environment);
-        let mut client = match Client::connect(&dir).await {
-            Ok(client) => client,
-            Err(ControlError::NotRunning { .. }) => return Ok(Self(None)),
-            Err(error) => return Err(Fault::surroundings(no_answer()).caused_by(&error)),
-        };
-        client.hold(HOLD).await.or_fault(no_answer)?;
-        for slot in piton_proxy::Slot::BOTH {
-            client.drain(slot, HOLD / 4).await.or_fault(no_answer)?;
-        }
-        Ok(Self(Some(client)))
-    }
-
-    /// Waits, while requests still wait, until the release that serves has found its database again.
-    ///
-    /// Its sessions ended with the swap; a pool mends itself at its next use, and that shall not be somebody's request.
-    async fn let_recover(ctx: &Ctx<'_, '_>) {
-        let Some(live) = &ctx.plan.live else { return };
-        let began = Instant::now();
-        while began.elapsed() < HOLD / 4 {
-            let answer = http::get(live.start.port, &live.start.ready.get, Duration::from_secs(1)).await;
-            if answer.is_ok_and(|answer| answer.status == 200) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn end(self) -> Result<(), Fault> {
-        match self.0 {
-            Some(mut client) => client.release().await.map(drop).or_fault(no_answer),
-            None => Ok(()),
-        }
-    }
 }

@@ -3,11 +3,14 @@
 mod backup;
 mod build;
 mod check;
+mod clone;
 mod guard;
+mod hold;
 mod migrate;
 mod outcome;
 mod proxy;
 mod rehearse;
+mod rewind;
 mod settle;
 mod shift;
 mod slot;
@@ -28,9 +31,10 @@ use serde_json::Value;
 pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
+pub use clone::CloneData;
 pub(crate) use guard::still_the_same;
 pub use guard::{Finding, Guard, Mark};
-pub use migrate::{CloneData, Migrate};
+pub use migrate::Migrate;
 pub use proxy::Connect;
 pub use rehearse::Rehearse;
 pub use settle::{DropCopies, Prune, StopSlot};
@@ -387,7 +391,7 @@ pub(crate) async fn written_since_backup(
         return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
     };
     let live = database_of(settings)?;
-    let counted = migrate::written_since(&live.with_name(golden), &live).await;
+    let counted = rewind::written_since(&live.with_name(golden), &live).await;
     counted.map_err(|fault| {
         fault.hint(format!(
             "piton rollback {} sends the traffic and the code back, and leaves the database",

@@ -50,7 +50,7 @@ impl Step {
             Step::Watch(_) => text("why"),
             Step::StopSlot(stop) => match number("cut_off") {
                 0 => format!("{} stopped", stop.slot),
-                count => format!("{} stopped, {count} requests cut off", stop.slot),
+                count => format!("{} stopped, {} cut off", stop.slot, words::counted(count, "request")),
             },
             Step::DropCopies(drop) => match drop.names.len() {
                 1 => "golden copy dropped".into(),
@@ -66,6 +66,7 @@ impl Step {
     /// Tells what came of undoing the step; empty when there was nothing to undo.
     pub fn undo_words(&self, outcome: &Value) -> String {
         let flag = |key: &str| outcome.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let text = |key: &str| outcome.get(key).and_then(Value::as_str).unwrap_or_default();
         match self {
             Step::Shift(shift) => match (shift.live, outcome.get("switch_ms").and_then(Value::as_f64)) {
                 (Some((slot, _)), Some(ms)) => format!("all traffic on {slot}, {ms:.1} ms"),
@@ -76,14 +77,21 @@ impl Step {
                 _ => String::new(),
             },
             Step::StartSlot(start) => format!("{} stopped", start.slot),
-            Step::Migrate(_) if flag("kept") => format!(
-                "the migration stays: {} rows were written since the backup",
-                words::count(written(outcome))
-            ),
-            Step::Migrate(_) if flag("rewound") => match outcome.get("replaced").and_then(Value::as_str) {
-                Some(name) => format!("rewound to the backup; the database it replaced is kept as {name}"),
-                None => "rewound to the backup, which holds every row".into(),
-            },
+            Step::Migrate(_) if flag("kept") => format!("the migration stays: {}", text("why")),
+            Step::Migrate(_) if flag("rewound") => {
+                let mut words = match text("replaced") {
+                    "" => "rewound to the backup, which holds every row".to_owned(),
+                    name => format!("rewound to the backup; the database it replaced is kept as {name}"),
+                };
+                match outcome.get("cut_off").and_then(Value::as_u64).unwrap_or(0) {
+                    0 => {}
+                    count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),
+                }
+                if flag("hold_lapsed") {
+                    words.push_str("; it took longer than requests could wait");
+                }
+                words
+            }
             Step::Migrate(_) if flag("nothing_applied") => "nothing had been applied".into(),
             Step::CloneData(_) => "the database before is back".into(),
             Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),
@@ -100,15 +108,4 @@ fn migrations(outcome: &Value) -> String {
         .map(|names| names.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     if names.is_empty() { "no migration pending".into() } else { names.join(", ") }
-}
-
-/// Returns how many rows an undo's outcome counts as written since the backup.
-fn written(outcome: &Value) -> u64 {
-    let tables = outcome.get("written").and_then(Value::as_array);
-    let rows = |table: &Value, key: &str| table.get(key).and_then(Value::as_u64).unwrap_or(0);
-    tables
-        .into_iter()
-        .flatten()
-        .map(|table| rows(table, "only_in_live").max(rows(table, "only_in_golden")))
-        .sum()
 }

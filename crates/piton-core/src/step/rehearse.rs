@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use piton_db::fingerprint::Structure;
@@ -30,6 +31,8 @@ pub(super) struct Rehearsed {
     pub ms: u64,
     /// The hash of the structure afterwards.
     pub structure: String,
+    /// The objects that were added, changed or removed.
+    pub changed: BTreeSet<String>,
 }
 
 impl Rehearse {
@@ -54,6 +57,7 @@ impl Rehearse {
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),
+            changed: before.changes_to(&after).iter().map(|change| change.object().to_owned()).collect(),
         })
     }
 }

@@ -1,0 +1,238 @@
+//! The way back of a migration: the golden copy takes the live database's place.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use piton_db::changes::{self, Presence, TableChange};
+use piton_db::fingerprint::Structure;
+use piton_db::identity::Purpose;
+use piton_db::swap::{self, SwapState};
+use piton_db::{Database, facts, made};
+use serde_json::{Value, json};
+
+use super::Ctx;
+use super::hold::{Hold, PART};
+use super::rehearse::Rehearsed;
+use crate::fault::{Fault, OrFault};
+use crate::plan::Phase;
+use crate::words;
+
+/// A migrated database and the golden copy that is its way back.
+pub(super) struct Rewind<'a, 'c, 'w> {
+    pub(super) ctx: &'a Ctx<'c, 'w>,
+    pub(super) live: &'a Database,
+    pub(super) golden: &'a str,
+    /// What the live database is called after it.
+    pub(super) replaced: &'a str,
+}
+
+/// What would leave with the live database.
+struct Leaving {
+    /// `None` when it was not counted.
+    written: Option<Vec<TableChange>>,
+    /// The objects that are not as in the golden copy, and that the migration does not change.
+    foreign: Vec<String>,
+    /// The hash of the live database's structure.
+    structure: String,
+}
+
+/// What became of an attempt.
+enum Attempt {
+    /// The databases have changed places.
+    Swapped {
+        leaving: Leaving,
+        /// Whether it was sure, until the swap, that nothing is lost.
+        lossless: bool,
+        /// Requests that were under way.
+        cut_off: u64,
+    },
+    /// The migration stays.
+    Kept { leaving: Leaving, why: String },
+}
+
+impl Rewind<'_, '_, '_> {
+    /// Tells whether the golden copy has taken its place.
+    pub(super) async fn is_done(&self) -> Result<bool, Fault> {
+        swapped(self.live, self.golden, self.replaced).await
+    }
+
+    /// Puts the golden copy into its place: when a person asks for it, or when nothing that somebody wrote or made is lost by it.
+    ///
+    /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word. Before
+    /// a swap that loses nothing, `note` is given the structure of the database that goes; see [`Rewind::put_away`].
+    pub(super) async fn run(&self, note: impl Fn(&str) -> Result<(), Fault>) -> Result<Value, Fault> {
+        let golden = self.live.with_name(self.golden);
+        if !facts::exists(&golden).await.or_fault(|| format!("{} cannot be asked", golden.server()))? {
+            return self.without_golden();
+        }
+        let began = Instant::now();
+        let leaving = self.look().await?;
+        if !self.ctx.database {
+            if let Some(why) = self.obstacle(&leaving) {
+                return Ok(kept(&leaving, &why));
+            }
+            if began.elapsed() > PART {
+                return Ok(kept(&leaving, TOO_LONG));
+            }
+        }
+        let mut hold = Hold::new(self.ctx).await?;
+        let attempt = self.attempt(&mut hold, leaving, note).await;
+        let lapsed = hold.end().await?;
+        match attempt? {
+            Attempt::Kept { leaving, why } => Ok(kept(&leaving, &why)),
+            Attempt::Swapped { leaving, lossless, cut_off } => Ok(json!({
+                "rewound": true,
+                "written": leaving.written,
+                "cut_off": cut_off,
+                "hold_lapsed": lapsed,
+                "replaced": self.put_away(lossless.then_some(leaving.structure.as_str())).await?,
+            })),
+        }
+    }
+
+    /// Lets the databases change places while requests wait; unless a person has said yes, after a last look.
+    async fn attempt(
+        &self,
+        hold: &mut Hold,
+        leaving: Leaving,
+        note: impl Fn(&str) -> Result<(), Fault>,
+    ) -> Result<Attempt, Fault> {
+        let under_way = |left: u64| format!("{} did not end in time", words::counted(left, "request"));
+        let cut_off = hold.begin().await?;
+        if self.ctx.database {
+            self.swap().await?;
+            return Ok(Attempt::Swapped { leaving, lossless: false, cut_off });
+        }
+        if cut_off > 0 {
+            return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
+        }
+        // Whoever writes past the proxy waits from here until the swap.
+        let frozen =
+            changes::freeze(self.live, PART).await.or_fault(|| "the database cannot be kept still".into())?;
+        let Some(frozen) = frozen else {
+            return Ok(Attempt::Kept {
+                leaving,
+                why: "somebody writes to the database past the proxy".into(),
+            });
+        };
+        // What came in between the first look and the hold counts, too.
+        let leaving = match tokio::time::timeout(PART, self.look()).await {
+            Ok(look) => look?,
+            Err(_) => return Ok(Attempt::Kept { leaving, why: TOO_LONG.into() }),
+        };
+        if let Some(why) = self.obstacle(&leaving) {
+            return Ok(Attempt::Kept { leaving, why });
+        }
+        note(&leaving.structure)?;
+        // The looks have used up a part of the hold: the swap has a whole one.
+        let cut_off = hold.begin().await?;
+        if cut_off > 0 {
+            return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
+        }
+        frozen.check().await.or_fault(|| "the database did not keep still".into())?;
+        self.swap().await?;
+        Ok(Attempt::Swapped { leaving, lossless: true, cut_off })
+    }
+
+    async fn swap(&self) -> Result<(), Fault> {
+        swap::swap(self.live, self.golden, self.replaced)
+            .await
+            .or_fault(|| "the databases cannot change places".into())?;
+        Hold::let_recover(self.ctx).await;
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<Leaving, Fault> {
+        let golden = self.live.with_name(self.golden);
+        let structure = structure_of(self.live).await?;
+        let rehearsed = self.ctx.outcome::<Rehearsed>("rehearse");
+        let own: BTreeSet<String> = rehearsed.map(|rehearsed| rehearsed.changed).unwrap_or_default();
+        let changes = structure_of(&golden).await?.changes_to(&structure);
+        let changed = changes.iter().map(|change| change.object().to_owned());
+        let foreign: Vec<String> = changed.filter(|object| !own.contains(object)).collect();
+        let written = match foreign.is_empty() {
+            true if !self.ctx.database => Some(written_since(&golden, self.live).await?),
+            // Said yes to beforehand, or decided without: what somebody made need not even be readable.
+            _ => written_since(&golden, self.live).await.ok(),
+        };
+        Ok(Leaving { written, foreign, structure: structure.hash() })
+    }
+
+    /// Says what could be lost; nothing when it is sure that nothing is.
+    ///
+    /// A release that never had traffic cannot have written into what its migration added: rows of a new table are the
+    /// migration's own then, and the values of a new column, too.
+    fn obstacle(&self, leaving: &Leaving) -> Option<String> {
+        if let Some(object) = leaving.foreign.first() {
+            return Some(match leaving.foreign.len() {
+                1 => format!("somebody changed {object}"),
+                more => format!("somebody changed {object} and {} more", more - 1),
+            });
+        }
+        let had_traffic = self.ctx.began(Phase::Shift);
+        let tables = leaving.written.iter().flatten();
+        let counted = tables.clone().filter(|table| had_traffic || table.presence != Presence::Live);
+        let rows: u64 = counted.map(|table| table.only_in_live.max(table.only_in_golden)).sum();
+        if rows > 0 {
+            return Some(format!("written since the backup: {}", words::counted(rows, "row")));
+        }
+        let grown = tables.clone().find(|table| !table.new_columns.is_empty())?;
+        had_traffic.then(|| format!("the new columns of {} may have been written to", grown.table))
+    }
+
+    /// Drops the replaced database when nothing is in it that is not in the live one but the migration; returns its name when
+    /// it is kept.
+    ///
+    /// `lossless` is the structure in which nothing was found that would be lost: no row of its tables was written until the
+    /// swap, but a table may have been made meanwhile.
+    pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
+        let replaced = self.live.with_name(self.replaced);
+        if self.ctx.database || lossless != Some(structure_of(&replaced).await?.hash().as_str()) {
+            return Ok(Some(self.replaced));
+        }
+        made::drop_replaced(&replaced, &super::label(self.ctx, Purpose::Replaced))
+            .await
+            .or_fault(|| format!("{} cannot be dropped", self.replaced))?;
+        Ok(None)
+    }
+
+    /// The way back was dropped by somebody else: the migration stays, and a person who asked for more is told.
+    fn without_golden(&self) -> Result<Value, Fault> {
+        let gone = format!("the golden copy {} is gone; Piton did not drop it", self.golden);
+        if !self.ctx.database {
+            return Ok(json!({ "kept": true, "why": gone }));
+        }
+        Err(Fault::surroundings("the database cannot go back").because(gone).hint(format!(
+            "piton abort {} undoes the rest and leaves the database as it is",
+            self.ctx.plan.environment
+        )))
+    }
+}
+
+const TOO_LONG: &str = "to look for what was written takes longer than requests may wait";
+
+fn kept(leaving: &Leaving, why: &str) -> Value {
+    json!({ "kept": true, "why": why, "written": leaving.written })
+}
+
+async fn structure_of(database: &Database) -> Result<Structure, Fault> {
+    Structure::of(database).await.or_fault(|| format!("the structure of {database} cannot be read"))
+}
+
+/// Lists the tables whose rows differ from the golden copy's.
+pub(super) async fn written_since(golden: &Database, live: &Database) -> Result<Vec<TableChange>, Fault> {
+    changes::since(golden, live, &mut |_| {})
+        .await
+        .or_fault(|| "what was written since the backup cannot be counted".into())
+}
+
+/// Tells whether `replacement` has taken the place of `live`.
+pub(super) async fn swapped(live: &Database, replacement: &str, replaced: &str) -> Result<bool, Fault> {
+    let server = || format!("{} cannot be asked", live.server());
+    // Before the replacement is made there is nothing that could have been swapped.
+    if !facts::exists(&live.with_name(replaced)).await.or_fault(server)? {
+        return Ok(false);
+    }
+    let state = swap::observe(live, replacement, replaced).await;
+    Ok(state.or_fault(|| "the databases are neither as before nor swapped".into())? == SwapState::Done)
+}

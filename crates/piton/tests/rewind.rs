@@ -1,0 +1,115 @@
+//! When a migration goes back and when it stays: what others wrote, made or are waiting for comes first.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{RECEIPTS, live_stage, stage};
+use piton_testkit::stage::{Change, Stage};
+
+/// Runs the release until its migration is done, and kills it there.
+fn migrated(stage: &Stage) {
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done migrate:after")]).expect(137);
+}
+
+/// Runs SQL as the role that owns the app's tables.
+fn as_the_app(stage: &Stage, sql: &str) {
+    let owner = "select pg_get_userbyid(datdba) from pg_database where datname = current_database()";
+    let production = stage.database("production");
+    let owner = stage.sql(&production, owner).remove(0);
+    stage.sql(&production, &format!("set role \"{owner}\"; {sql}"));
+}
+
+fn has_receipts(stage: &Stage) -> bool {
+    let found = "select 1 from pg_tables where tablename = 'receipts'";
+    !stage.sql(&stage.database("production"), found).is_empty()
+}
+
+#[test]
+fn what_somebody_else_made_meanwhile_stays() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    migrated(&stage);
+    let production = stage.database("production");
+    as_the_app(&stage, "create table by_hand (a int); insert into by_hand values (7)");
+    // Nobody but its owner may read this one.
+    stage.sql(&production, "create table locked_up (a int)");
+    let said = stage.piton(&["abort", "production"]).expect(0);
+    said.says("the migration stays: somebody changed").says("by_hand");
+    assert_eq!(stage.sql(&production, "select a from by_hand"), ["7"]);
+    assert_eq!(stage.databases(), [production]);
+}
+
+#[test]
+fn what_the_migration_itself_made_goes() {
+    let Some(stage) = live_stage() else { return };
+    let filled = "create table filled as select id from items; alter table items add column n int default 3;";
+    stage.commit("v2", &[Change::Migration("002_filled.sql", filled)]);
+    let before = stage.world().only(|fact| !fact.starts_with("file backups") && !fact.contains("artifacts/"));
+    migrated(&stage);
+    stage.piton(&["abort", "production"]).expect(0).says("rewound to the backup, which holds every row");
+    let now = stage.world().only(|fact| !fact.starts_with("file backups") && !fact.contains("artifacts/"));
+    before.assert_same(&now, "after the abort");
+}
+
+#[test]
+fn a_migration_that_commits_after_its_piton_died_goes_back_all_the_same() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[Change::Migration("002_receipts.sql", "create table receipts (a int)")]);
+    // Until it has noted what it found: then it would take the lock and begin.
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "noted migrate:after")]).expect(137);
+    let production = stage.database("production");
+    // What a session does that was cut off in its commit: it has the lock, and the record and the table appear late.
+    let late = std::thread::scope(|scope| {
+        let session = scope.spawn(|| {
+            let sql = "select pg_advisory_lock(x'007069746f6e6d69'::bigint);
+                       create schema if not exists piton;
+                       select pg_sleep(3);
+                       create table receipts (a int);
+                       insert into piton.migrations (name, blake3, started_at, finished_at)
+                       values ('002_receipts.sql', '', now(), now());";
+            as_the_app(&stage, sql);
+            Instant::now()
+        });
+        stage.eventually("the session that is late", || {
+            !stage
+                .sql("postgres", "select 1 from pg_locks where locktype = 'advisory' and granted")
+                .is_empty()
+        });
+        stage.piton(&["abort", "production"]).expect(0).says("rewound to the backup");
+        let aborted = Instant::now();
+        aborted.duration_since(session.join().expect("the session"))
+    });
+    assert!(late < Duration::from_secs(30));
+    assert!(!has_receipts(&stage), "the late migration has gone back");
+    assert_eq!(stage.databases(), [production]);
+}
+
+/// Asks for a page, however long that takes; returns the first line of the answer.
+fn answer_of(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).expect("the proxy");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_request_that_takes_long_is_answered_and_the_migration_stays() {
+    let Some(stage) = stage() else { return };
+    stage.commit("slow", &[Change::Behaviour(|app| app.delay_ms = 9_000)]);
+    stage.deploy("production");
+    stage.commit("v2", &[RECEIPTS]);
+    migrated(&stage);
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| answer_of(stage.listen("production")));
+        std::thread::sleep(Duration::from_millis(500));
+        let said = stage.piton(&["abort", "production"]).expect(0);
+        said.says("the migration stays: 1 request did not end in time");
+        assert_eq!(slow.join().expect("an answer"), "HTTP/1.1 200 OK");
+    });
+    assert!(has_receipts(&stage));
+    assert_eq!(stage.databases(), [stage.database("production")]);
+}
