@@ -146,8 +146,9 @@ fn look_at_database(stage: &Stage, database: &str, facts: &mut BTreeMap<String, 
         database,
         "select format('%s %s.%s %s %s %s', 'column', table_schema, table_name, column_name, data_type, is_nullable)
          from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema')
-         union all select format('index %s', indexdef) from pg_indexes
-         where schemaname not in ('pg_catalog', 'information_schema')
+         union all select format('index %s%s', pg_get_indexdef(c.oid), case when not indisvalid then ' is invalid' end)
+         from pg_index join pg_class c on c.oid = indexrelid
+         where c.relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
          union all select format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
          from pg_constraint where conrelid <> 0 and connamespace::regnamespace::text !~ '^(pg_|information_schema)'
          order by 1",
