@@ -234,7 +234,8 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
     assert_eq!(stage.sql(&production, rows), ["1002"]);
     assert_eq!(stage.sql(&production, "select count(*) from half"), ["0"]);
     assert_eq!(stage.databases(), [production.as_str()]);
-    stage.sql(&production, "drop index twins");
+    // What the build left is nobody's half.
+    assert_eq!(stage.sql(&production, "select to_regclass('twins') is null"), ["t"]);
     stage.piton(&["deploy", "production"]).expect(3).says("it carries on with this one");
     nobody_noticed(&stage, load);
     // Mended, the next release carries on with the statement that failed.
@@ -246,6 +247,25 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
         stage.sql(&production, "select indisvalid from pg_index where indexrelid = 'twins'::regclass"),
         ["t"]
     );
+}
+
+#[test]
+fn a_concurrent_index_that_fails_as_the_only_statement() {
+    let Some(stage) = live_stage() else { return };
+    let before = world(&stage);
+    let load = visitors(&stage);
+    let production = stage.database("production");
+    let sql = "-- No two alike.\ncreate unique index concurrently twins on items (note);";
+    fails_on_the_live_database(&stage, sql);
+    let left = world(&stage);
+    let structure = left.fact(&format!("structure of {production}")).unwrap();
+    assert!(structure.contains("twins ON public.items USING btree (note) is invalid"), "{structure}");
+    // Nothing but the index is tried again.
+    stage.piton(&["resume", "production"]).expect(4).says("is duplicated").says("002_unique.sql, line 2");
+    stage.piton(&["abort", "production"]).expect(0);
+    stage.sql(&production, "delete from items where note = 'same'");
+    before.assert_same(&world(&stage), "after the abort");
+    nobody_noticed(&stage, load);
 }
 
 #[test]

@@ -1,6 +1,9 @@
-//! What became of a `CREATE INDEX CONCURRENTLY` whose end nobody saw.
+//! What became of a `CREATE INDEX CONCURRENTLY` that failed or whose end nobody saw.
+
+use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::script::{Statement, Token};
 use crate::error::Doing;
@@ -45,36 +48,64 @@ impl ConcurrentIndex {
         Some(Self { name: name.clone(), table })
     }
 
-    /// Looks for the index on its table.
-    pub(super) async fn standing(&self, client: &Client) -> Result<Standing, DbError> {
-        Ok(self.find(client).await?.map_or(Standing::Absent, |(_, standing)| standing))
-    }
-
-    /// Drops what an unfinished build has left, which only costs writers time.
-    pub(super) async fn drop_invalid(&self, client: &Client) -> Result<(), DbError> {
-        if let Some((index, Standing::Invalid)) = self.find(client).await? {
-            let what = || format!("drop the invalid index {index}");
-            client.batch_execute("set lock_timeout = 0").await.doing(what)?;
-            client.batch_execute(&format!("drop index concurrently {index}")).await.doing(what)?;
-        }
-        Ok(())
-    }
-
-    async fn find(&self, client: &Client) -> Result<Option<(String, Standing)>, DbError> {
+    /// Returns the index's name, quoted and with its schema, which is the table's; `None` when there is no such table.
+    pub(super) async fn name(&self, client: &Client) -> Result<Option<String>, DbError> {
         let row = client
             .query_opt(
-                "select n.nspname::text, c.relname::text, i.indisvalid
-                 from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+                "select n.nspname::text from pg_catalog.pg_class c
                  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                 where i.indrelid = pg_catalog.to_regclass($1) and c.relname = $2",
-                &[&self.table, &self.name],
+                 where c.oid = pg_catalog.to_regclass($1)",
+                &[&self.table],
             )
             .await
-            .doing(|| format!("look for the index {}", self.name))?;
-        Ok(row.map(|row| {
-            let standing = if row.get(2) { Standing::Valid } else { Standing::Invalid };
-            (quote::qualified(row.get(0), row.get(1)), standing)
-        }))
+            .doing(|| format!("look for the table {}", self.table))?;
+        Ok(row.map(|row| quote::qualified(row.get(0), &self.name)))
+    }
+}
+
+/// Looks for an index by its quoted name.
+pub(super) async fn standing(client: &Client, index: &str) -> Result<Standing, DbError> {
+    let row = client
+        .query_opt(
+            "select indisvalid from pg_catalog.pg_index where indexrelid = pg_catalog.to_regclass($1)",
+            &[&index],
+        )
+        .await
+        .doing(|| format!("look for the index {index}"))?;
+    Ok(match row.map(|row| row.get(0)) {
+        None => Standing::Absent,
+        Some(false) => Standing::Invalid,
+        Some(true) => Standing::Valid,
+    })
+}
+
+/// Drops what an unfinished build has left, which only costs writers time; what somebody builds just now is not that.
+///
+/// Others are waited for, in nobody's way; without end when `patience` is zero.
+///
+/// # Errors
+/// [`DbError::InUse`] when `patience` ran out.
+pub(super) async fn drop_invalid(client: &Client, index: &str, patience: Duration) -> Result<(), DbError> {
+    let what = || format!("drop the invalid index {index}");
+    let left = client
+        .query_opt(
+            "select from pg_catalog.pg_index where indexrelid = pg_catalog.to_regclass($1) and not indisvalid
+               and not exists (select from pg_catalog.pg_stat_progress_create_index
+                               where datname = current_database() and index_relid = indexrelid)",
+            &[&index],
+        )
+        .await
+        .doing(what)?;
+    if left.is_none() {
+        return Ok(());
+    }
+    client.batch_execute(&format!("set lock_timeout = {}", patience.as_millis())).await.doing(what)?;
+    match client.batch_execute(&format!("drop index concurrently {index}")).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(DbError::InUse {
+            name: format!("the invalid index {index}"),
+            sessions: vec![super::run::holders(client).await],
+        }),
+        ended => ended.doing(what),
     }
 }
 

@@ -6,9 +6,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
-use super::index::{ConcurrentIndex, Standing};
+use super::index::{self, ConcurrentIndex, Standing};
 use super::script::{self, Mode, Statement};
-use super::sql::{MigrateOptions, checksum, unfinished};
+use super::sql::{MigrateOptions, Record, checksum, unfinished};
 use super::{MigrationError, Obstacle};
 use crate::DbError;
 use crate::error::{Doing, SqlError};
@@ -22,15 +22,6 @@ pub(super) struct Script {
     blake3: String,
     statements: Vec<Statement>,
     mode: Mode,
-}
-
-/// How far a file that runs statement by statement has come.
-#[derive(Clone, Copy)]
-pub(super) struct Half {
-    /// How many statements are surely done.
-    pub(super) done: u32,
-    /// Whether the session was lost while the next one ran.
-    pub(super) running: bool,
 }
 
 /// Takes the lock for the session's life, so that a migration and its record have one writer.
@@ -77,12 +68,12 @@ impl Script {
         Ok(Self { name: name.to_owned(), blake3: checksum(text), statements, mode })
     }
 
-    /// Runs the file, or the rest of it; returns how long its last attempt took.
+    /// Runs the file, or the rest of it by the record of an earlier run; returns how long its last attempt took.
     pub(super) async fn run(
         &self,
         client: &mut Client,
         options: MigrateOptions,
-        half: Option<Half>,
+        earlier: Option<&Record>,
     ) -> Result<Duration, DbError> {
         // What the file before has set holds for that file alone, as if each had a session of its own.
         client
@@ -90,8 +81,8 @@ impl Script {
             .await
             .doing(|| "clear the session's settings".into())?;
         crate::target::notice_our_death(client).await.doing(|| "prepare the session".into())?;
-        let from = match half {
-            Some(half) => self.take_up(client, half).await?,
+        let from = match earlier {
+            Some(record) => self.take_up(client, record).await?,
             None => 0,
         };
         self.begin_record(client, from).await?;
@@ -112,7 +103,7 @@ impl Script {
             .execute(
                 "insert into piton.migrations (name, blake3, started_at, of, done) values ($1, $2, now(), $3, $4)
                  on conflict (name) do update
-                 set blake3 = $2, started_at = now(), of = $3, error = null, done = $4, running = false",
+                 set blake3 = $2, started_at = now(), of = $3, error = null, done = $4, running = false, building = null",
                 &[&self.name, &self.blake3, &of, &i32::try_from(done).unwrap_or(i32::MAX)],
             )
             .await
@@ -210,30 +201,29 @@ impl Script {
     }
 
     /// Returns the statement to carry on with, when what became of the one before it can be told.
-    async fn take_up(&self, client: &Client, half: Half) -> Result<u32, DbError> {
-        let done = half.done;
-        let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+    async fn take_up(&self, client: &Client, record: &Record) -> Result<u32, DbError> {
+        let done = record.done;
         for statement in self.statements.iter().zip(0..done).map(|(s, _)| s).filter(|s| s.sets_session()) {
             client.batch_execute(&statement.text).await.doing(|| format!("take up {}", self.name))?;
         }
-        let Some((_, next)) = (0..).zip(&self.statements).find(|(number, _)| *number == done) else {
-            return Ok(of);
-        };
-        let index = ConcurrentIndex::of(next);
-        let standing = match &index {
-            Some(index) => Some(index.standing(client).await?),
-            None => None,
-        };
-        match (standing, index) {
-            (Some(Standing::Invalid), Some(index)) => index.drop_invalid(client).await?,
-            (Some(Standing::Valid), _) if half.running => return Ok(done + 1),
-            (None, _) if half.running && !next.is_repeatable() => {
-                let (name, why) = (self.name.clone(), Obstacle::Uncertain);
-                return Err(HalfApplied { name, done, of, why }.into());
+        if let Some(index) = &record.building {
+            match index::standing(client, index).await? {
+                // Built before the session was lost, or by a person since. Another version of the file may mean another one.
+                Standing::Valid if record.blake3 == self.blake3 => return Ok(done + 1),
+                Standing::Invalid => index::drop_invalid(client, index, Duration::ZERO).await?,
+                Standing::Valid | Standing::Absent => {}
             }
-            _ => {}
+        }
+        let next = self.statements.iter().zip(0..).find(|(_, number)| *number == done);
+        if record.running && next.is_some_and(|(next, _)| !can_be_told(next)) {
+            return Err(self.uncertain(done));
         }
         Ok(done)
+    }
+
+    fn uncertain(&self, done: u32) -> DbError {
+        let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+        HalfApplied { name: self.name.clone(), done, of, why: Obstacle::Uncertain }.into()
     }
 
     async fn one_by_one(
@@ -244,39 +234,56 @@ impl Script {
     ) -> Result<Duration, DbError> {
         let begin = Instant::now();
         for (done, statement) in (0_u32..).zip(&self.statements).filter(|(number, _)| *number >= from) {
-            self.note(client, done, true).await?;
+            let index = match ConcurrentIndex::of(statement) {
+                Some(index) => index.name(client).await?,
+                None => None,
+            };
+            // What is there before the statement is none of its making, whatever becomes of it.
+            let building = match index.as_deref() {
+                Some(index) if index::standing(client, index).await? == Standing::Absent => Some(index),
+                _ => None,
+            };
+            self.note(client, done, true, building).await?;
             let mut attempt = 1;
             while let Err(error) = self.alone(client, statement, options.lock_timeout).await {
-                let can_be_told = statement.is_repeatable() || ConcurrentIndex::of(statement).is_some();
-                if lost(client, &error) && !can_be_told {
-                    let of = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
-                    let (name, why) = (self.name.clone(), Obstacle::Uncertain);
-                    return Err(HalfApplied { name, done, of, why }.into());
+                if lost(client, &error) && !can_be_told(statement) {
+                    return Err(self.uncertain(done));
                 }
                 // A concurrent statement that failed leaves an invalid index; again would only fail on its name.
                 let again = worth_another_attempt(&error) && !statement.waits_harmlessly();
                 if !again || attempt >= options.attempts {
-                    let (name, line) = (self.name.clone(), statement.line);
-                    let of = self.statements.len();
-                    let mut left = format!(
-                        "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
-                    );
-                    for more in unfinished(client).await.unwrap_or_default() {
-                        left.push_str("; ");
-                        left.push_str(&more);
-                    }
-                    return Err(Failed { name, line, said: SqlError(error).to_string(), left }.into());
+                    return Err(self.stopped(client, done, statement, SqlError(error).to_string()).await);
                 }
                 tokio::time::sleep(backoff(attempt)).await;
                 attempt += 1;
             }
-            self.note(client, done + 1, false).await?;
+            // IF NOT EXISTS is content with an index of that name that no build has finished.
+            if let Some(index) = &index
+                && index::standing(client, index).await? == Standing::Invalid
+            {
+                let said = format!("{index} was there before and is invalid, so nothing was built");
+                return Err(self.stopped(client, done, statement, said).await);
+            }
+            self.note(client, done + 1, false, None).await?;
         }
         client
             .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
             .await
             .doing(|| format!("record the end of {}", self.name))?;
         Ok(begin.elapsed())
+    }
+
+    /// Says that a statement failed, and what of the file stands.
+    async fn stopped(&self, client: &Client, done: u32, statement: &Statement, said: String) -> DbError {
+        let (name, line, of) = (self.name.clone(), statement.line, self.statements.len());
+        let mut left = format!(
+            "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
+        );
+        for more in unfinished(client).await.unwrap_or_default() {
+            left.push_str("; ");
+            left.push_str(&more);
+        }
+        Failed { name, line, said, left }.into()
     }
 
     /// Runs one statement in a transaction of its own.
@@ -292,16 +299,27 @@ impl Script {
         client.batch_execute(&statement.text).await
     }
 
-    async fn note(&self, client: &Client, done: u32, running: bool) -> Result<(), DbError> {
+    async fn note(
+        &self,
+        client: &Client,
+        done: u32,
+        running: bool,
+        building: Option<&str>,
+    ) -> Result<(), DbError> {
         client
             .execute(
-                "update piton.migrations set done = $2, running = $3 where name = $1",
-                &[&self.name, &i32::try_from(done).unwrap_or(i32::MAX), &running],
+                "update piton.migrations set done = $2, running = $3, building = $4 where name = $1",
+                &[&self.name, &i32::try_from(done).unwrap_or(i32::MAX), &running, &building],
             )
             .await
             .doing(|| format!("record how far {} is", self.name))?;
         Ok(())
     }
+}
+
+/// Tells whether it can be found out later what became of the statement, or does not matter.
+fn can_be_told(statement: &Statement) -> bool {
+    statement.is_repeatable() || ConcurrentIndex::of(statement).is_some()
 }
 
 /// Tells whether the statement lost to other sessions and may win the next time.
@@ -327,7 +345,7 @@ fn backoff(attempt: u32) -> Duration {
 }
 
 /// Describes the oldest transactions of others, one of which holds the lock.
-async fn holders(client: &Client) -> String {
+pub(super) async fn holders(client: &Client) -> String {
     let rows = client
         .query(
             "select pg_catalog.concat_ws(' ', 'session', pid, 'of', usename, '(' || nullif(application_name, '') || ')',

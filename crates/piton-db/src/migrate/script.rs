@@ -58,6 +58,12 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
     if let Some(copy) = statements.iter().find(|s| s.reads_stdin()) {
         return Err(Unreadable { line: copy.line, why: "COPY FROM STDIN needs psql; write INSERT" });
     }
+    if let Some(index) = statements.iter().find(|s| s.builds_unnamed_index()) {
+        return Err(Unreadable {
+            line: index.line,
+            why: "give the index a name: what a failed build leaves is found by it",
+        });
+    }
     let alone = statements.iter().find(|s| s.needs_to_be_alone());
     match alone {
         Some(alone) if wrapped => Err(Unreadable {
@@ -87,6 +93,11 @@ impl Statement {
 
     fn reads_stdin(&self) -> bool {
         self.starts(&["COPY"]) && self.words.windows(2).any(|pair| pair[0] == "FROM" && pair[1] == "STDIN")
+    }
+
+    fn builds_unnamed_index(&self) -> bool {
+        self.starts(&["CREATE", "INDEX", "CONCURRENTLY", "ON"])
+            || self.starts(&["CREATE", "UNIQUE", "INDEX", "CONCURRENTLY", "ON"])
     }
 
     /// Tells whether the server refuses the statement within a transaction.
@@ -421,6 +432,13 @@ mod tests {
         ] {
             assert_eq!(read(together).unwrap().1, Mode::OneTransaction, "{together}");
         }
+    }
+
+    #[test]
+    fn a_concurrent_index_has_a_name() {
+        assert!(read("create unique index concurrently on t (a)").is_err());
+        assert!(read("create index concurrently \"on\" on t (a)").is_ok());
+        assert!(read("create index on t (a)").is_ok());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::run::{self, Half, Script};
+use super::index::{self, Standing};
+use super::run::{self, Script};
 use super::{MigrationError, Obstacle};
 use crate::error::Doing;
 use crate::progress::{OnProgress, Progress};
@@ -62,7 +63,7 @@ pub enum State {
     Applied,
     /// Not applied.
     Pending,
-    /// It failed or was interrupted and left nothing; it can be run again.
+    /// It failed or was interrupted and left nothing but, at most, an invalid index; it can be run again.
     Failed {
         /// What the server said.
         error: String,
@@ -117,12 +118,16 @@ pub struct Applied {
 
 /// A row of the record.
 pub(super) struct Record {
-    blake3: String,
+    pub(super) blake3: String,
     finished_at: Option<String>,
     error: Option<String>,
-    done: u32,
+    /// How many statements are surely done, of a file that runs statement by statement.
+    pub(super) done: u32,
     of: u32,
-    running: bool,
+    /// Whether the session was lost while the next one ran.
+    pub(super) running: bool,
+    /// The index that the next one builds, quoted, where there was none of that name before.
+    pub(super) building: Option<String>,
 }
 
 impl Record {
@@ -177,18 +182,19 @@ impl SqlFolder {
         run::lock(&client, options.wait_for_other).await?;
         create_record(&client, &database.user, &database.dbname).await?;
         let files = self.files()?;
-        let todo = todo(&states(&files, &records(&client).await?))?;
+        let records = records(&client).await?;
+        let todo = todo(&states(&files, &records))?;
         // Every file is read before the first one runs: a typing error in the last must not stop a release half-way.
         let scripts = todo
             .iter()
-            .map(|(name, half)| Ok((Script::read(name, &files[name])?, *half)))
+            .map(|name| Script::read(name, &files[name]))
             .collect::<Result<Vec<_>, MigrationError>>()?;
         let total = scripts.len() as u64;
         let mut migrations = Vec::new();
-        for (script, half) in &scripts {
+        for script in &scripts {
             let what = script.name.clone();
             progress(Progress { doing: "migrate", what, done: migrations.len() as u64, total });
-            let took = script.run(&mut client, options, *half).await?;
+            let took = script.run(&mut client, options, records.get(&script.name)).await?;
             migrations.push(AppliedOne {
                 name: script.name.clone(),
                 millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -261,14 +267,33 @@ impl SqlFolder {
 
     /// Removes from the record what failed and left nothing, and the record itself when it is empty and `keep` is false.
     ///
+    /// The invalid index that a failed build has left is dropped before.
+    ///
     /// # Errors
-    /// When the record cannot be changed.
+    /// When the record cannot be changed; [`DbError::InUse`] when others stand in the way of the drop.
     pub async fn forget_failed(database: &Database, keep: bool) -> Result<(), DbError> {
         let client = database.connect().await?;
+        let patience = MigrateOptions::default().wait_for_other;
+        run::lock(&client, patience).await?;
         if !has_record(&client).await? {
             return Ok(());
         }
         let what = || "tidy the record of migrations".to_owned();
+        for (name, record) in records(&client).await? {
+            let (None, Some(index)) = (record.finished_at, record.building) else { continue };
+            // A valid one was built by a person since, or its statement ended and is no failure.
+            if index::standing(&client, &index).await? == Standing::Valid {
+                continue;
+            }
+            index::drop_invalid(&client, &index, patience).await?;
+            client
+                .execute(
+                    "update piton.migrations set running = false, building = null where name = $1",
+                    &[&name],
+                )
+                .await
+                .doing(what)?;
+        }
         client
             .batch_execute(
                 "delete from piton.migrations where finished_at is null and done = 0 and not running",
@@ -340,8 +365,8 @@ fn state(file: Option<&str>, record: Option<&Record>) -> State {
     State::Failed { error: record.error.clone().unwrap_or_else(|| "it was interrupted".into()) }
 }
 
-/// Lists what is to be run, with how far it has come, or why nothing may be.
-fn todo(states: &[Migration]) -> Result<Vec<(String, Option<Half>)>, MigrationError> {
+/// Lists what is to be run, or why nothing may be.
+fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
     let mut todo = Vec::new();
     for Migration { name, state } in states {
         let name = name.clone();
@@ -350,8 +375,7 @@ fn todo(states: &[Migration]) -> Result<Vec<(String, Option<Half>)>, MigrationEr
             State::HalfApplied { done, of, edited: true, .. } => {
                 return Err(MigrationError::HalfApplied { name, done, of, why: Obstacle::Edited });
             }
-            State::HalfApplied { done, running, .. } => todo.push((name, Some(Half { done, running }))),
-            State::Pending | State::Failed { .. } => todo.push((name, None)),
+            State::Pending | State::Failed { .. } | State::HalfApplied { .. } => todo.push(name),
             // A release that went back to older code has fewer files than its database.
             State::Applied | State::Missing => {}
         }
@@ -384,7 +408,9 @@ async fn create_record(client: &Client, user: &str, dbname: &str) -> Result<(), 
                  -- Of a file that runs statement by statement: how many are committed, of how many, and whether one is running.
                  done integer not null default 0,
                  of integer not null default 0,
-                 running boolean not null default false
+                 running boolean not null default false,
+                 -- The index that the next statement builds; what a failed build has left is dropped by this name.
+                 building text
              );
              commit",
         )
@@ -400,7 +426,7 @@ async fn records(client: &Client) -> Result<BTreeMap<String, Record>, DbError> {
         return Ok(BTreeMap::new());
     }
     let rows = client
-        .query("select name, blake3, finished_at::text, error, done, of, running from piton.migrations", &[])
+        .query("select name, blake3, finished_at::text, error, done, of, running, building from piton.migrations", &[])
         .await
         .doing(|| "read the record of migrations".into())?;
     let count = |n: i32| n.unsigned_abs();
@@ -411,6 +437,7 @@ async fn records(client: &Client) -> Result<BTreeMap<String, Record>, DbError> {
         done: count(row.get(4)),
         of: count(row.get(5)),
         running: row.get(6),
+        building: row.get(7),
     };
     Ok(rows.iter().map(|row| (row.get(0), record(row))).collect())
 }

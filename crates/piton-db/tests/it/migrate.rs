@@ -8,6 +8,7 @@ use piton_db::migrate::{MigrationError, Obstacle};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::eventually;
 use tempfile::TempDir;
+use tokio_postgres::Client;
 
 use crate::{fresh, number, quiet, run};
 
@@ -310,11 +311,16 @@ async fn an_index_build_that_was_killed_is_found_out_about_and_carried_on() {
 
     // Killed between the statement and its record, before the statement, and before the end of the file's record.
     let unfinished = "update piton.migrations set finished_at = null";
-    for (mend, done, running, more) in
-        [("", 2, true, 1), ("drop index \"S x\".\"I\"; ", 2, true, 1), ("", 3, false, 1), ("", 4, false, 0)]
-    {
+    let (building, nothing) = ("'\"S x\".\"I\"'", "null");
+    for (mend, done, running, building, more) in [
+        ("", 2, true, building, 1),
+        ("drop index \"S x\".\"I\"; ", 2, true, building, 1),
+        ("", 3, false, nothing, 1),
+        ("", 4, false, nothing, 0),
+    ] {
         let before = number(&client, rows).await;
-        run(&db, &format!("{mend}{unfinished}, done = {done}, running = {running}")).await;
+        run(&db, &format!("{mend}{unfinished}, done = {done}, running = {running}, building = {building}"))
+            .await;
         assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
         assert_eq!(
             (number(&client, valid).await, number(&client, rows).await),
@@ -322,6 +328,120 @@ async fn an_index_build_that_was_killed_is_found_out_about_and_carried_on() {
             "{mend}{done}"
         );
     }
+}
+
+/// A migration whose only statement builds a unique index, over rows that do not allow it.
+async fn twins(name: &str) -> Option<(Database, Client, TempDir, SqlFolder)> {
+    let (cluster, db) = fresh(name).await?;
+    run(&db, "create table a (id int, u int); insert into a values (1, 1), (2, 1)").await;
+    let (dir, folder) = folder(&[("1.sql", "create unique index concurrently a_u on a (u);")]);
+    Some((db, cluster.connect(name).await, dir, folder))
+}
+
+/// Tells whether `a_u` is valid; `None` when there is none.
+async fn is_valid(client: &Client) -> Option<bool> {
+    let sql = "select indisvalid from pg_index where indexrelid = to_regclass('a_u')";
+    client.query_opt(sql, &[]).await.unwrap().map(|row| row.get(0))
+}
+
+#[tokio::test]
+async fn a_concurrent_index_that_fails_as_the_first_statement_is_built_anew() {
+    let Some((db, client, dir, folder)) = twins("first_fails").await else { return };
+    for _ in 0..2 {
+        let error = apply(&folder, &db).await.unwrap_err().to_string();
+        assert!(error.contains("0 of its 1 statements stand") && error.contains("(23505)"), "{error}");
+        assert_eq!(is_valid(&client).await, Some(false));
+    }
+    // Nothing of the file stands, so that it may be another one by now.
+    write(dir.path(), &[("1.sql", "create unique index concurrently if not exists a_u on a (id, u)")]);
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+    assert_eq!(is_valid(&client).await, Some(true));
+}
+
+#[tokio::test]
+async fn a_failed_concurrent_index_that_a_person_built_is_taken_as_done() {
+    let Some((db, client, _dir, folder)) = twins("built_by_hand").await else { return };
+    apply(&folder, &db).await.unwrap_err();
+    run(&db, "update a set u = id").await;
+    for sql in ["drop index a_u", "create unique index concurrently a_u on a (u)"] {
+        run(&db, sql).await;
+    }
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+    assert_eq!(is_valid(&client).await, Some(true));
+    assert_eq!(recorded(&db).await, [("1.sql".to_owned(), true, 1)]);
+}
+
+#[tokio::test]
+async fn an_index_that_somebody_else_left_invalid_is_neither_taken_as_built_nor_dropped() {
+    let Some((db, client, dir, folder)) = twins("others_invalid").await else { return };
+    client.batch_execute("create unique index concurrently a_u on a (u)").await.unwrap_err();
+    for exists in ["", "if not exists "] {
+        write(dir.path(), &[("1.sql", &format!("create unique index concurrently {exists}a_u on a (u)"))]);
+        for _ in 0..2 {
+            let error = apply(&folder, &db).await.unwrap_err().to_string();
+            assert!(error.contains("index a_u is invalid: drop it"), "{error}");
+            assert!(matches!(states(&folder, &db).await[0].1, State::Failed { .. }));
+        }
+        SqlFolder::forget_failed(&db, false).await.unwrap();
+        assert_eq!(is_valid(&client).await, Some(false));
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_concurrent_index_left_goes_with_its_record() {
+    let Some((db, client, dir, folder)) = twins("forgotten").await else { return };
+    apply(&folder, &db).await.unwrap_err();
+    // A transaction on the table holds the drop up; whose it is, is said.
+    let other = db.connect().await.unwrap();
+    other.batch_execute("begin; select from a").await.unwrap();
+    let error = SqlFolder::forget_failed(&db, false).await.unwrap_err();
+    assert!(matches!(error, DbError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("idle in transaction"), "{error}");
+    other.batch_execute("rollback").await.unwrap();
+    SqlFolder::forget_failed(&db, false).await.unwrap();
+    assert_eq!(is_valid(&client).await, None);
+    assert!(!SqlFolder::is_recorded(&db).await.unwrap());
+
+    // Killed while it was built.
+    let writer = db.connect().await.unwrap();
+    writer.batch_execute("begin; insert into a values (9, 9)").await.unwrap();
+    tokio::select! {
+        ended = apply(&folder, &db) => panic!("{ended:?}"),
+        () = eventually("it builds", async || is_valid(&client).await.is_some()) => {}
+    }
+    writer.batch_execute("rollback").await.unwrap();
+    SqlFolder::forget_failed(&db, false).await.unwrap();
+    assert_eq!(is_valid(&client).await, None);
+    assert!(!SqlFolder::is_recorded(&db).await.unwrap());
+
+    // A person builds it anew just now.
+    apply(&folder, &db).await.unwrap_err();
+    run(&db, "drop index a_u; update a set u = id").await;
+    let writer = db.connect().await.unwrap();
+    writer.batch_execute("begin; insert into a values (9, 9)").await.unwrap();
+    let by_hand = db.connect().await.unwrap();
+    let build = by_hand.batch_execute("create unique index concurrently a_u on a (u)");
+    let forget = async {
+        eventually("it builds", async || is_valid(&client).await.is_some()).await;
+        SqlFolder::forget_failed(&db, false).await.unwrap();
+        writer.batch_execute("rollback").await.unwrap();
+    };
+    let (built, ()) = tokio::join!(build, forget);
+    built.unwrap();
+    assert_eq!(is_valid(&client).await, Some(true));
+    run(&db, "drop index a_u; update a set u = 1").await;
+
+    // What stood before it stays, and so does what a person built after it.
+    write(dir.path(), &[("1.sql", "create table b (); create unique index concurrently a_u on a (u)")]);
+    apply(&folder, &db).await.unwrap_err();
+    SqlFolder::forget_failed(&db, false).await.unwrap();
+    assert_eq!(is_valid(&client).await, None);
+    assert_eq!(recorded(&db).await, [("1.sql".to_owned(), false, 1)]);
+    apply(&folder, &db).await.unwrap_err();
+    run(&db, "drop index a_u; update a set u = id; create unique index a_u on a (u)").await;
+    SqlFolder::forget_failed(&db, false).await.unwrap();
+    assert_eq!(is_valid(&client).await, Some(true));
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
 }
 
 #[tokio::test]
