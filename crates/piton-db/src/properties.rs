@@ -53,6 +53,19 @@ pub struct Properties {
     pub locale: Option<String>,
 }
 
+/// A statement, and what of it may be shown.
+struct Statement {
+    sql: String,
+    /// The statement without a setting's value, which may be a secret.
+    shown: String,
+}
+
+impl From<String> for Statement {
+    fn from(sql: String) -> Self {
+        Self { shown: sql.clone(), sql }
+    }
+}
+
 impl Properties {
     /// Reads the properties of a database on the session's server.
     ///
@@ -138,21 +151,24 @@ impl Properties {
     /// Returns the statements that give a database these properties; encoding and comment aside.
     ///
     /// What the database has of its own is taken away first, so that the statements may be run again.
-    pub fn statements(&self, database: &str, had: &Self) -> Vec<String> {
+    fn statements(&self, database: &str, had: &Self) -> Vec<Statement> {
         let name = quote::ident(database);
         let role = |role: &Option<String>| role.as_deref().map_or_else(|| "PUBLIC".into(), quote::ident);
-        let mut sql = Vec::new();
+        let mut statements: Vec<Statement> = Vec::new();
         if had.owner != self.owner {
-            sql.push(format!("ALTER DATABASE {name} OWNER TO {}", quote::ident(&self.owner)));
+            let owner = quote::ident(&self.owner);
+            statements.push(format!("ALTER DATABASE {name} OWNER TO {owner}").into());
         }
         if had.connection_limit != self.connection_limit {
-            sql.push(format!("ALTER DATABASE {name} CONNECTION LIMIT {}", self.connection_limit));
+            let limit = self.connection_limit;
+            statements.push(format!("ALTER DATABASE {name} CONNECTION LIMIT {limit}").into());
         }
         if had.grants != self.grants {
             for grant in had.grants.iter().flatten() {
-                sql.push(format!("REVOKE ALL ON DATABASE {name} FROM {}", role(&grant.role)));
+                let role = role(&grant.role);
+                statements.push(format!("REVOKE ALL ON DATABASE {name} FROM {role}").into());
             }
-            sql.push(format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC"));
+            statements.push(format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC").into());
             let default = [("CONNECT", None), ("TEMPORARY", None)].map(|(privilege, role)| Grant {
                 role,
                 privilege: privilege.into(),
@@ -160,11 +176,8 @@ impl Properties {
             });
             for grant in self.grants.as_deref().unwrap_or(&default) {
                 let option = if grant.with_grant_option { " WITH GRANT OPTION" } else { "" };
-                sql.push(format!(
-                    "GRANT {} ON DATABASE {name} TO {}{option}",
-                    grant.privilege,
-                    role(&grant.role)
-                ));
+                let (privilege, role) = (&grant.privilege, role(&grant.role));
+                statements.push(format!("GRANT {privilege} ON DATABASE {name} TO {role}{option}").into());
             }
         }
         let whose = |setting: &Setting| match &setting.role {
@@ -172,13 +185,15 @@ impl Properties {
             Some(role) => format!("ALTER ROLE {} IN DATABASE {name}", quote::ident(role)),
         };
         for setting in had.settings.iter().filter(|setting| !self.settings.contains(setting)) {
-            sql.push(format!("{} RESET {}", whose(setting), setting_name(&setting.name)));
+            let (whose, name) = (whose(setting), setting_name(&setting.name));
+            statements.push(format!("{whose} RESET {name}").into());
         }
         for setting in self.settings.iter().filter(|setting| !had.settings.contains(setting)) {
-            let (name, value) = (setting_name(&setting.name), setting_value(&setting.name, &setting.value));
-            sql.push(format!("{} SET {name} TO {value}", whose(setting)));
+            let set = format!("{} SET {} TO", whose(setting), setting_name(&setting.name));
+            let value = setting_value(&setting.name, &setting.value);
+            statements.push(Statement { sql: format!("{set} {value}"), shown: format!("{set} ...") });
         }
-        sql
+        statements
     }
 
     /// Hands a database on the session's server over to the owner.
@@ -202,9 +217,8 @@ impl Properties {
 
     async fn run(&self, client: &Client, database: &str, had: &Self) -> Result<(), DbError> {
         for statement in self.statements(database, had) {
-            client.batch_execute(&statement).await.needing(
-                // A setting's value may be a secret, and a literal is nothing else here.
-                || format!("run `{} ...`", statement.split(" TO '").next().unwrap_or_default()),
+            client.batch_execute(&statement.sql).await.needing(
+                || format!("run `{}`", statement.shown),
                 || format!("GRANT {} TO the user; ALTER ROLE the user CREATEDB", quote::ident(&self.owner)),
             )?;
         }

@@ -144,6 +144,25 @@ async fn what_is_not_prepared_is_not_swapped_in() {
     assert_eq!(observe(&live, &replacement, "unprepared_old").await.unwrap(), SwapState::NotDone);
 }
 
+#[tokio::test]
+async fn a_setting_that_may_not_be_set_is_named_without_its_value() {
+    let Some((cluster, _)) = fresh("setting").await else { return };
+    let (live, replacement) = pair(cluster, "setting").await;
+    run(
+        &live,
+        r"create role setting_user login createdb;
+          alter database setting set dynamic_library_path = 'C:\hunter2'; alter database setting owner to setting_user",
+    )
+    .await;
+    run(&live, &format!("alter database {replacement} owner to setting_user")).await;
+    let user =
+        Database::parse(&piton_exec::Secret::from(cluster.url_as("setting_user", "x", "setting"))).unwrap();
+    let error = swap(&user, &replacement, "setting_old").await.unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(matches!(error, DbError::Privilege { .. }) && text.contains("dynamic_library_path"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
 /// The databases are as before or swapped, never between, and open.
 #[tokio::test]
 async fn a_swap_that_was_cut_off_anywhere_is_as_before_or_done() {
