@@ -67,6 +67,11 @@ impl Progress {
     pub(crate) fn is_up_to_the_client(&self) -> bool {
         self.stage.get() != Stage::Upstream
     }
+
+    /// Says whether it is the client who broke off.
+    pub(crate) fn was_broken_off(&self) -> bool {
+        self.stage.get() == Stage::Broken
+    }
 }
 
 impl Body for Upload {

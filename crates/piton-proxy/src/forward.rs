@@ -127,7 +127,8 @@ async fn send(
                 exchange.sent_again();
                 return Ok(Sent::Again(request));
             }
-            if progress.is_some_and(|progress| progress.is_up_to_the_client()) {
+            // A client that still has to send more is not to blame for an upstream that does not wait for it.
+            if progress.is_some_and(|progress| progress.was_broken_off()) {
                 return Err(Refusal::ClientStalled);
             }
             tracing::debug!(%slot, error = %error.error(), "no answer");

@@ -320,6 +320,50 @@ async fn a_long_upload_is_no_timeout_and_a_stalled_one_is_the_clients() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_breaks_off_during_an_upload_is_a_502_and_a_reset() {
+    let upstream = raw_upstream(|mut stream| async move {
+        read_head(&mut stream).await;
+        assert_eq!(stream.read_u8().await.unwrap(), b'0');
+    })
+    .await;
+    let proxy = Proxy::in_front_of(upstream).await;
+    let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0").await.unwrap();
+    let answer = timeout(SOON, read_head(&mut client)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    let blue = settled(&proxy).await;
+    assert_eq!(blue.failures, Failures { reset: 1, ..Failures::default() });
+    assert_eq!((blue.bad, blue.aborted, blue.judged()), (1, 0, 1));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_the_client_breaks_off_is_not_held_against_the_slot() {
+    let (seen, mut is_seen) = watch::channel(false);
+    let upstream = raw_upstream(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            read_head(&mut stream).await;
+            seen.send_replace(true);
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await;
+    let proxy = Proxy::in_front_of(upstream).await;
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (count, broken) in [(1, "5\r\nha"), (2, "no length\r\n")] {
+        let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+        client.write_all(chunked.as_bytes()).await.unwrap();
+        is_seen.wait_for(|seen| *seen).await.unwrap();
+        client.write_all(broken.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        eventually("the end", async || (settled(&proxy).await.aborted == count).then_some(())).await;
+    }
+    assert_eq!(settled(&proxy).await.bad, 0);
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_new_upstream_gets_the_requests_and_the_old_one_no_more() {
     let (old, new) = (Upstream::named("old").await, Upstream::named("new").await);
     let proxy = Proxy::in_front_of(old.addr).await;
