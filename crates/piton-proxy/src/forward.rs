@@ -60,6 +60,7 @@ async fn forward(
     if request.method() == Method::CONNECT {
         return Err(Refusal::Tunnel);
     }
+    headers::settle_host(&mut request, worker.listen)?;
     let mut tunnel = headers::asks_for_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     headers::to_upstream(&mut request, client, tunnel.is_some());
     let mut request = request.map(Upload::new);

@@ -1,7 +1,7 @@
 //! What a proxy has to change in the heads of requests and responses.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 use hyper::header::{
@@ -9,6 +9,8 @@ use hyper::header::{
     TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Method, Request, Uri, Version};
+
+use crate::page::Refusal;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -23,17 +25,32 @@ pub(crate) fn asks_for_websocket<B>(request: &Request<B>) -> bool {
         && lists(request.headers(), &CONNECTION, b"upgrade")
 }
 
+/// Makes the request name its host once, in `Host`, or refuses it (RFC 9112, 3.2).
+///
+/// Clients of HTTP/1.0 need not name any; theirs is `listen`, because upstreams are spoken to by HTTP/1.1.
+pub(crate) fn settle_host<B>(request: &mut Request<B>, listen: SocketAddr) -> Result<(), Refusal> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let may_lack = request.version() < Version::HTTP_11;
+    if hosts > 1 || hosts == 0 && !may_lack {
+        return Err(Refusal::Host);
+    }
+    let host = match request.uri().authority() {
+        Some(authority) if authority.as_str().contains('@') => return Err(Refusal::Host),
+        // A server must take the name from an absolute target, whatever Host says (RFC 9112, 3.2.2).
+        Some(authority) => HeaderValue::from_str(authority.as_str()),
+        None if hosts == 0 => HeaderValue::from_str(&listen.to_string()),
+        None => return Ok(()),
+    };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>();
+    if let (Ok(host), Ok(path)) = (host, path) {
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = path;
+    }
+    Ok(())
+}
+
 /// Makes a client's request into the one that the upstream gets.
 pub(crate) fn to_upstream<B>(request: &mut Request<B>, client: IpAddr, websocket: bool) {
-    // A server must take the name from an absolute target, whatever Host says (RFC 9112, 3.2.2).
-    if let Some(authority) = request.uri().authority() {
-        let host = HeaderValue::from_str(authority.as_str());
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>();
-        if let (Ok(host), Ok(path)) = (host, path) {
-            request.headers_mut().insert(HOST, host);
-            *request.uri_mut() = path;
-        }
-    }
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
     let wants_trailers = headers.contains_key(TE) && lists(headers, &TE, b"trailers");
@@ -184,7 +201,7 @@ mod tests {
     fn an_absolute_target_gives_the_host() {
         let mut request =
             Request::builder().uri("http://right/p?q").header("host", "wrong").body(()).unwrap();
-        to_upstream(&mut request, "192.0.2.7".parse().unwrap(), false);
+        assert!(settle_host(&mut request, "127.0.0.1:8080".parse().unwrap()).is_ok());
         assert_eq!(request.uri(), "/p?q");
         assert_eq!(request.headers()[HOST], "right");
     }

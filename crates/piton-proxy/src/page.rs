@@ -24,6 +24,7 @@ pub(crate) enum Refusal {
     TimedOut(Slot),
     Reset(Slot),
     ClientStalled,
+    Host,
     Tunnel,
 }
 
@@ -85,6 +86,9 @@ impl Refusal {
             }
             Refusal::ClientStalled => {
                 (StatusCode::REQUEST_TIMEOUT, "stalled", "The request did not arrive whole.".to_owned())
+            }
+            Refusal::Host => {
+                (StatusCode::BAD_REQUEST, "host", "The request does not name one host.".to_owned())
             }
             Refusal::Tunnel => {
                 (StatusCode::NOT_IMPLEMENTED, "tunnel", "This server opens no tunnels.".to_owned())

@@ -81,7 +81,7 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
     let listen = footing.listeners[0].local_addr()?;
     let router = Arc::new(Router::default());
     router.put(&state, None);
-    let workers = Workers::start(&dir, &router, timeouts, share_out(&footing.listeners, workers)?)?;
+    let workers = Workers::start(&dir, listen, &router, timeouts, share_out(&footing.listeners, workers)?)?;
     let runtime = runtime()?;
     let control = Rc::new(Control::new(dir, listen, state, router, workers, footing));
     if let Some(predecessor) = predecessor {

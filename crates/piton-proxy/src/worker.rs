@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ const HEAD: Duration = Duration::from_secs(75);
 /// What a worker has at hand for each request.
 pub(crate) struct Worker {
     pub(crate) dir: PathBuf,
+    pub(crate) listen: SocketAddr,
     pub(crate) router: Arc<Router>,
     pub(crate) timeouts: Timeouts,
     pub(crate) meter: Rc<Meter>,
@@ -83,6 +84,7 @@ impl Workers {
     /// Starts one worker for each set of listeners; returns when all of them accept.
     pub(crate) fn start(
         dir: &Path,
+        listen: SocketAddr,
         router: &Arc<Router>,
         timeouts: Timeouts,
         listeners: Vec<Vec<StdListener>>,
@@ -91,7 +93,7 @@ impl Workers {
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (mailbox, messages) = mpsc::unbounded_channel();
             let (ready, is_ready) = std::sync::mpsc::channel();
-            let worker = (dir.to_owned(), Arc::clone(router), timeouts);
+            let worker = (dir.to_owned(), listen, Arc::clone(router), timeouts);
             let (alive, ended) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
                 run(worker, listeners, messages, &ready);
@@ -159,7 +161,7 @@ impl Workers {
 }
 
 fn run(
-    (dir, router, timeouts): (PathBuf, Arc<Router>, Timeouts),
+    (dir, listen, router, timeouts): (PathBuf, SocketAddr, Arc<Router>, Timeouts),
     listeners: Vec<StdListener>,
     messages: mpsc::UnboundedReceiver<Message>,
     ready: &std::sync::mpsc::Sender<io::Result<()>>,
@@ -182,14 +184,15 @@ fn run(
         };
         // Whoever started the worker waits for this.
         let _ = ready.send(Ok(()));
-        Rc::new(Worker::new(dir, router, timeouts)).work(listeners, messages).await;
+        Rc::new(Worker::new(dir, listen, router, timeouts)).work(listeners, messages).await;
     });
 }
 
 impl Worker {
-    fn new(dir: PathBuf, router: Arc<Router>, timeouts: Timeouts) -> Worker {
+    fn new(dir: PathBuf, listen: SocketAddr, router: Arc<Router>, timeouts: Timeouts) -> Worker {
         Worker {
             dir,
+            listen,
             router,
             timeouts,
             meter: Rc::default(),

@@ -104,6 +104,39 @@ async fn an_absolute_target_is_sent_on_as_a_path() {
 }
 
 #[tokio::test]
+async fn the_upstream_gets_one_host_or_no_request() {
+    let upstream = mirror().await;
+    let proxy = Proxy::in_front_of(upstream.addr).await;
+    let own = format!("\nhost: {}\n", proxy.addr);
+    for (head, expected) in [
+        ("GET / HTTP/1.0\r\n", own.as_str()),
+        ("GET / HTTP/1.0\r\nHost: shop.example\r\n", "\nhost: shop.example\n"),
+        ("GET http://shop.example/ HTTP/1.0\r\n", "\nhost: shop.example\n"),
+        ("GET / HTTP/1.1\r\nHost:\r\n", "\nhost: \n"),
+    ] {
+        let answer = raw(proxy.addr, &format!("{head}X-End: 1\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.contains(" 200 OK\r\n") && answer.contains(expected), "{head}{answer}");
+    }
+    let requests = upstream.count();
+    for head in [
+        "GET / HTTP/1.1\r\n",
+        "GET http://shop.example/ HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n",
+        "GET http://me:secret@shop.example/ HTTP/1.1\r\nHost: shop.example\r\n",
+    ] {
+        let answer = raw(proxy.addr, &format!("{head}Connection: close\r\n\r\n")).await;
+        assert!(answer.contains(" 400 Bad Request\r\n"), "{head}{answer}");
+        assert!(
+            answer.ends_with(r#"{"error":"host","message":"The request does not name one host."}"#),
+            "{answer}"
+        );
+    }
+    assert_eq!((upstream.count(), proxy.stats().await.slots.blue.requests), (requests, requests));
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn answers_without_a_body_keep_the_connections_usable() {
     let upstream = Upstream::start(|request| async move {
         let (head, body) = request.into_parts();
