@@ -213,7 +213,7 @@ impl Client {
 
     /// Waits until no request is in flight on `slot`, for at most `bound`.
     ///
-    /// What a process that handed over to this one had in flight then counts too, as one, on either slot.
+    /// What a process that handed over to this one has in flight counts too, as one, on either slot.
     ///
     /// # Errors
     /// See [`ControlError`]; reaching the bound is none.

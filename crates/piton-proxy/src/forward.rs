@@ -17,7 +17,7 @@ use crate::meter::{Exchange, Failure};
 use crate::page::{Form, Refusal};
 use crate::pool::Lease;
 use crate::routing::Target;
-use crate::succession;
+use crate::succession::{self, Busy};
 use crate::websocket;
 use crate::worker::Worker;
 
@@ -27,10 +27,6 @@ pub(crate) async fn answer(
     client: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Reply> {
-    if worker.is_leaving() {
-        // Boxed, so that it takes no room in every other request.
-        Box::pin(succession::follow(&worker.dir, &worker.router)).await;
-    }
     let known = Bucket::of(request.headers());
     let bucket = known.unwrap_or_else(Bucket::draw);
     let accept = request.headers().get(ACCEPT).cloned();
@@ -66,17 +62,23 @@ async fn forward(
     let mut request = request.map(Upload::new);
     let mut is_retry = false;
     loop {
+        let busy = follow(worker).await;
         let target = worker.router.admit(bucket).await?;
         let kept =
             if is_retry || tunnel.is_some() { None } else { worker.pool.take(target.slot, target.upstream) };
-        let lease = match kept {
-            Some(lease) => lease,
-            None => match connect(worker, target, tunnel.is_some()).await? {
-                Some(lease) => lease,
-                None => continue,
-            },
+        let (lease, busy) = match kept {
+            Some(lease) => (lease, busy),
+            None => {
+                // Nothing is sent before the orders are asked for again.
+                drop(busy);
+                match connect(worker, target, tunnel.is_some()).await? {
+                    Some(connected) => connected,
+                    None => continue,
+                }
+            }
         };
-        request = match send(worker, target, lease, request, &mut tunnel).await? {
+        let exchange = Exchange::begin(&worker.meter, target.slot, busy);
+        request = match send(worker, target, lease, exchange, request, &mut tunnel).await? {
             Sent::Answered(response) => return Ok(response),
             Sent::Again(request) => request,
         };
@@ -84,14 +86,28 @@ async fn forward(
     }
 }
 
+/// In a process that has handed over, puts the successor's orders in force here.
+async fn follow(worker: &Worker) -> Option<Busy> {
+    if !worker.is_leaving() {
+        return None;
+    }
+    // Boxed, so that it takes no room in every other request.
+    Box::pin(succession::follow(&worker.dir, &worker.router)).await
+}
+
 /// Opens a connection; none when an order came meanwhile, so that the target has to be chosen again.
-async fn connect(worker: &Rc<Worker>, target: Target, upgrades: bool) -> Result<Option<Lease>, Refusal> {
+async fn connect(
+    worker: &Rc<Worker>,
+    target: Target,
+    upgrades: bool,
+) -> Result<Option<(Lease, Option<Busy>)>, Refusal> {
     let Target { slot, upstream, .. } = target;
     let connected = worker.pool.connect(slot, upstream, worker.timeouts.connect, upgrades).await;
+    let busy = follow(worker).await;
     if !worker.router.still_holds(target) {
         return Ok(None);
     }
-    connected.map(Some).map_err(|error| {
+    connected.map(|lease| Some((lease, busy))).map_err(|error| {
         tracing::debug!(%slot, %upstream, %error, "cannot connect");
         worker.meter.unreachable(slot);
         Refusal::Unreachable(slot)
@@ -109,13 +125,13 @@ async fn send(
     worker: &Rc<Worker>,
     target: Target,
     mut lease: Lease,
+    mut exchange: Exchange,
     request: Request<Upload>,
     tunnel: &mut Option<OnUpgrade>,
 ) -> Result<Sent, Refusal> {
     let slot = target.slot;
     let progress = request.body().progress();
     let spare = lease.is_used.then(|| copy_if_repeatable(&request)).flatten();
-    let mut exchange = Exchange::begin(&worker.meter, slot);
     let answer = lease.sender.try_send_request(request);
     match within(worker.timeouts.response, progress.as_deref(), answer).await {
         Some(Ok(response)) => {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::slot::{PerSlot, Slot};
 use crate::stats::{Latency, SlotStats, Stats};
+use crate::succession::Busy;
 
 /// A worker's counters.
 #[derive(Default)]
@@ -145,6 +146,9 @@ pub(crate) struct Exchange {
     slot: Slot,
     began: Instant,
     outcome: Outcome,
+    /// In a process that has handed over: makes the successor's drain wait for the end.
+    #[expect(dead_code, reason = "dropping it is what ends it")]
+    busy: Option<Busy>,
 }
 
 #[derive(Clone, Copy)]
@@ -156,13 +160,13 @@ enum Outcome {
 }
 
 impl Exchange {
-    pub(crate) fn begin(meter: &Rc<Meter>, slot: Slot) -> Exchange {
+    pub(crate) fn begin(meter: &Rc<Meter>, slot: Slot, busy: Option<Busy>) -> Exchange {
         let began = Instant::now();
         let counts = &meter.slots[slot];
         counts.requests.up();
         counts.in_flight.up();
         counts.last_assigned.set(Some(began));
-        Exchange { meter: Rc::clone(meter), slot, began, outcome: Outcome::Open }
+        Exchange { meter: Rc::clone(meter), slot, began, outcome: Outcome::Open, busy }
     }
 
     /// Notes the head of the upstream's answer.

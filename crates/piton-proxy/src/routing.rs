@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::bucket::Bucket;
 use crate::hold::Hold;
 use crate::page::{MaintenancePage, Refusal};
-use crate::slot::{PerSlot, Slot, Weights};
+use crate::slot::Slot;
 use crate::state::State;
 
 /// The orders in force, as the request path reads them.
@@ -16,8 +16,7 @@ use crate::state::State;
 pub(crate) struct Routing {
     /// Counts every change, holds included, within this process.
     version: u64,
-    weights: Weights,
-    upstreams: PerSlot<Option<SocketAddr>>,
+    state: State,
     maintenance: Option<Arc<MaintenancePage>>,
     hold: Option<Arc<Hold>>,
 }
@@ -36,14 +35,21 @@ pub(crate) struct Router(ArcSwap<Routing>);
 
 impl Router {
     /// Puts the orders in `state` and the hold in force for every request that is routed from now on.
-    pub(crate) fn put(&self, state: &State, hold: Option<Arc<Hold>>) {
-        self.0.store(Arc::new(Routing {
-            version: self.0.load().version + 1,
-            weights: state.weights,
-            upstreams: state.upstreams,
-            maintenance: state.maintenance.as_ref().map(|order| Arc::new(MaintenancePage::new(order))),
-            hold,
-        }));
+    pub(crate) fn put(&self, state: &State, hold: Option<&Arc<Hold>>) {
+        let maintenance = state.maintenance.as_ref().map(|order| Arc::new(MaintenancePage::new(order)));
+        self.0.rcu(|before| Routing {
+            version: before.version + 1,
+            state: state.clone(),
+            maintenance: maintenance.clone(),
+            hold: hold.cloned(),
+        });
+    }
+
+    /// Puts the orders in `state` in force if they are not yet: each change makes requests connect anew.
+    pub(crate) fn follow(&self, state: &State) {
+        if self.0.load().state != *state {
+            self.put(state, None);
+        }
     }
 
     /// Returns where a request of `bucket` goes, once no hold is in its way.
@@ -73,8 +79,8 @@ impl Routing {
         if let Some(page) = &self.maintenance {
             return Err(Refusal::Maintenance(Arc::clone(page)));
         }
-        let slot = self.weights.slot(bucket);
-        let upstream = self.upstreams[slot].ok_or(Refusal::NoUpstream(slot))?;
+        let slot = self.state.weights.slot(bucket);
+        let upstream = self.state.upstreams[slot].ok_or(Refusal::NoUpstream(slot))?;
         Ok(Target { slot, upstream, version: self.version })
     }
 }

@@ -14,7 +14,7 @@ const FILE: &str = "state.json";
 const FORMAT: u32 = 1;
 
 /// The orders in force. A hold is not among them: it ends with the process.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     format: u32,
     /// Counts the changes of upstreams, weights and maintenance.
@@ -63,6 +63,18 @@ pub enum StateError {
     },
 }
 
+impl Default for State {
+    fn default() -> State {
+        State {
+            format: FORMAT,
+            generation: 0,
+            weights: Weights::default(),
+            upstreams: PerSlot::default(),
+            maintenance: None,
+        }
+    }
+}
+
 impl State {
     /// Reads the state from `dir`; without a file, no upstreams and all traffic on blue.
     pub(crate) fn load(dir: &Path) -> Result<State, StateError> {
@@ -91,8 +103,7 @@ impl State {
     pub(crate) fn save(&self, dir: &Path) -> io::Result<()> {
         let temporary = dir.join("state.json.new");
         let mut file = fs::File::create(&temporary)?;
-        let state = State { format: FORMAT, ..self.clone() };
-        file.write_all(&serde_json::to_vec_pretty(&state)?)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
         fs::rename(&temporary, dir.join(FILE))?;

@@ -127,7 +127,7 @@ impl Workers {
 
     /// Stops accepting and returns; what is open is then finished within the bounds of `leave`.
     ///
-    /// `busy` is given up as soon as what is in flight now has finished.
+    /// `busy` is given up as soon as nothing is in flight; what comes later has its own.
     pub(crate) async fn leave(&self, leave: Leave, busy: Option<Busy>) {
         let left = self.ask(|reply| Message::Leave(leave, busy.clone(), reply)).await;
         if let Err(gone) = left {

@@ -265,7 +265,7 @@ impl Control {
             let mut desk = self.desk.borrow_mut();
             edit(&mut desk.state);
             desk.state.generation += 1;
-            self.router.put(&desk.state, desk.hold.clone());
+            self.router.put(&desk.state, desk.hold.as_ref());
             desk.state.generation
         };
         self.workers.see().await?;
@@ -288,7 +288,7 @@ impl Control {
             for before in replaced.iter().chain(&lapsed) {
                 desk.past.add(before.counts());
             }
-            self.router.put(&desk.state, desk.hold.clone());
+            self.router.put(&desk.state, desk.hold.as_ref());
             replaced
         };
         // Whoever waited for the replaced hold now waits for this one.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Http, Proxy, SOON, Upstream, any_port, body, eventually, get, post, raw_upstream, read_head, text,
+    Http, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream, read_head, text,
 };
 
 async fn impatient(upstream: SocketAddr) -> Proxy {
@@ -44,19 +44,6 @@ async fn an_upstream_that_is_not_there_is_a_502_and_a_connect_failure() {
     assert_eq!(blue.failures, Failures { connect: 1, ..Failures::default() });
     assert_eq!((blue.requests, blue.bad, blue.judged(), blue.latency.count()), (1, 1, 1, 0));
     proxy.stop().await;
-}
-
-/// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
-async fn full() -> (socket2::Socket, Vec<TcpStream>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&any_port().into()).unwrap();
-    socket.listen(0).unwrap();
-    let mut queued = Vec::new();
-    let addr = socket.local_addr().unwrap().as_socket().unwrap();
-    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
-        queued.push(stream);
-    }
-    (socket, queued)
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@ use hyper::StatusCode;
 use piton_proxy::control::{Client, ControlError, Drained};
 use piton_proxy::{Slot, Weights};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::{
-    Http, Process, Proxy, SOON, Upstream, any_port, body, eventually, get, post, raw_upstream, read_head,
-    serving, text,
+    Http, Process, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream,
+    read_head, serving, text,
 };
 
 /// Clients that ask without a pause and count; any failure fails the test.
@@ -267,6 +267,105 @@ async fn a_drain_waits_for_what_the_old_process_had_in_flight() {
     assert_eq!(control.drain(Slot::Blue, SOON).await.unwrap(), Drained { left: 0 });
     drop(idle);
     assert_eq!((first.end().await.0, second.end().await.0), (Some(0), Some(0)));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_comes_to_the_old_process_after_the_hand_over() {
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let blue = Upstream::start(move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            text("late")
+        }
+    })
+    .await;
+    let green = Upstream::named("green").await;
+    let mut proxy = Proxy::start().await;
+    proxy.upstreams(blue.addr, green.addr).await;
+    let (mut first, mut second) = (Http::connect(proxy.addr).await, Http::connect(proxy.addr).await);
+    let old = proxy.replace().await;
+    let mut control = proxy.control().await;
+    assert_eq!(control.drain(Slot::Blue, SOON).await.unwrap(), Drained { left: 0 }, "nothing is in flight");
+    let request = tokio::spawn(async move { first.get(&[]).await });
+    eventually("the request", async || (blue.count() == 1).then_some(())).await;
+
+    control.hold(SOON).await.unwrap();
+    let short = std::time::Duration::from_millis(50);
+    assert_eq!(control.drain(Slot::Blue, short).await.unwrap(), Drained { left: 1 });
+    let held = tokio::spawn(async move { second.get(&[]).await });
+    go.send_replace(true);
+    assert_eq!(request.await.unwrap(), (StatusCode::OK, "late".to_owned()));
+    assert_eq!(control.drain(Slot::Blue, SOON).await.unwrap(), Drained { left: 0 }, "held is not in flight");
+    assert_eq!(blue.count(), 1);
+    control.set_weights(Weights::all(Slot::Green)).await.unwrap();
+    control.release().await.unwrap();
+    assert_eq!(held.await.unwrap(), (StatusCode::OK, "green".to_owned()));
+    assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_connects_during_the_hand_over_obeys_the_successor() {
+    let (socket, _queued) = full().await;
+    let green = Upstream::named("green").await;
+    let mut proxy = Proxy::start().await;
+    proxy.upstreams(socket.local_addr().unwrap().as_socket().unwrap(), green.addr).await;
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // By the time both workers have answered, one of them has most likely begun to connect.
+    assert_eq!(proxy.stats().await.slots.blue.requests, 0);
+    let old = proxy.replace().await;
+    proxy.weight(10_000).await;
+    let head = timeout(SOON, read_head(&mut stream)).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!((green.count(), old.end().await.0), (1, Some(0)));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_connected_before_a_hold_is_not_used_after_it() {
+    let (socket, queued) = full().await;
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut proxy = Proxy::in_front_of(addr).await;
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    proxy.stats().await;
+    let old = proxy.replace().await;
+    let mut control = proxy.control().await;
+    control.hold(SOON).await.unwrap();
+    // By then the old process has given up connecting, and has asked for the orders.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    drop((socket, queued));
+    let listener = TcpListener::bind(addr).await.unwrap();
+    control.release().await.unwrap();
+    let (mut app, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    read_head(&mut app).await;
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    let head = timeout(SOON, read_head(&mut stream)).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_follow_the_same_orders_do_not_disturb_one_another() {
+    let blue = Upstream::named("blue").await;
+    let mut proxy = Proxy::in_front_of(blue.addr).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(Http::connect(proxy.addr).await);
+    }
+    let old = proxy.replace().await;
+    let mut requests = JoinSet::new();
+    for mut http in idle {
+        requests.spawn(async move { http.get(&[]).await.1 });
+    }
+    assert!(requests.join_all().await.iter().all(|answer| answer == "blue"));
+    let connections = blue.connections.load(Ordering::SeqCst);
+    assert!(connections <= 100, "{connections} connections for 100 requests");
+    assert_eq!(old.end().await.0, Some(0));
     proxy.stop().await;
 }
 

@@ -275,6 +275,19 @@ where
     addr
 }
 
+/// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
+pub(crate) async fn full() -> (socket2::Socket, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&any_port().into()).unwrap();
+    socket.listen(0).unwrap();
+    let mut queued = Vec::new();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+        queued.push(stream);
+    }
+    (socket, queued)
+}
+
 /// Reads the head of a request or response.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
