@@ -1,7 +1,8 @@
 //! Orders to a running proxy: one line of JSON each way over the Unix socket `control.sock` in its folder.
 //!
 //! An order takes effect first and is saved second, both before it is acknowledged. So a full disk cannot
-//! keep traffic on a bad slot: the caller is told that the order is in force but not saved.
+//! keep traffic on a bad slot: the caller is told that the order is in force but not saved, and the proxy
+//! goes on trying to save it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -117,9 +118,9 @@ pub enum ControlError {
     /// The proxy does not carry out the order, and nothing has changed.
     #[error("the proxy refused the order: {0}")]
     Refused(String),
-    /// The order is in force but would be forgotten by a restart of the proxy.
+    /// The order is in force but would be forgotten by a restart of the proxy, which tries on to save it.
     #[error(
-        "the order is in force, but the proxy could not save it: {0}; make room and give the order again"
+        "the order is in force, but the proxy could not save it: {0}; make room before the proxy is restarted"
     )]
     NotSaved(String),
     /// The proxy hands its work over to a successor; connect again.

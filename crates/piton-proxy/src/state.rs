@@ -1,4 +1,7 @@
 //! What the proxy knows again after a crash: `state.json`, replaced atomically.
+//!
+//! An order that cannot be saved, on a full disk perhaps, is in force all the same; while the file is older
+//! than the orders, the proxy tries every second to replace it.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;

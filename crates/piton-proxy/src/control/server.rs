@@ -42,6 +42,9 @@ pub(crate) const HANDED_OVER: Leave = Leave {
     websockets: Duration::from_hours(1),
 };
 
+/// How long after a failed saving of the orders the next one is tried.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+
 /// How the control side came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -255,7 +258,11 @@ impl Control {
     }
 
     /// Puts a changed state in force, waits until every worker sees it, and saves it.
-    async fn change(&self, received: Instant, edit: impl FnOnce(&mut State)) -> Result<Switched, Fault> {
+    async fn change(
+        self: &Rc<Self>,
+        received: Instant,
+        edit: impl FnOnce(&mut State),
+    ) -> Result<Switched, Fault> {
         let at = wall_clock(received);
         let _turn = self.changing.lock().await;
         if *self.phase.borrow() != Phase::Serving {
@@ -270,11 +277,32 @@ impl Control {
         };
         self.workers.see().await?;
         let took = received.elapsed();
+        let was_unsaved = self.desk.borrow().is_unsaved;
+        if let Err(error) = self.save() {
+            if !was_unsaved {
+                spawn_local(Rc::clone(self).save_later());
+            }
+            return Err(Fault::NotSaved(error.to_string()));
+        }
+        Ok(Switched { at, took, generation })
+    }
+
+    fn save(&self) -> io::Result<()> {
         let mut desk = self.desk.borrow_mut();
         let saved = desk.state.save(&self.dir);
         desk.is_unsaved = saved.is_err();
-        saved.map_err(|error| Fault::NotSaved(error.to_string()))?;
-        Ok(Switched { at, took, generation })
+        saved
+    }
+
+    /// Tries until the state is saved: a restart, days later perhaps, must not put older orders in force.
+    async fn save_later(self: Rc<Self>) {
+        loop {
+            sleep(SAVE_AGAIN).await;
+            let _turn = self.changing.lock().await;
+            if !self.desk.borrow().is_unsaved || self.save().is_ok() {
+                return;
+            }
+        }
     }
 
     async fn hold(self: &Rc<Self>, bound: Duration, own: &OwnHold) -> Result<Held, Fault> {
@@ -366,20 +394,20 @@ impl Control {
     }
 
     fn may_hand_over(&self) -> Result<(), Fault> {
-        let desk = self.desk.borrow();
         if *self.phase.borrow() != Phase::Serving {
             return Err(Fault::Replaced);
         }
-        if desk.hold.as_ref().is_some_and(|hold| !hold.is_over()) {
+        if self.desk.borrow().hold.as_ref().is_some_and(|hold| !hold.is_over()) {
             // A hold does not outlive the process, and whoever ordered it relies on it.
             return Err(Fault::Refused(
                 "requests are held now; try again when the hold has ended".to_owned(),
             ));
         }
-        if desk.is_unsaved {
+        let is_unsaved = self.desk.borrow().is_unsaved;
+        if is_unsaved && let Err(error) = self.save() {
             // The successor would put older orders in force.
             let why = format!("its orders are not saved in {}; make room there", self.dir.display());
-            return desk.state.save(&self.dir).map_err(|error| Fault::Refused(format!("{why}: {error}")));
+            return Err(Fault::Refused(format!("{why}: {error}")));
         }
         Ok(())
     }

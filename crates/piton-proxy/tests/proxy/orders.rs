@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Http, Proxy, SOON, Upstream, body, eventually, get, raw, read_head, text};
+use crate::support::{
+    Http, Process, Proxy, SOON, Upstream, body, eventually, get, raw, read_head, serving, text,
+};
 
 /// Starts `count` clients with one request each.
 fn clients(proxy: &Proxy, count: usize) -> JoinSet<(StatusCode, String)> {
@@ -303,5 +305,27 @@ async fn an_order_that_cannot_be_saved_is_in_force_and_says_so() {
     assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "green");
     std::fs::remove_dir(&obstacle).unwrap();
     control.set_weights(Weights::all(Slot::Green)).await.unwrap();
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_that_could_not_be_saved_is_saved_as_soon_as_that_is_possible() {
+    let (blue, green) = (Upstream::named("blue").await, Upstream::named("green").await);
+    let mut proxy = Proxy::start().await;
+    proxy.upstreams(blue.addr, green.addr).await;
+    let obstacle = proxy.dir.join("state.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let error = proxy.control().await.set_weights(Weights::all(Slot::Green)).await.unwrap_err();
+    assert!(matches!(error, ControlError::NotSaved(_)), "{error}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    let before = std::fs::read(proxy.dir.join("state.json")).unwrap();
+    eventually("the saving", async || {
+        (std::fs::read(proxy.dir.join("state.json")).unwrap() != before).then_some(())
+    })
+    .await;
+    proxy.process.kill();
+    proxy.process = Process::start(&proxy.dir, proxy.addr);
+    serving(&proxy.dir, None).await;
+    assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "green");
     proxy.stop().await;
 }
