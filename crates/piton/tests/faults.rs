@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
-use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage};
+use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage};
 use piton_testkit::load::Running;
 use piton_testkit::postgres::StopMode;
 use piton_testkit::stage::{Change, Stage, World};
@@ -336,6 +339,51 @@ fn the_proxy_killed_during_the_shift() {
     let load = stage.load("production").start().unwrap();
     deploy.wait().expect(0);
     assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+/// Brings a first release so far that it has all traffic.
+fn first_release(stage: &Stage) {
+    stage
+        .piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done shift.100%:after")])
+        .expect(137);
+}
+
+#[test]
+fn a_first_release_that_is_undone_finishes_what_it_works_on() {
+    let Some(stage) = stage() else { return };
+    stage.commit("slow", &[Change::Behaviour(|app| app.delay_ms = 12_000)]);
+    first_release(&stage);
+    let mut visitor = TcpStream::connect(stage.listen("production")).unwrap();
+    visitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    visitor.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").unwrap();
+    stage.piton(&["abort", "production"]).expect(0);
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(!stage.root().join(".piton/environments/production/proxy").exists());
+}
+
+#[test]
+fn a_first_releases_proxy_that_somebody_started_is_stopped_or_keeps_its_folder() {
+    let Some(stage) = stage() else { return };
+    let folder = stage.root().join(".piton/environments/production/proxy");
+    let listen = stage.listen("production").to_string();
+    let proxy = stage.spawn(&["proxy", "--state", &folder.display().to_string(), "--listen", &listen], &[]);
+    stage.eventually("the proxy", || folder.join("control.sock").exists());
+    first_release(&stage);
+    proxy.signal(Signal::STOP);
+    let port = stage.listen("production").port();
+    stage
+        .piton(&["abort", "production"])
+        .expect(4)
+        .says("does not stop")
+        .says(&format!("ss -ltnp 'sport = :{port}'"))
+        .says("piton resume production");
+    assert!(folder.join("control.sock").exists());
+    proxy.signal(Signal::CONT);
+    stage.piton(&["resume", "production"]).expect(3);
+    proxy.wait().expect(0);
+    assert!(!folder.exists());
 }
 
 #[test]

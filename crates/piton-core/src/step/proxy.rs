@@ -17,6 +17,8 @@ use crate::journal::Event;
 const PROXY_MARK: &str = "PITON_PROXY";
 /// How long requests that a slot still works on may take when it is to stop.
 pub(super) const DRAIN: Duration = Duration::from_secs(30);
+/// How long to wait before a proxy that does not answer yet is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a proxy may take to answer after it was started.
 const START: Duration = Duration::from_secs(10);
 
@@ -72,7 +74,7 @@ impl Act for Connect {
         let dir = ctx.world.dirs.proxy(&self.environment);
         if self.live.is_none() {
             // Nothing served before, so nothing is left behind.
-            marker::stop(PROXY_MARK, &dir.display().to_string(), Duration::from_secs(10)).await;
+            self.stop(&dir).await?;
             crate::files::remove_folder(&dir).or_fault(|| "the proxy's folder cannot be removed".into())?;
             return Ok(json!({ "proxy": "stopped" }));
         }
@@ -82,6 +84,40 @@ impl Act for Connect {
         let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
         in_force(client.set_upstream(self.slot, None).await)?;
         Ok(json!({ "proxy": "runs", "cut_off": drained.left }))
+    }
+}
+
+impl Connect {
+    /// Ends the proxy that serves in `dir`, whoever started it, after what it still works on.
+    async fn stop(&self, dir: &Path) -> Result<(), Fault> {
+        let mark = dir.display().to_string();
+        let is_left = async || is_running(dir).await || !marker::find(PROXY_MARK, &mark).is_empty();
+        let start = Instant::now();
+        let mut ordered = Ok(());
+        while ordered.is_ok() && start.elapsed() < DRAIN && is_left().await {
+            ordered = match Client::connect(dir).await {
+                Ok(mut client) => client.stop().await,
+                Err(ControlError::NotRunning { .. }) => {
+                    // It starts, or it is leaving already.
+                    tokio::time::sleep(PAUSE).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+        }
+        marker::stop(PROXY_MARK, &mark, Duration::from_secs(10)).await;
+        if !is_left().await {
+            return Ok(());
+        }
+        let mut fault = Fault::surroundings(format!("the proxy on {} does not stop", self.listen));
+        if let Err(error) = ordered {
+            fault = fault.caused_by(&error);
+        }
+        Err(fault.because("its folder stays, because no order reaches a proxy without it").hint(format!(
+            "ss -ltnp 'sport = :{}' shows its process; end it, then piton resume {}",
+            self.listen.port(),
+            self.environment
+        )))
     }
 }
 
@@ -130,7 +166,7 @@ pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Pat
                 fault.why.extend(super::last_lines(&said, 3));
                 return Err(fault.hint(format!("its output is in {}", log.display())));
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
