@@ -5,7 +5,7 @@
 //! between, so no connection that waits to be accepted is lost; the lock belongs to the open file, so at no
 //! moment is it free.
 
-use std::io::{self, IoSlice, IoSliceMut, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -203,10 +203,10 @@ fn take_over(dir: &Path, ours: SocketAddr) -> Result<(Footing, Predecessor), Tak
 }
 
 impl Predecessor {
-    /// Tells the predecessor that this process serves now.
+    /// Tells the predecessor that this process serves now; returns when it obeys the orders given here.
     pub(crate) fn dismiss(mut self) {
-        // If it has died meanwhile, it needs no telling.
-        if let Err(error) = say(&mut self.0, &Order::Taken) {
+        // It says nothing more; it closes the connection. If it has died meanwhile, it needs no telling.
+        if let Err(error) = say(&mut self.0, &Order::Taken).and_then(|()| self.0.read(&mut [0])) {
             tracing::warn!(%error, "the proxy that served before is gone");
         }
     }

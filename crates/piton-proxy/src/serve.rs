@@ -107,9 +107,11 @@ fn leave(control: Control, end: End) -> io::Result<()> {
     if end == End::Stopped {
         control.remove_socket();
     }
-    let Control { workers, footing, busy, waiting, .. } = control;
+    let Control { workers, footing, successor, waiting, .. } = control;
+    let (busy, successor) = successor.into_inner().unzip();
     runtime()?.block_on(async {
-        workers.leave(leave, busy.into_inner()).await;
+        workers.leave(leave, busy).await;
+        drop(successor);
         // Only now: whoever gets the lock must find the address free.
         drop(footing);
         tokio::select! {

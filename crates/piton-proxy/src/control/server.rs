@@ -78,8 +78,8 @@ pub(crate) struct Control {
     changing: Mutex<()>,
     /// Who ordered the proxy to stop: the end of the connection tells that it has.
     pub(crate) waiting: RefCell<Vec<StdUnixStream>>,
-    /// Tells a successor that requests are still in flight here.
-    pub(crate) busy: RefCell<Option<Busy>>,
+    /// Tells a successor that requests are still in flight here, and by its end that new ones obey it.
+    pub(crate) successor: RefCell<Option<(Busy, Option<StdUnixStream>)>>,
 }
 
 /// The orders in force.
@@ -121,7 +121,7 @@ impl Control {
             phase: watch::Sender::new(Phase::Serving),
             changing: Mutex::default(),
             waiting: RefCell::default(),
-            busy: RefCell::default(),
+            successor: RefCell::default(),
         }
     }
 
@@ -182,7 +182,7 @@ impl Control {
                 return send::<()>(&mut stream, Err(Fault::Replaced)).await;
             }
             match order {
-                Ok(Order::TakeOver) => return self.hand_over(&mut stream).await,
+                Ok(Order::TakeOver) => return self.hand_over(stream).await,
                 Ok(Order::Stop) => {
                     send(&mut stream, Ok(())).await?;
                     self.waiting.borrow_mut().push(stream.into_inner().into_std()?);
@@ -413,11 +413,11 @@ impl Control {
     }
 
     /// Gives the lock and the sockets to a successor, and ends when it says that it serves.
-    async fn hand_over(&self, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
+    async fn hand_over(&self, mut stream: BufReader<UnixStream>) -> io::Result<()> {
         let busy = Busy::begin(&self.dir)?;
         let turn = self.changing.lock().await;
         if let Err(fault) = self.may_hand_over() {
-            return send::<()>(stream, Err(fault)).await;
+            return send::<()>(&mut stream, Err(fault)).await;
         }
         self.phase.send_replace(Phase::HandingOver);
         drop(turn);
@@ -428,7 +428,9 @@ impl Control {
             Err(error) => Err(error),
         };
         let taken = said.is_ok() && matches!(serde_json::from_slice(&line), Ok(Order::Taken));
-        self.busy.replace(taken.then_some(busy));
+        if taken {
+            self.successor.replace(Some((busy, stream.into_inner().into_std().ok())));
+        }
         // A successor that failed to start has closed its copies: go on as before.
         self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
         said.map(drop)
