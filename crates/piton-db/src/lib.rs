@@ -11,6 +11,7 @@ pub mod facts;
 mod files;
 pub mod fingerprint;
 pub mod identity;
+mod lock;
 pub mod made;
 pub mod manifest;
 pub mod migrate;

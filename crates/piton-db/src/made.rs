@@ -4,7 +4,7 @@
 //! refused, and then marked, renamed and opened in one transaction: whatever dies in between, a database under its final name
 //! carries its mark, and an unmarked leftover is one that nobody can ever have used.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::Doing;
 use crate::identity::{self, Label, MarkState, Purpose};
 use crate::properties::Properties;
-use crate::{Database, DbError, facts, quote};
+use crate::{Database, DbError, facts, lock, quote};
 
 /// What the hidden names begin with.
 const HIDDEN: &str = "piton_new_";
@@ -69,6 +69,7 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
     let name = &database.dbname;
     check_name(name)?;
     let mut client = database.maintenance().await?;
+    wait_for_predecessor(&client, name).await?;
     if facts::exists_on(&client, name).await? {
         let mark = identity::read_mark(&client, name).await?;
         return match mark.valid() {
@@ -77,7 +78,14 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
         };
     }
     let hidden = hidden_name(name);
-    create_hidden(&client, &hidden, name, options).await?;
+    drop_hidden(&client, &hidden).await?;
+    client
+        .batch_execute(&format!(
+            "CREATE DATABASE {} {options} ALLOW_CONNECTIONS false",
+            quote::ident(&hidden)
+        ))
+        .await
+        .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
     let what = || format!("put the new database {name} in place");
     let transaction = client.transaction().await.doing(what)?;
     identity::write_mark(transaction.client(), &hidden, label).await?;
@@ -92,29 +100,14 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
     Ok(Made::New)
 }
 
-/// Creates the hidden database, waiting for the session of a killed predecessor that may still be creating the same one.
-async fn create_hidden(client: &Client, hidden: &str, name: &str, options: &str) -> Result<(), DbError> {
-    let statement = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(hidden));
-    let begin = Instant::now();
-    loop {
-        drop_hidden(client, hidden).await?;
-        match client.batch_execute(&statement).await {
-            Err(error)
-                if matches!(
-                    error.code(),
-                    Some(&SqlState::DUPLICATE_DATABASE | &SqlState::UNIQUE_VIOLATION)
-                ) && begin.elapsed() < PREDECESSOR =>
-            {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            ended => {
-                return ended.needing(
-                    || format!("create the database {name}"),
-                    || "ALTER ROLE the user CREATEDB".into(),
-                );
-            }
-        }
-    }
+/// Waits until no other session makes or drops the database, and keeps others from it for the session's life.
+///
+/// A `CREATE DATABASE` whose client was killed goes on until the server finds out, and nobody sees what it makes before its end.
+async fn wait_for_predecessor(client: &Client, name: &str) -> Result<(), DbError> {
+    let mut key = [0; 8];
+    blake3::Hasher::new().update(hidden_name(name).as_bytes()).finalize_xof().fill(&mut key);
+    let taken = lock::take(client, i64::from_be_bytes(key), PREDECESSOR).await?;
+    taken.map_err(|by| DbError::InUse { name: name.to_owned(), sessions: vec![by] })
 }
 
 /// Drops a database that Piton made, with the sessions on it; returns false when it is gone already.
@@ -124,6 +117,7 @@ async fn create_hidden(client: &Client, hidden: &str, name: &str, options: &str)
 pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
     let client = database.maintenance().await?;
     let name = &database.dbname;
+    wait_for_predecessor(&client, name).await?;
     drop_hidden(&client, &hidden_name(name)).await?;
     if !facts::exists_on(&client, name).await? {
         return Ok(false);

@@ -25,36 +25,8 @@ pub(super) struct Script {
 }
 
 /// Takes the lock for the session's life, so that a migration and its record have one writer.
-///
-/// The lock also proves that an interrupted predecessor's session is gone, with whatever it had not committed.
 pub(super) async fn lock(client: &Client, wait: Duration) -> Result<(), DbError> {
-    let begin = Instant::now();
-    loop {
-        let row = client
-            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&LOCK])
-            .await
-            .doing(|| "take the migration lock".into())?;
-        if row.get(0) {
-            return Ok(());
-        }
-        if begin.elapsed() >= wait {
-            let by = client
-                .query_opt(
-                    "select pg_catalog.concat_ws(' ', 'session', a.pid, 'of', a.usename, 'from ' || a.client_addr,
-                            'since ' || date_trunc('second', a.backend_start))
-                     from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a using (pid)
-                     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-                       and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-                       and (l.classid::bigint << 32 | l.objid::bigint) = $1",
-                    &[&LOCK],
-                )
-                .await
-                .doing(|| "find the migrating session".into())?;
-            let by = by.map_or_else(|| "one that has just ended".to_owned(), |row| row.get(0));
-            return Err(Busy { by }.into());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    Ok(crate::lock::take(client, LOCK, wait).await?.map_err(|by| Busy { by })?)
 }
 
 impl Script {

@@ -2,6 +2,7 @@ use piton_db::identity::{MarkState, Purpose, read_mark, write_mark};
 use piton_db::made::{Made, clone_from, create, drop_made};
 use piton_db::properties::Properties;
 use piton_db::{Database, DbError, facts};
+use piton_testkit::postgres::{Cluster, eventually};
 
 use crate::{Cut, cut, database, fresh, label, number, run};
 
@@ -107,4 +108,24 @@ async fn a_creation_that_was_cut_off_anywhere_is_repeated() {
         }
     }
     assert!(half_made > 0);
+}
+
+#[tokio::test]
+async fn a_drop_waits_for_a_creation_that_was_cut_off() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.create_database("big").await;
+    let big = database(&cluster, "big");
+    run(&big, "create table t as select repeat('x', 1000) from generate_series(1, 60000)").await;
+    let (copy, client) = (big.with_name("big_copy"), big.maintenance().await.unwrap());
+    let creating =
+        "select count(*) from pg_stat_activity where query like 'CREATE DATABASE%' and state = 'active'";
+    let label = label(Purpose::Rehearsal);
+    tokio::select! {
+        made = clone_from(&copy, "big", &label) => panic!("{made:?}"),
+        () = eventually("it copies", async || number(&client, creating).await > 0) => {}
+    }
+    // The server goes on copying until it finds out.
+    assert!(!drop_made(&copy).await.unwrap());
+    eventually("the copying ends", async || number(&client, creating).await == 0).await;
+    assert_eq!(number(&client, "select count(*) from pg_database where datname like 'piton%'").await, 0);
 }
