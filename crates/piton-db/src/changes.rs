@@ -1,6 +1,6 @@
 //! What has been written to a live database since its golden copy was made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -17,12 +17,18 @@ use crate::{Database, DbError, Session, quote};
 /// How many rows are held in memory at once while rows are matched; about 50 bytes each.
 const ROWS_PER_PASS: u64 = 2_000_000;
 
-/// How the rows of one table differ.
+/// How much of a large object is read at once, in bytes.
+const PIECE: i32 = 16 << 20;
+
+/// How one table, one sequence, or the large objects differ.
 ///
 /// An updated row counts once in each direction: its new form is only in the live database, its old one only in the golden copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableChange {
-    /// The table, quoted.
+    /// What it is.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The table or sequence, quoted.
     pub table: String,
     /// Where the table stands.
     pub presence: Presence,
@@ -32,6 +38,19 @@ pub struct TableChange {
     pub only_in_golden: u64,
     /// Columns that only the live table has; their values would leave, and are not counted above.
     pub new_columns: Vec<String>,
+}
+
+/// What can be written to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A table: rows are counted.
+    #[default]
+    Table,
+    /// A sequence that stands elsewhere: 1 on either side.
+    Sequence,
+    /// All large objects together: objects are counted.
+    LargeObjects,
 }
 
 /// Which of the two databases has a table.
@@ -46,7 +65,7 @@ pub enum Presence {
     Golden,
 }
 
-/// Lists the tables whose rows differ from the golden copy, each counted exactly, in one snapshot of the live database.
+/// Lists what differs from the golden copy, each row counted exactly, in one snapshot of the live database.
 ///
 /// Rows are compared as text, on the columns that both tables have by name. A table is read once when nothing changed in it,
 /// and once more for every two million rows when something did. Piton's own record of migrations is left out.
@@ -97,7 +116,111 @@ pub(crate) async fn count_since(
         changes.extend(change);
         progress(Progress { doing: "compare", what: name, done, total });
     }
+    changes.extend(Loose::of(&golden).await?.changes_to(&Loose::of(&live).await?));
     Ok(changes)
+}
+
+/// Returns one hash over what a [freeze](freeze) cannot hold still: where the sequences stand, and the large objects.
+///
+/// # Errors
+/// When either cannot be read.
+pub async fn unfrozen(database: &Database) -> Result<String, DbError> {
+    let client = database.connect().await?;
+    let loose = Loose::of(&client).await?;
+    Ok(blake3::hash(format!("{loose:?}").as_bytes()).to_hex().to_string())
+}
+
+/// What is written without a table.
+#[derive(Debug)]
+struct Loose {
+    /// Where each sequence stands; `None` before its first value.
+    sequences: BTreeMap<String, Option<i64>>,
+    /// The hash of each large object.
+    objects: BTreeMap<u32, String>,
+}
+
+impl Loose {
+    async fn of(client: &Client) -> Result<Self, DbError> {
+        let sequences = client
+            .query(
+                "select pg_catalog.format('%I.%I', schemaname, sequencename), last_value
+                 from pg_catalog.pg_sequences where schemaname !~ '^pg_'",
+                &[],
+            )
+            .await
+            .doing(|| "read the sequences".into())?;
+        Ok(Self {
+            sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            objects: large_objects(client).await?,
+        })
+    }
+
+    fn changes_to(&self, live: &Self) -> Vec<TableChange> {
+        let mut changes = Vec::new();
+        let names: BTreeSet<&String> = self.sequences.keys().chain(live.sequences.keys()).collect();
+        for name in names {
+            let (in_golden, in_live) = (self.sequences.get(name), live.sequences.get(name));
+            let presence = match (in_golden, in_live) {
+                (Some(_), None) => Presence::Golden,
+                (None, Some(_)) => Presence::Live,
+                _ => Presence::Both,
+            };
+            // A sequence that only one has, and that never gave a number, is structure alone.
+            if in_golden.copied().flatten() != in_live.copied().flatten() {
+                changes.push(TableChange {
+                    kind: Kind::Sequence,
+                    table: name.clone(),
+                    presence,
+                    only_in_live: u64::from(presence != Presence::Golden),
+                    only_in_golden: u64::from(presence != Presence::Live),
+                    new_columns: Vec::new(),
+                });
+            }
+        }
+        let missing = |from: &Self, other: &Self| {
+            let differs = |(oid, hash): &(&u32, &String)| other.objects.get(*oid) != Some(*hash);
+            from.objects.iter().filter(differs).count() as u64
+        };
+        let (only_in_live, only_in_golden) = (missing(live, self), missing(self, live));
+        if only_in_live + only_in_golden > 0 {
+            changes.push(TableChange {
+                kind: Kind::LargeObjects,
+                table: "large objects".into(),
+                presence: Presence::Both,
+                only_in_live,
+                only_in_golden,
+                new_columns: Vec::new(),
+            });
+        }
+        changes
+    }
+}
+
+/// Returns the hash of each large object, read piece by piece.
+async fn large_objects(client: &Client) -> Result<BTreeMap<u32, String>, DbError> {
+    let mut hashes: BTreeMap<u32, String> = BTreeMap::new();
+    let what = || "read the large objects".to_owned();
+    let rows = client.query("select oid from pg_catalog.pg_largeobject_metadata", &[]).await.doing(what)?;
+    let mut unread: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+    let mut offset = 0_i64;
+    while !unread.is_empty() {
+        let rows = client
+            .query(
+                "select oid, pg_catalog.md5(piece), pg_catalog.octet_length(piece) = $3
+                 from pg_catalog.pg_largeobject_metadata, pg_catalog.lo_get(oid, $2, $3) piece where oid = any($1)",
+                &[&unread, &offset, &PIECE],
+            )
+            .await
+            .needing(what, || "GRANT SELECT ON LARGE OBJECT its number TO the user".into())?;
+        unread.clear();
+        for row in rows {
+            let (oid, hash, goes_on) = (row.get(0), row.get::<_, &str>(1), row.get::<_, bool>(2));
+            hashes.entry(oid).or_default().push_str(hash);
+            unread.extend(goes_on.then_some(oid));
+        }
+        offset += i64::from(PIECE);
+    }
+    Ok(hashes)
 }
 
 /// The name by which a swap knows the freezing session.
@@ -126,8 +249,8 @@ impl Frozen {
 
 /// Keeps every row of a live database as it is: writers wait, readers go on; `None` when writers stood in the way for `wait`.
 ///
-/// One transaction holds a SHARE lock on every table outside the system's schemas. Not held are sequences, large objects, and a
-/// table that is created meanwhile. `None` leaves nothing locked. While a swap is under way it keeps the writers waiting until
+/// One transaction holds a SHARE lock on every table outside the system's schemas. Not held are sequences and large objects, which
+/// [`unfrozen`] tells about, and a table that is created meanwhile. `None` leaves nothing locked. While a swap is under way it keeps the writers waiting until
 /// none of them is left; they are told that their session was ended, and nothing of theirs was written.
 ///
 /// # Errors
@@ -226,7 +349,14 @@ async fn alone(client: &Client, table: &Table, presence: Presence) -> Result<Tab
         .doing(|| format!("count the rows of {}", table.quoted()))?;
     let rows = row.get::<_, i64>(0).unsigned_abs();
     let (only_in_live, only_in_golden) = if presence == Presence::Live { (rows, 0) } else { (0, rows) };
-    Ok(TableChange { table: table.quoted(), presence, only_in_live, only_in_golden, new_columns: Vec::new() })
+    Ok(TableChange {
+        kind: Kind::Table,
+        table: table.quoted(),
+        presence,
+        only_in_live,
+        only_in_golden,
+        new_columns: Vec::new(),
+    })
 }
 
 async fn both(
@@ -243,6 +373,7 @@ async fn both(
     let (in_golden, in_live) =
         futures_util::try_join!(tables::sum(golden, a, &columns), tables::sum(live, b, &columns))?;
     let mut change = TableChange {
+        kind: Kind::Table,
         table: b.quoted(),
         presence: Presence::Both,
         only_in_live: 0,
@@ -347,6 +478,7 @@ mod tests {
         oracle.batch_execute("drop schema live, golden cascade").await.unwrap();
 
         let change = |table: &str, presence, live, gone, new: &[&str]| TableChange {
+            kind: Kind::Table,
             table: format!("\"public\".\"{table}\""),
             presence,
             only_in_live: live,
@@ -364,5 +496,40 @@ mod tests {
         for rows_per_pass in [ROWS_PER_PASS, 100, 7] {
             assert_eq!(count_since(&golden, &live, rows_per_pass, &mut |_| {}).await.unwrap(), wanted);
         }
+    }
+    #[tokio::test]
+    async fn sequences_and_large_objects_are_told_apart() {
+        let Some(cluster) = Cluster::shared() else { return };
+        cluster.create_database("loose").await;
+        let run = async |sql: &str| cluster.connect("loose").await.batch_execute(sql).await.unwrap();
+        run("create sequence \"My Seq\" increment -3 maxvalue 100 start 77; create sequence still; create sequence unused;
+             select nextval('\"My Seq\"'), nextval('still');
+             select lo_from_bytea(4242, '\\xcafebabe'), lo_from_bytea(17, ''), lo_from_bytea(18, decode(repeat('ab', 17 << 20), 'hex'))")
+            .await;
+        let client = cluster.connect("postgres").await;
+        client.batch_execute("create database loose_golden template loose").await.unwrap();
+        let live = Database::parse(&Secret::from(cluster.url("loose"))).unwrap();
+        let golden = live.with_name("loose_golden");
+        assert_eq!(since(&golden, &live, &mut |_| {}).await.unwrap(), []);
+        assert_eq!(unfrozen(&golden).await.unwrap(), unfrozen(&live).await.unwrap());
+
+        let changed = async || {
+            let changes = since(&golden, &live, &mut |_| {}).await.unwrap();
+            assert_ne!(unfrozen(&golden).await.unwrap(), unfrozen(&live).await.unwrap());
+            changes.into_iter().map(|c| (c.table, c.only_in_live, c.only_in_golden)).collect::<Vec<_>>()
+        };
+        // Behind the first piece alone.
+        run("select lo_put(18, 17 << 20, '\\x01')").await;
+        assert_eq!(changed().await, [("large objects".to_owned(), 1, 1)]);
+        run("select nextval('\"My Seq\"'), nextval('unused'), lo_unlink(17), lo_create(778);
+             create sequence fresh; create sequence fresh_too; select nextval('fresh')")
+        .await;
+        let wanted = [
+            ("public.\"My Seq\"", 1, 1),
+            ("public.fresh", 1, 0),
+            ("public.unused", 1, 1),
+            ("large objects", 2, 2),
+        ];
+        assert_eq!(changed().await, wanted.map(|(name, live, gone)| (name.to_owned(), live, gone)));
     }
 }

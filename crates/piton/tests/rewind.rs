@@ -43,6 +43,26 @@ fn what_somebody_else_made_meanwhile_stays() {
 }
 
 #[test]
+fn what_is_written_without_a_table_stays() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    as_the_app(&stage, "create sequence numbers; select lo_from_bytea(42, 'old')");
+    stage.commit("v2", &[RECEIPTS]);
+    for (write, what, read, value) in [
+        ("select lo_put(42, 0, 'new')", "large objects", "select convert_from(lo_get(42), 'utf8')", "new"),
+        ("select nextval('numbers')", "public.numbers", "select last_value from numbers", "1"),
+    ] {
+        migrated(&stage);
+        as_the_app(&stage, write);
+        let said = stage.piton(&["abort", "production"]).expect(0);
+        said.says("the migration stays: written since the backup").says(what);
+        assert_eq!(stage.sql(&production, read), [value]);
+        assert_eq!(stage.databases(), [production.as_str()]);
+        as_the_app(&stage, "drop table receipts; delete from piton.migrations where name like '002%'");
+    }
+}
+
+#[test]
 fn what_the_migration_itself_made_goes() {
     let Some(stage) = live_stage() else { return };
     let filled = "create table filled as select id from items; alter table items add column n int default 3;";

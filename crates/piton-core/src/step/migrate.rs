@@ -31,7 +31,7 @@ struct Before {
     applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
-    /// On the way back: the structure in which nothing was found that a swap would lose.
+    /// On the way back: the state in which nothing was found that a swap would lose.
     #[serde(default)]
     lossless: Option<String>,
 }

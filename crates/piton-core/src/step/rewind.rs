@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use piton_db::changes::{self, Presence, TableChange};
+use piton_db::changes::{self, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::swap::{self, SwapState};
@@ -32,8 +32,8 @@ struct Leaving {
     written: Option<Vec<TableChange>>,
     /// The objects that are not as in the golden copy, and that the migration does not change.
     foreign: Vec<String>,
-    /// The hash of the live database's structure.
-    structure: String,
+    /// The state of what a freeze cannot hold still, read before the rest: the structure, the sequences, the large objects.
+    unfrozen: String,
 }
 
 /// What became of an attempt.
@@ -59,7 +59,7 @@ impl Rewind<'_, '_, '_> {
     /// Puts the golden copy into its place: when a person asks for it, or when nothing that somebody wrote or made is lost by it.
     ///
     /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word. Before
-    /// a swap that loses nothing, `note` is given the structure of the database that goes; see [`Rewind::put_away`].
+    /// a swap that loses nothing, `note` is given the state of the database that goes; see [`Rewind::put_away`].
     pub(super) async fn run(&self, note: impl Fn(&str) -> Result<(), Fault>) -> Result<Value, Fault> {
         let golden = self.live.with_name(self.golden);
         if !facts::exists(&golden).await.or_fault(|| format!("{} cannot be asked", golden.server()))? {
@@ -85,7 +85,7 @@ impl Rewind<'_, '_, '_> {
                 "written": leaving.written,
                 "cut_off": cut_off,
                 "hold_lapsed": lapsed,
-                "replaced": self.put_away(lossless.then_some(leaving.structure.as_str())).await?,
+                "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
             })),
         }
     }
@@ -123,7 +123,7 @@ impl Rewind<'_, '_, '_> {
         if let Some(why) = self.obstacle(&leaving) {
             return Ok(Attempt::Kept { leaving, why });
         }
-        note(&leaving.structure)?;
+        note(&leaving.unfrozen)?;
         // The looks have used up a part of the hold: the swap has a whole one.
         let cut_off = hold.begin().await?;
         if cut_off > 0 {
@@ -144,6 +144,7 @@ impl Rewind<'_, '_, '_> {
 
     async fn look(&self) -> Result<Leaving, Fault> {
         let golden = self.live.with_name(self.golden);
+        let unfrozen = unfrozen(self.live).await?;
         let structure = structure_of(self.live).await?;
         let rehearsed = self.ctx.outcome::<Rehearsed>("rehearse");
         let own: BTreeSet<String> = rehearsed.map(|rehearsed| rehearsed.changed).unwrap_or_default();
@@ -155,7 +156,7 @@ impl Rewind<'_, '_, '_> {
             // Said yes to beforehand, or decided without: what somebody made need not even be readable.
             _ => written_since(&golden, self.live).await.ok(),
         };
-        Ok(Leaving { written, foreign, structure: structure.hash() })
+        Ok(Leaving { written, foreign, unfrozen })
     }
 
     /// Says what could be lost; nothing when it is sure that nothing is.
@@ -170,24 +171,28 @@ impl Rewind<'_, '_, '_> {
             });
         }
         let had_traffic = self.ctx.began(Phase::Shift);
-        let tables = leaving.written.iter().flatten();
-        let counted = tables.clone().filter(|table| had_traffic || table.presence != Presence::Live);
-        let rows: u64 = counted.map(|table| table.only_in_live.max(table.only_in_golden)).sum();
+        let written = leaving.written.iter().flatten();
+        let written = written.filter(|change| had_traffic || change.presence != Presence::Live);
+        let (tables, others): (Vec<_>, Vec<_>) = written.partition(|change| change.kind == Kind::Table);
+        let rows: u64 = tables.iter().map(|table| table.only_in_live.max(table.only_in_golden)).sum();
         if rows > 0 {
             return Some(format!("written since the backup: {}", words::counted(rows, "row")));
         }
-        let grown = tables.clone().find(|table| !table.new_columns.is_empty())?;
+        if let Some(change) = others.first() {
+            return Some(format!("written since the backup: {}", change.table));
+        }
+        let grown = tables.iter().find(|table| !table.new_columns.is_empty())?;
         had_traffic.then(|| format!("the new columns of {} may have been written to", grown.table))
     }
 
     /// Drops the replaced database when nothing is in it that is not in the live one but the migration; returns its name when
     /// it is kept.
     ///
-    /// `lossless` is the structure in which nothing was found that would be lost: no row of its tables was written until the
-    /// swap, but a table may have been made meanwhile.
+    /// `lossless` is the state in which nothing was found that would be lost: no row of a table was written until the swap, but
+    /// a table may have been made meanwhile, a sequence advanced, a large object written.
     pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
         let replaced = self.live.with_name(self.replaced);
-        if self.ctx.database || lossless != Some(structure_of(&replaced).await?.hash().as_str()) {
+        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.as_str()) {
             return Ok(Some(self.replaced));
         }
         made::drop_replaced(&replaced, &super::label(self.ctx, Purpose::Replaced))
@@ -217,6 +222,13 @@ fn kept(leaving: &Leaving, why: &str) -> Value {
 
 async fn structure_of(database: &Database) -> Result<Structure, Fault> {
     Structure::of(database).await.or_fault(|| format!("the structure of {database} cannot be read"))
+}
+
+/// Reads what a freeze cannot hold still.
+async fn unfrozen(database: &Database) -> Result<String, Fault> {
+    let loose = changes::unfrozen(database).await;
+    let loose = loose.or_fault(|| format!("the sequences and large objects of {database} cannot be read"))?;
+    Ok(format!("{} {loose}", structure_of(database).await?.hash()))
 }
 
 /// Lists the tables whose rows differ from the golden copy's.

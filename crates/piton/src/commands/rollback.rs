@@ -4,7 +4,7 @@ use piton_core::fault::{Fault, Kind};
 use piton_core::journal::Request;
 use piton_core::project::Project;
 use piton_core::words;
-use piton_db::changes::{Presence, TableChange};
+use piton_db::changes::{self, Presence, TableChange};
 
 use super::{ask, asked_to_go_back};
 use crate::cli::Rollback;
@@ -37,7 +37,7 @@ async fn say_what_would_leave(project: &Project, environment: &str) -> Result<()
     let settings = project.settings(environment)?;
     let tables = project.written_since_backup(environment, &settings).await?;
     if tables.is_empty() {
-        ui::talk("No row was written since the backup: the database goes back without a loss.");
+        ui::talk("Nothing was written since the backup: the database goes back without a loss.");
         return Ok(());
     }
     ui::talk("Written since the backup, and gone from the live database after the rollback:");
@@ -49,15 +49,23 @@ async fn say_what_would_leave(project: &Project, environment: &str) -> Result<()
 }
 
 fn change_words(table: &TableChange) -> String {
-    let rows = words::count(table.only_in_live);
+    if table.kind == changes::Kind::Sequence {
+        return match table.presence {
+            Presence::Both => "goes back: numbers may be given out a second time".into(),
+            Presence::Live => "the sequence itself is new, and goes".into(),
+            Presence::Golden => "dropped meanwhile; comes back".into(),
+        };
+    }
+    let thing = if table.kind == changes::Kind::Table { "row" } else { "object" };
+    let rows = words::counted(table.only_in_live, thing);
     match table.presence {
-        Presence::Live => format!("{rows} rows; the table itself is new, and goes"),
+        Presence::Live => format!("{rows}; the table itself is new, and goes"),
         Presence::Golden => {
-            format!("dropped meanwhile; comes back with {} rows", words::count(table.only_in_golden))
+            format!("dropped meanwhile; comes back with {}", words::counted(table.only_in_golden, thing))
         }
         Presence::Both => {
             let gone = words::count(table.only_in_golden);
-            let mut text = format!("{rows} rows new or changed, {gone} changed or deleted");
+            let mut text = format!("{rows} go; {gone} come back as they were");
             if !table.new_columns.is_empty() {
                 text.push_str(&format!("; new columns go: {}", table.new_columns.join(", ")));
             }
