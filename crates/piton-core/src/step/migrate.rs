@@ -104,13 +104,11 @@ impl Act for Migrate {
             let replaced = rewind.put_away(before.lossless.as_deref()).await?;
             return Ok(json!({ "rewound": true, "replaced": replaced }));
         }
-        // A migration that was cut off may still commit.
-        SqlFolder::wait_for_others(&live, MigrateOptions::default().wait_for_other)
-            .await
-            .map_err(|error| fault_of(&error, &ctx.plan.environment))?;
-        SqlFolder::forget_failed(&live, before.recorded)
-            .await
-            .or_fault(|| "the failed migration's record cannot be removed".into())?;
+        // Waits for a migration that was cut off: it may still commit.
+        SqlFolder::forget_failed(&live, before.recorded).await.map_err(|error| match error {
+            DbError::Migration(_) => fault_of(&error, &ctx.plan.environment),
+            _ => Fault::surroundings("the failed migration's record cannot be removed").caused_by(&error),
+        })?;
         let applied = SqlFolder::recorded(&live).await.or_fault(unreadable)?;
         if applied == before.applied && !ctx.database {
             return Ok(json!({ "nothing_applied": true }));

@@ -257,14 +257,6 @@ impl SqlFolder {
         has_record(&client).await
     }
 
-    /// Waits until no other session migrates the database: one that was cut off has committed then, or never will.
-    ///
-    /// # Errors
-    /// [`MigrationError::Busy`] when one still does after `wait`.
-    pub async fn wait_for_others(database: &Database, wait: Duration) -> Result<(), DbError> {
-        run::lock(&*database.connect().await?, wait).await
-    }
-
     /// Removes from the record what failed and left nothing, and the record itself when it is empty and `keep` is false.
     ///
     /// The invalid index that a failed build has left is dropped before.
