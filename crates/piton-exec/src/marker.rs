@@ -51,7 +51,13 @@ fn describe(process: &Process) -> Option<Marked> {
 /// Lists the living processes of the session that the process `leader`, started at `started`, leads or led, oldest first.
 ///
 /// A program that writes its title over its environment loses its mark, but not its session.
+///
+/// Empty when the number has come to another process: the system gives it away only once the session has no process left.
 pub fn in_session(leader: i32, started: u64) -> Vec<Marked> {
+    let now = Process::new(leader).and_then(|process| process.stat());
+    if now.is_ok_and(|stat| stat.starttime != started) {
+        return Vec::new();
+    }
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
@@ -127,6 +133,18 @@ mod tests {
         assert_eq!(in_session(leader, started).len(), 2);
         assert_eq!(stop_all(|| in_session(leader, started), Duration::from_secs(2)).await, 2);
         assert!(in_session(leader, started).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_number_came_to_another_process_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let command = crate::Command::new("sleep").arg("60");
+        let leader = crate::local::spawn_detached(&command, Inherit::Only(&["PATH"]), &log).unwrap();
+        let leader = i32::try_from(leader).unwrap();
+        let started = start_of(leader).unwrap();
+        assert!(in_session(leader, started - 1).is_empty());
+        assert_eq!(stop_all(|| in_session(leader, started), Duration::from_secs(2)).await, 1);
     }
 
     #[tokio::test]
