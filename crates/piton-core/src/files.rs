@@ -15,6 +15,10 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     file.write_all(&text)?;
     file.sync_all()?;
     fs_err::rename(&partial, path)?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => fs_err::File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -30,9 +34,9 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// Removes a file; one that is not there is as good as removed.
+/// Removes a file so that it is gone after a power cut, too; one that is not there is as good as removed.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs_err::remove_file(path))
+    gone_is_fine(fs_err::remove_file(path).and_then(|()| sync_folder_of(path)))
 }
 
 /// Removes a folder and all in it; one that is not there is as good as removed.

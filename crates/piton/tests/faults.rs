@@ -132,6 +132,33 @@ fn a_built_folder_that_was_removed_by_hand() {
     assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
 }
 
+#[test]
+fn a_kill_while_a_folder_that_was_removed_by_hand_is_built_anew() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    let killed = |at: &str| {
+        stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", at)]).expect(137);
+    };
+    let remove_build = || {
+        let release = stage.status("production")["release"]["commit"]["hash"].as_str().unwrap().to_owned();
+        std::fs::remove_dir_all(stage.root().join(".piton/artifacts").join(release)).unwrap();
+    };
+    killed("done build:after");
+    stage.piton(&["abort", "production"]).expect(0);
+    remove_build();
+    // The checkout stands, nothing is built in it.
+    killed("ran build:after");
+    stage.piton(&["abort", "production"]).expect(0);
+    killed("done build:after");
+    stage.piton(&["abort", "production"]).expect(0);
+    remove_build();
+    killed("ran build:after");
+    let load = visitors(&stage);
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+}
+
 /// Releases an app that cannot serve, by itself and with `--stay`.
 fn app_is_refused(change: Change<'static>, words: &[&str]) {
     let Some(mut stage) = live_stage() else { return };

@@ -108,6 +108,8 @@ impl Act for Build {
             }
             return Ok(to_value(&Outcome { artifact, built_here: false }));
         }
+        // A record without its folder would make the half of a killed build look like a whole one that was changed.
+        files::remove_file(&self.record()).or_fault(|| "the artifact's record cannot be removed".into())?;
         self.remove_unfinished(ctx).await?;
         ctx.run(self.checkout(&ctx.settings().root)).await?;
         for command in self.commands() {
