@@ -1,9 +1,10 @@
 //! Who listens on a port, and which programs this machine has.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use procfs::net::{TcpNetEntry, TcpState};
-use procfs::process::FDTarget;
+use procfs::process::{FDTarget, Process};
 
 /// The process that listens on a port.
 #[derive(Clone, Debug)]
@@ -12,25 +13,76 @@ pub(crate) struct Owner {
     pub(crate) command: String,
 }
 
+/// Who takes the connections that come to a port of 127.0.0.1, as some processes see it.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    /// Nobody.
+    Nobody,
+    /// One of these processes.
+    Own,
+    /// Another process; `None` when it is another user's, which cannot be named.
+    Stranger(Option<Owner>),
+}
+
 /// Returns who listens on a port; `None` when nobody does or it is another user's process.
 pub(crate) fn owner(port: u16) -> Option<Owner> {
-    let listening: Vec<u64> = [procfs::net::tcp(), procfs::net::tcp6()]
+    let sockets: Vec<u64> = listening(port).map(|entry| entry.inode).collect();
+    owner_of(&sockets)
+}
+
+/// Tells whether one of the processes is who takes the connections that come to a port of 127.0.0.1.
+///
+/// A socket that no readable process holds counts as theirs only when one of them cannot be read: an app that changed its
+/// user hides what it holds, while a stranger of another user must not be taken for an app that can be read.
+pub(crate) fn listener(port: u16, own: impl IntoIterator<Item = i32>) -> Listener {
+    // The system prefers the socket that is bound to the very address.
+    let Some(nearest) = listening(port).filter_map(|entry| distance(entry.local_address.ip())).min() else {
+        return Listener::Nobody;
+    };
+    let sockets: Vec<u64> = listening(port)
+        .filter(|entry| distance(entry.local_address.ip()) == Some(nearest))
+        .map(|entry| entry.inode)
+        .collect();
+    let held: Vec<Option<bool>> =
+        own.into_iter().map(|pid| holds(&Process::new(pid).ok()?, &sockets)).collect();
+    if held.contains(&Some(true)) {
+        return Listener::Own;
+    }
+    match owner_of(&sockets) {
+        None if held.contains(&None) => Listener::Own,
+        owner => Listener::Stranger(owner),
+    }
+}
+
+fn listening(port: u16) -> impl Iterator<Item = TcpNetEntry> {
+    [procfs::net::tcp(), procfs::net::tcp6()]
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port)
-        .map(|entry| entry.inode)
-        .collect();
-    procfs::process::all_processes().ok()?.flatten().find_map(|process| {
-        let holds = process.fd().ok()?.flatten().any(|fd| match fd.target {
-            FDTarget::Socket(inode) => listening.contains(&inode),
-            _ => false,
-        });
-        holds.then(|| Owner {
-            pid: process.pid,
-            command: process.cmdline().map(|words| words.join(" ")).unwrap_or_default(),
-        })
-    })
+        .filter(move |entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
+}
+
+/// Says how near a socket's address is to 127.0.0.1; `None` when connections to that do not come to it.
+fn distance(bound: IpAddr) -> Option<u8> {
+    match bound.to_canonical() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(0),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(1),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(2),
+        _ => None,
+    }
+}
+
+/// Tells whether a process holds one of the sockets; `None` when it cannot be read.
+fn holds(process: &Process, sockets: &[u64]) -> Option<bool> {
+    let mut open = process.fd().ok()?.flatten();
+    Some(open.any(|fd| matches!(fd.target, FDTarget::Socket(inode) if sockets.contains(&inode))))
+}
+
+fn owner_of(sockets: &[u64]) -> Option<Owner> {
+    let mut all = procfs::process::all_processes().ok()?.flatten();
+    let holder = all.find(|process| holds(process, sockets) == Some(true))?;
+    let command = holder.cmdline().map(|words| words.join(" ")).unwrap_or_default();
+    Some(Owner { pid: holder.pid, command })
 }
 
 /// Tells whether a program is found through `PATH`.
@@ -56,6 +108,22 @@ mod tests {
         assert_eq!(found.pid, i32::try_from(std::process::id()).unwrap());
         drop(listener);
         assert!(owner(port).is_none());
+    }
+
+    #[test]
+    fn a_port_is_told_from_one_that_a_stranger_has() {
+        let own = [i32::try_from(std::process::id()).unwrap()];
+        let parent = [rustix::process::getppid().unwrap().as_raw_nonzero().get()];
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+            let listener = std::net::TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert!(matches!(super::listener(port, own), Listener::Own), "{address}");
+            let stranger = super::listener(port, parent);
+            assert!(matches!(stranger, Listener::Stranger(Some(owner)) if owner.pid == own[0]), "{address}");
+        }
+        let elsewhere = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = elsewhere.local_addr().unwrap().port();
+        assert!(matches!(super::listener(port, own), Listener::Nobody));
     }
 
     #[test]

@@ -223,5 +223,5 @@ fn an_app_that_died_and_a_release_that_waits_are_said() {
     assert!(planned.contains("a release of production is not over"), "{planned}");
     stage.end_all();
     let said = stage.piton(&["status", "production"]).expect(0).stdout;
-    assert!(said.contains("nothing listens on port"), "{said}");
+    assert!(said.contains("blue does not listen on port"), "{said}");
 }

@@ -16,10 +16,12 @@ mod shift;
 mod slot;
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use piton_db::changes::TableChange;
 use piton_db::identity::{Label, Purpose};
 use piton_db::{Database, made};
@@ -406,7 +408,7 @@ pub(crate) async fn written_since_backup(
 pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
     let mut started = Vec::new();
     for (index, slot) in world.should_run.iter().enumerate() {
-        if slot.listens().await {
+        if slot.listens() {
             continue;
         }
         match slot.start_again(world, |_| {}).await {
@@ -446,12 +448,18 @@ fn secret_values(settings: &Settings) -> Vec<String> {
     let vars = names.iter().filter_map(|name| settings.vars.get(*name));
     for value in vars.chain(settings.database.as_ref().map(|database| &database.url)) {
         let value = value.expose_secret();
-        values.push(value.to_owned());
-        // A tool may print the password of a URL alone.
-        values.extend(config::password_of(value).map(str::to_owned));
+        // A program prints line by line.
+        values.extend(value.lines().map(str::to_owned));
+        if let Some(password) = config::password_of(value) {
+            // A tool may print the password of a URL alone, as it is written there or as it is meant.
+            values.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
+            values.push(password.to_owned());
+        }
     }
     // A very short value would blot out ordinary words.
     values.retain(|value| value.len() >= 6);
+    // The longest first: what is left of it would not be found again.
+    values.sort_by_key(|value| Reverse(value.len()));
     values
 }
 

@@ -206,7 +206,7 @@ fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>, Fault> {
 /// One that is only slow is not touched: traffic goes to it at once.
 async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
     let Some(live) = &ctx.plan.live else { return Ok(()) };
-    if live.start.listens().await {
+    if live.start.listens() {
         return Ok(());
     }
     ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));

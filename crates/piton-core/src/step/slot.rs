@@ -11,6 +11,7 @@ use crate::config::{CommandLine, Ready, Settings, format_duration};
 use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
 use crate::journal::boot_id;
+use crate::ports::{self, Listener, Owner};
 use crate::{files, http};
 use piton_proxy::Slot;
 
@@ -90,25 +91,32 @@ impl StartSlot {
     /// Starts the app and waits until it is ready, within the configured time.
     pub(crate) async fn launch_and_wait(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
         self.launch(&world.settings, &world.dirs)?;
-        self.wait_until_ready(&world.dirs, say).await
+        self.wait_until_ready(world, say).await
     }
 
-    async fn wait_until_ready(&self, dirs: &Dirs, say: impl Fn(&str)) -> Result<Duration, Fault> {
+    /// Waits for good answers of the app itself: whoever else took the port, before the app did, answers for nothing.
+    async fn wait_until_ready(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
         let start = Instant::now();
         let mut good = 0;
         let mut last = String::from("it has not answered yet");
         let mut redirected = false;
         while start.elapsed() < self.ready.within {
-            let mut answer_failed = false;
             let answer = http::get(self.port, &self.ready.get, Duration::from_secs(2)).await;
             redirected = matches!(&answer, Ok(answer) if answer.location.is_some());
             match answer {
-                Ok(answer) if answer.status == 200 => {
-                    good += 1;
-                    if good == IN_A_ROW {
-                        return Ok(start.elapsed());
+                Ok(answer) if answer.status == 200 => match self.listener() {
+                    Listener::Own => {
+                        good += 1;
+                        if good == IN_A_ROW {
+                            return Ok(start.elapsed());
+                        }
                     }
-                }
+                    Listener::Stranger(owner) => {
+                        good = 0;
+                        last = format!("not the app but {} answers", name(owner.as_ref()));
+                    }
+                    Listener::Nobody => good = 0,
+                },
                 Ok(answer) => {
                     good = 0;
                     last = match &answer.location {
@@ -118,19 +126,21 @@ impl StartSlot {
                 }
                 Err(error) => {
                     good = 0;
-                    answer_failed = true;
                     last = error.to_string();
                 }
             }
-            if answer_failed && !self.is_running() {
-                return Err(self.not_ready(dirs, "the app ended before it was ready"));
+            if good == 0 && !self.is_running() {
+                // Its number may come to another process while the release stands.
+                files::remove_file(&Leader::file(&self.folder))
+                    .or_fault(|| "the app's record cannot be removed".into())?;
+                return Err(self.not_ready(world, "the app ended before it was ready"));
             }
             say(&format!("GET {}: {last}", self.ready.get));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let what = format!("the app was not ready within {}", format_duration(self.ready.within));
         let seen = format!("GET {} on port {}: {last}; ready is 200", self.ready.get, self.port);
-        let mut fault = self.not_ready(dirs, &what);
+        let mut fault = self.not_ready(world, &what);
         fault.why.insert(0, seen);
         if redirected {
             fault = fault.hint("set run.ready.get in piton.toml to a path that answers 200 itself");
@@ -138,12 +148,16 @@ impl StartSlot {
         Err(fault)
     }
 
-    fn not_ready(&self, dirs: &Dirs, what: &str) -> Fault {
-        let log = dirs.logs(&self.release).join("app.log");
+    fn not_ready(&self, world: &World, what: &str) -> Fault {
+        let log = world.dirs.logs(&self.release).join("app.log");
         let mut fault = Fault::release(what);
+        if let Listener::Stranger(owner) = self.listener() {
+            fault = fault.because(format!("{} listens on port {}", name(owner.as_ref()), self.port));
+        }
         // The log is a help; the fault stands without it.
         let said = fs_err::read_to_string(&log).unwrap_or_default();
-        fault.why = super::last_lines(&said, 5);
+        let said = super::without(&super::secret_values(&world.settings), &said);
+        fault.why.extend(super::last_lines(&said, 5));
         fault.hint(format!("the app's output is in {}", log.display()))
     }
 
@@ -151,9 +165,15 @@ impl StartSlot {
         !processes(&self.release, &self.folder).is_empty()
     }
 
-    /// Tells whether somebody takes connections on the slot's port.
-    pub async fn listens(&self) -> bool {
-        tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).await.is_ok()
+    /// Returns who takes connections on the slot's port: the app, through whichever of its processes, or another program.
+    fn listener(&self) -> Listener {
+        let own = processes(&self.release, &self.folder);
+        ports::listener(self.port, own.iter().map(|process| process.pid))
+    }
+
+    /// Tells whether the app takes connections on the slot's port.
+    pub fn listens(&self) -> bool {
+        matches!(self.listener(), Listener::Own)
     }
 
     /// Ends what is left of the app and starts it anew.
@@ -180,6 +200,14 @@ impl Leader {
 
     fn file(folder: &Path) -> PathBuf {
         folder.with_extension("json")
+    }
+}
+
+/// Names who listens on a port, to complete `... answers`.
+fn name(owner: Option<&Owner>) -> String {
+    match owner {
+        Some(owner) => format!("process {} ({})", owner.pid, owner.command),
+        None => "a process of another user".into(),
     }
 }
 
@@ -223,7 +251,7 @@ impl Act for StartSlot {
             return Ok(Observed::NotDone);
         }
         // It was started before the kill: it is done when it is, or becomes, ready.
-        match self.wait_until_ready(&ctx.world.dirs, |text| ctx.say(text)).await {
+        match self.wait_until_ready(ctx.world, |text| ctx.say(text)).await {
             Ok(took) => Ok(Observed::Done(json!({ "ready_ms": millis(took) }))),
             Err(_) => Ok(Observed::NotDone),
         }

@@ -17,10 +17,14 @@ pub struct Settings {
     pub watch: &'static str,
     /// The commands that build a release.
     pub build: Vec<String>,
+    /// The command that runs the app: at first the program of the stage's app.
+    pub command: String,
     /// How long an app may take to become ready.
     pub ready_within: &'static str,
     /// Where backups go, below the repository or absolute.
     pub backups: PathBuf,
+    /// How long backups are kept.
+    pub keep: &'static str,
     /// Whether production takes only what staging has run.
     pub after_staging: bool,
     /// Whether staging's data come from production; else its database is its own, and nobody makes it.
@@ -34,7 +38,6 @@ pub struct Settings {
     /// Staging.
     pub staging: Environment,
     app: String,
-    program: PathBuf,
 }
 
 /// One environment's ports and variables.
@@ -56,8 +59,10 @@ impl Settings {
             steps: vec!["10% for 1s", "50% for 1s", "100%"],
             watch: "1s",
             build: vec!["cp app.json built.json".into()],
+            command: program.display().to_string(),
             ready_within: "20s",
             backups: "backups".into(),
+            keep: "14d",
             after_staging: false,
             staging_from_production: true,
             more: String::new(),
@@ -65,7 +70,6 @@ impl Settings {
             production: environment("production"),
             staging: environment("staging"),
             app: app.to_owned(),
-            program: program.to_owned(),
         }
     }
 
@@ -88,12 +92,7 @@ impl Settings {
              ready = {{ get = \"/health\", within = {:?} }}\nstop_within = \"5s\"\n\n\
              [database]\nmigrations = \"sql\"\n\n\
              [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"2%\"\nat_least = 1\n\n",
-            self.app,
-            self.build,
-            self.program.display().to_string(),
-            self.ready_within,
-            self.steps,
-            self.watch,
+            self.app, self.build, self.command, self.ready_within, self.steps, self.watch,
         );
         for name in ["production", "staging"] {
             let [listen, blue, green] = self.environment(name).ports;
@@ -101,8 +100,9 @@ impl Settings {
             let _ = writeln!(
                 text,
                 "[environments.{name}]\nlisten = \"127.0.0.1:{listen}\"\n\
-                 ports = {{ blue = {blue}, green = {green} }}\nbackup = {{ to = {:?} }}",
+                 ports = {{ blue = {blue}, green = {green} }}\nbackup = {{ to = {:?}, keep = {:?} }}",
                 self.backups.display().to_string(),
+                self.keep,
             );
             if name == "staging" {
                 let data =

@@ -39,8 +39,8 @@ struct Found {
     latest: Option<State>,
     holder: Option<piton_core::journal::LeaseInfo>,
     proxy: Option<ProxyStatus>,
-    /// Whether the release that serves takes connections.
-    answers: bool,
+    /// Whether the app of the release that serves takes connections.
+    listens: bool,
 }
 
 impl Found {
@@ -52,10 +52,7 @@ impl Found {
         let live = facts::live(journal, environment)?;
         Ok(Self {
             environment: environment.to_owned(),
-            answers: match &live {
-                Some(live) => live.start.listens().await,
-                None => false,
-            },
+            listens: live.as_ref().is_some_and(|live| live.start.listens()),
             live,
             latest: journal.releases(Some(environment)).map_err(journal_fault)?.pop(),
             holder: journal.holder(environment).map_err(journal_fault)?,
@@ -97,13 +94,13 @@ impl Found {
         } else if self.live.is_some() {
             lines.push(format!("  {} the proxy does not run; piton resume --all starts it", "✗".red()));
         }
-        if let (Some(live), false) = (&self.live, self.answers) {
+        if let (Some(live), false) = (&self.live, self.listens) {
             lines.push(format!(
-                "  {} nothing listens on port {}; piton resume {} starts {} again",
+                "  {} {} does not listen on port {}; piton resume {} starts it again",
                 "✗".red(),
+                live.start.slot,
                 live.start.port,
-                self.environment,
-                live.start.slot
+                self.environment
             ));
         }
         if let Some(state) = &self.latest {

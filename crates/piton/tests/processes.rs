@@ -1,0 +1,146 @@
+//! The processes of a release: who they are, who they are not, and what they say.
+#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use common::{assert_nothing_failed, live_stage};
+use piton_testkit::stage::Stage;
+use rustix::process::Signal;
+use serde_json::json;
+
+/// Answers 200 to everything on a port, as another program of this machine would; the thread ends with the test's process.
+fn stranger_on(port: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi");
+        }
+    });
+}
+
+/// The processes that the release which serves production has in its session or by its mark.
+fn live_processes(stage: &Stage) -> Vec<piton_exec::marker::Marked> {
+    let live = stage.status("production")["live"]["release"].as_str().unwrap().to_owned();
+    piton_exec::marker::find("PITON_RELEASE", &live)
+}
+
+fn kill_live_app(stage: &Stage) {
+    for marked in live_processes(stage) {
+        let pid = rustix::process::Pid::from_raw(marked.pid).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+    stage.eventually("the app's end", || live_processes(stage).is_empty());
+}
+
+/// A file of a slot of production: `blue-….json`, or below its folder.
+fn of_slot(stage: &Stage, slot: &str, is_file: bool) -> PathBuf {
+    let slots = stage.root().join(".piton/environments/production/slots");
+    let found = std::fs::read_dir(slots).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(slot);
+    found.into_iter().find(|path| named(path) && path.is_file() == is_file).unwrap()
+}
+
+#[test]
+fn a_stranger_that_took_the_port_gets_no_traffic() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done build:after")]).expect(137);
+    let [_, _, green] = stage.settings().production.ports;
+    stranger_on(green);
+    let said = stage.piton(&["resume", "production"]).expect(3);
+    said.says("the app ended before it was ready")
+        .says(&format!("process {} (", std::process::id()))
+        .says(&format!("listens on port {green}"));
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+}
+
+#[test]
+fn a_stranger_on_the_port_of_an_app_that_died_is_not_taken_for_it() {
+    let Some(stage) = live_stage() else { return };
+    kill_live_app(&stage);
+    let [_, blue, _] = stage.settings().production.ports;
+    stranger_on(blue);
+    assert!(stage.piton(&["status", "production"]).expect(0).stdout.contains("blue does not listen on port"));
+    stage.piton(&["resume", "production"]).expect(1).says(&format!("listens on port {blue}"));
+}
+
+#[test]
+fn an_app_may_listen_through_a_child() {
+    let Some(mut stage) = live_stage() else { return };
+    let through_a_child = format!("sh -c '{} & wait'", stage.settings().command);
+    stage.configure(|settings| settings.command = through_a_child);
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    stage.deploy("production");
+    assert_nothing_failed(&stage, &stage.finish(load));
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+    assert!(!stage.piton(&["status", "production"]).expect(0).stdout.contains("does not listen"));
+}
+
+#[test]
+fn an_app_that_ends_with_its_secrets_on_its_lips() {
+    let Some(mut stage) = live_stage() else { return };
+    let url = stage.url("production").replace("production-password", "production%2Dpassword");
+    stage.configure(|settings| {
+        settings.production.vars.insert("DATABASE_URL".into(), url.clone());
+        settings.command =
+            "sh -c 'echo token $SESSION_SECRET; echo on $DATABASE_URL; echo as production\"-\"password; exit 1'".into();
+    });
+    stage.commit("v2", &[]);
+    let secret = stage.settings().production.vars["SESSION_SECRET"].clone();
+    let said = stage.piton(&["deploy", "production"]).expect(3);
+    let said = said.says("token •••").says("on •••").says("as •••");
+    let journal = stage.piton(&["log", "production", "--json"]).expect(0).stdout;
+    for told in [&said.stderr, &journal] {
+        assert!(!told.contains(&secret) && !told.contains(&url), "{told}");
+        assert!(!told.contains("production-password") && !told.contains("production%2Dpassword"), "{told}");
+    }
+}
+
+/// A session of this user's that has nothing to do with Piton; it ends with the test.
+struct Session(Child);
+
+impl Session {
+    fn start() -> Self {
+        let mut command = Command::new("setsid");
+        // A process group's leader would be forked by `setsid`, and the session had another number.
+        let session = Self(command.args(["sleep", "600"]).spawn().unwrap());
+        let begin = Instant::now();
+        let is_leader = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", session.0.id())).unwrap();
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(3) == Some(&session.0.id().to_string())
+        };
+        while !is_leader() {
+            assert!(begin.elapsed() < Duration::from_secs(10), "it leads no session");
+        }
+        session
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_session_that_came_to_the_number_of_a_dead_app_lives_on() {
+    let Some(stage) = live_stage() else { return };
+    let record = of_slot(&stage, "blue", true);
+    let mut leader: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    kill_live_app(&stage);
+    let mut session = Session::start();
+    leader["pid"] = json!(session.0.id());
+    std::fs::write(&record, leader.to_string()).unwrap();
+    stage.piton(&["resume", "production"]).expect(0).says("started again");
+    assert!(session.0.try_wait().unwrap().is_none(), "another program's session was ended");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+}
