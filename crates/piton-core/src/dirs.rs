@@ -49,9 +49,9 @@ impl Dirs {
         self.base.join("logs").join(release)
     }
 
-    /// Returns the folder of a release's backup.
-    pub fn backup(&self, settings: &Settings, release: &str) -> PathBuf {
-        settings.backup.to.join(&settings.environment).join(release)
+    /// Returns the folder of an environment's backups; the one above its app's may be shared with other apps.
+    pub fn backups(&self, settings: &Settings) -> PathBuf {
+        settings.backup.to.join(&settings.app).join(&settings.environment)
     }
 
     fn environment(&self, environment: &str) -> PathBuf {

@@ -278,7 +278,7 @@ impl Draft<'_> {
     fn database(&mut self) {
         let Some(database) = &self.settings.database else { return };
         let names = Names::of(self.settings, &self.facts.id);
-        let backup = self.dirs.backup(self.settings, &self.facts.id);
+        let backup = self.dirs.backups(self.settings).join(&self.facts.id);
         let folder = database.migrations.as_ref().map(|migrations| {
             self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix).join(&migrations.folder)
         });
@@ -383,10 +383,8 @@ impl Draft<'_> {
                 drop.push(names.replaced);
             }
             self.add("settle.copies", Phase::Settle, DropCopies { names: drop });
-            let prune = Prune {
-                folder: self.settings.backup.to.join(&self.settings.environment),
-                keep: self.settings.backup.keep,
-            };
+            let folder = self.dirs.backups(self.settings);
+            let prune = Prune { folder, keep: self.settings.backup.keep };
             self.add("settle.backups", Phase::Settle, prune);
         }
     }

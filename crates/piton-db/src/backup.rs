@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
-use crate::manifest::{FileSum, Manifest, SequenceAt};
+use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt};
 use crate::progress::{OnProgress, Progress};
 use crate::properties::Properties;
 use crate::tables::{self, Table};
@@ -71,6 +71,7 @@ pub fn dump_command(
 pub async fn dump(
     database: &Database,
     dir: &Path,
+    made_for: &MadeFor,
     options: DumpOptions,
     progress: OnProgress<'_>,
 ) -> Result<Manifest, DbError> {
@@ -80,7 +81,7 @@ pub async fn dump(
         Err(other) => return Err(other),
     }
     files::claim(dir)?;
-    let made = dump_claimed(database, dir, options, progress).await;
+    let made = dump_claimed(database, dir, made_for, options, progress).await;
     if made.is_err() {
         // The dump's error is the one to tell; leftovers carry the marker and go with the next attempt.
         let _ = files::discard(dir);
@@ -99,6 +100,7 @@ pub fn discard(dir: &Path) -> Result<(), DbError> {
 async fn dump_claimed(
     database: &Database,
     dir: &Path,
+    made_for: &MadeFor,
     options: DumpOptions,
     progress: OnProgress<'_>,
 ) -> Result<Manifest, DbError> {
@@ -120,6 +122,7 @@ async fn dump_claimed(
     files::sync_dir(&dir.join(DUMP))?;
     let manifest = Manifest {
         format: Manifest::format(),
+        made_for: made_for.clone(),
         source,
         snapshot_at: snapshot.at,
         pg_dump: tools.version,

@@ -37,11 +37,22 @@ pub struct SequenceAt {
     pub cycles: bool,
 }
 
+/// Whom a backup was made for. Several apps may keep theirs in one folder, and each environment removes only its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeFor {
+    /// The app.
+    pub app: String,
+    /// The environment.
+    pub environment: String,
+}
+
 /// The description of one backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The format's version.
     pub format: u32,
+    /// Whom it was made for.
+    pub made_for: MadeFor,
     /// Which database was dumped.
     pub source: Identity,
     /// The moment whose contents the dump holds.

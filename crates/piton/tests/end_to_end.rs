@@ -1,8 +1,13 @@
 //! Whole releases: a real app, PostgreSQL, the proxy and a load.
+#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
 
 mod common;
 
-use common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage};
+use std::path::{Path, PathBuf};
+
+use common::{
+    BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage,
+};
 use piton_testkit::stage::Change;
 
 fn is_about(what: &'static str) -> impl Fn(&str) -> bool {
@@ -30,6 +35,41 @@ fn staging_is_made_from_production_and_leaves_it_alone() {
     assert_eq!(stage.sql(&stage.database("staging"), rows), production);
     assert_eq!(stage.get(stage.listen("staging"), "/"), Some((200, "v3".into())));
     assert_eq!(stage.databases(), [stage.database("production"), stage.database("staging")]);
+}
+
+#[test]
+fn apps_that_share_a_folder_of_backups_keep_each_others() {
+    let (Some(mut shop), Some(mut other)) = (stage(), stage()) else { return };
+    let shared = shop.folder().join("shared");
+    other.configure(|settings| settings.backups = shared.clone());
+    other.deploy("production");
+    let backup_of_other = backups(&shared.join(other.name()).join("production"));
+    assert_eq!(backup_of_other.len(), 1);
+    // As an operator may have laid it: the manifest tells whose it is, not the folder.
+    let misplaced = shared.join(shop.name()).join("production/of-another-app");
+    std::fs::create_dir_all(misplaced.parent().unwrap()).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").args([&backup_of_other[0], &misplaced]).status();
+    assert!(copied.unwrap().success());
+
+    shop.configure(|settings| {
+        settings.backups = shared.clone();
+        settings.keep = "1s";
+    });
+    shop.deploy("production");
+    shop.commit("v2", &[]);
+    let load = shop.load("production").start().unwrap();
+    shop.deploy("production");
+    assert_nothing_failed(&shop, &shop.finish(load));
+    assert_eq!(backups(&shared.join(other.name()).join("production")), backup_of_other);
+    let left = backups(&shared.join(shop.name()).join("production"));
+    assert_eq!(left.len(), 2, "its own of v2 and the one of another app: {left:?}");
+    assert!(left.contains(&misplaced));
+}
+
+/// The folders of the backups in an environment's folder.
+fn backups(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
 }
 
 #[test]

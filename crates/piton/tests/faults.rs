@@ -322,7 +322,7 @@ fn a_dump_that_was_altered_by_one_byte() {
         .piton_with_env(&["deploy", "production", "--stay"], &[("PITON_CRASH_AT", "done backup:after")])
         .expect(137);
     let release = stage.status("production")["release"]["release"].as_str().unwrap().to_owned();
-    let dump = stage.root().join("backups/production").join(&release).join("dump");
+    let dump = stage.root().join("backups").join(stage.name()).join("production").join(&release).join("dump");
     let largest = std::fs::read_dir(&dump).unwrap().map(|entry| entry.unwrap().path());
     let largest = largest.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let mut bytes = std::fs::read(&largest).unwrap();

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use piton_db::backup::{self, DumpOptions};
 use piton_db::identity::Purpose;
-use piton_db::manifest::{self, Manifest};
+use piton_db::manifest::{self, MadeFor, Manifest};
 use piton_db::prove::{self, Owners};
 use piton_db::tools::Tools;
 use piton_db::{Database, DbError};
@@ -36,17 +36,24 @@ pub struct Proof {
     pub golden: String,
 }
 
-/// Lists the whole backups in a folder, each with the time of its snapshot, oldest first.
-pub(super) fn list(folder: &Path) -> Result<Vec<(PathBuf, Timestamp)>, Fault> {
+fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
+    MadeFor { app: ctx.plan.app.clone(), environment: ctx.plan.environment.clone() }
+}
+
+/// Lists the whole backups of the release's environment in a folder, each with the time of its snapshot, oldest first.
+pub(super) fn list(ctx: &Ctx<'_, '_>, folder: &Path) -> Result<Vec<(PathBuf, Timestamp)>, Fault> {
     let entries = match fs_err::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Fault::surroundings("the backups cannot be listed").caused_by(&error)),
     };
     let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    // A folder without a manifest is not a backup, and so not ours to judge.
+    // A folder without a manifest is not a backup, and so not ours to judge; neither is another app's.
+    let ours = made_for(ctx);
     let mut backups: Vec<_> = folders
-        .filter_map(|path| Manifest::read(&path).ok().map(|found| (path, found.snapshot_at)))
+        .filter_map(|path| Some((Manifest::read(&path).ok()?, path)))
+        .filter(|(found, _)| found.made_for == ours)
+        .map(|(found, path)| (path, found.snapshot_at))
         .collect();
     backups.sort_by_key(|(_, taken)| *taken);
     Ok(backups)
@@ -85,7 +92,7 @@ impl Backup {
 impl Act for Backup {
     fn words(&self, site: &Site<'_>) -> Words {
         let source = site.from.unwrap_or(site.settings);
-        let below = self.folder.parent().unwrap_or(&self.folder);
+        let below = &site.settings.backup.to;
         let folder = below.strip_prefix(&site.settings.root).unwrap_or(below);
         let does = format!("{}'s database into {}", source.environment, folder.display());
         let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
@@ -101,7 +108,7 @@ impl Act for Backup {
             // The environment's own folder: the one above may be anything, such as a person's home.
             files::private_folder(parent).map_err(|error| self.failed(&error))?;
         }
-        let dumped = backup::dump(&source, &self.folder, options, &mut progress(ctx)).await;
+        let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut progress(ctx)).await;
         let manifest = dumped.map_err(|error| self.failed(&error))?;
         Ok(json!({
             "folder": self.folder,

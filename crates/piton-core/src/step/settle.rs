@@ -95,7 +95,7 @@ impl Act for Prune {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let mut removed = Vec::new();
-        for (folder, taken) in super::backup::list(&self.folder)? {
+        for (folder, taken) in super::backup::list(ctx, &self.folder)? {
             let age: SignedDuration = Timestamp::now().duration_since(taken);
             let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
             // This release's own backup stays whatever its age: it is the newest anchor.

@@ -7,15 +7,19 @@ use std::time::Duration;
 use fs_err as fs;
 use piton_db::backup::{DumpOptions, dump};
 use piton_db::identity::{MarkState, Purpose, read_mark};
-use piton_db::manifest::{Damage, Manifest, verify_files};
+use piton_db::manifest::{Damage, MadeFor, Manifest, verify_files};
 use piton_db::prove::{Difference, Owners, compare, restore};
 use piton_db::{Database, DbError, facts, fingerprint, properties};
 use piton_testkit::postgres::eventually;
 
 use crate::{HARD, fresh, label, quiet, run};
 
+fn shop() -> MadeFor {
+    MadeFor { app: "shop".into(), environment: "production".into() }
+}
+
 async fn backed_up(source: &Database, dir: &Path) -> Manifest {
-    dump(source, dir, DumpOptions::default(), &mut quiet).await.unwrap()
+    dump(source, dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap()
 }
 
 async fn golden(source: &Database, dir: &Path) -> Database {
@@ -39,7 +43,7 @@ async fn a_backup_of_everything_hard_is_proved() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("backup");
     let mut seen = Vec::new();
-    let manifest = dump(&source, &dir, DumpOptions::default(), &mut |p| seen.push(p)).await.unwrap();
+    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut |p| seen.push(p)).await.unwrap();
     assert!(
         seen.iter().any(|p| p.doing == "dump" && p.what == "User" && p.total == manifest.tables.len() as u64)
     );
@@ -209,7 +213,7 @@ async fn a_failed_or_killed_dump_leaves_nothing_and_can_be_repeated() {
     // Somebody else's folder is left alone.
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("mine"), "x").unwrap();
-    let error = dump(&source, &dir, DumpOptions::default(), &mut quiet).await.unwrap_err();
+    let error = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap_err();
     assert!(matches!(error, DbError::ForeignFolder { .. }) && dir.join("mine").exists());
     fs::remove_dir_all(&dir).unwrap();
 
@@ -217,7 +221,7 @@ async fn a_failed_or_killed_dump_leaves_nothing_and_can_be_repeated() {
     let locker = cluster.connect("fails").await;
     locker.batch_execute("begin; lock table t in access exclusive mode").await.unwrap();
     let options = DumpOptions { lock_wait: Duration::from_millis(100), ..DumpOptions::default() };
-    let error = dump(&source, &dir, options, &mut quiet).await.unwrap_err();
+    let error = dump(&source, &dir, &shop(), options, &mut quiet).await.unwrap_err();
     assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE));
     assert!(!dir.exists());
 
@@ -278,11 +282,15 @@ async fn a_full_disk_is_named() {
             return piton_testkit::postgres::skip("the right to mount a file system");
         }
         fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o555)).unwrap();
-        assert!(dump(&source, &folder.path().join("b"), DumpOptions::default(), &mut quiet).await.is_err());
+        assert!(
+            dump(&source, &folder.path().join("b"), &shop(), DumpOptions::default(), &mut quiet)
+                .await
+                .is_err()
+        );
         return;
     }
     let dir = folder.path().join("backup");
-    let error = dump(&source, &dir, DumpOptions::default(), &mut quiet).await.unwrap_err();
+    let error = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap_err();
     let left = dir.exists();
     let unmounted = std::process::Command::new("umount").arg(folder.path()).status();
     assert!(unmounted.unwrap().success());
