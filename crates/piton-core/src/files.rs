@@ -51,11 +51,37 @@ fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Does slow work on files beside the thread that drives the release.
-pub(crate) async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+/// Reads files, which is slow, beside the thread that drives the release.
+///
+/// A caller that is dropped leaves the reading to itself; it harms nobody.
+pub(crate) async fn read_in_background<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+}
+
+/// Removes a folder as [`remove_folder`], beside the thread that drives the release.
+///
+/// A caller that is dropped waits for the removal to end: whoever comes next may make the folder anew.
+pub(crate) async fn remove_folder_in_background(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    let (done, removed) = tokio::sync::oneshot::channel();
+    let removal = std::thread::Builder::new().name("removal".into()).spawn(move || {
+        // Nobody asks any more for what became of it: the caller was dropped.
+        let _ = done.send(remove_folder(&path));
+    })?;
+    let _joined = Joined(Some(removal));
+    removed.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// A thread whose end is waited for.
+struct Joined(Option<std::thread::JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // A panic in it has reached the caller through the channel.
+        let _ = self.0.take().map(std::thread::JoinHandle::join);
+    }
 }
 
 /// Makes a folder that only its owner may enter and that git leaves alone: it will hold people's data.
@@ -139,6 +165,20 @@ mod tests {
         }
         fs_err::create_dir(root.join(".git")).unwrap();
         assert_eq!(changed, digest(root).unwrap(), "git's own files are not part of it");
+    }
+
+    #[tokio::test]
+    async fn a_removal_has_ended_when_its_caller_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("many");
+        fs_err::create_dir(&folder).unwrap();
+        for number in 0..5000 {
+            fs_err::write(folder.join(number.to_string()), "").unwrap();
+        }
+        let removal = remove_folder_in_background(&folder);
+        let dropped = tokio::time::timeout(std::time::Duration::ZERO, removal).await;
+        assert!(dropped.is_err(), "it was to be dropped half-way");
+        assert!(!folder.exists());
     }
 
     #[test]

@@ -158,9 +158,8 @@ impl Act for Proof {
         let manifest =
             Manifest::read(&self.folder).map_err(|error| altered(&self.folder).caused_by(&error))?;
         let folder = self.folder.clone();
-        let damage = tokio::task::spawn_blocking(move || manifest::verify_files(&folder))
+        let damage = files::read_in_background(move || manifest::verify_files(&folder))
             .await
-            .or_fault(|| "the backup's files cannot be read".into())?
             .or_fault(|| "the backup's files cannot be read".into())?;
         if !damage.is_empty() {
             let mut fault = altered(&self.folder);

@@ -65,8 +65,7 @@ impl Build {
         let forget = git(&ctx.settings().root).args(["worktree", "remove", "--force", "--force", &folder]);
         // Git refuses what it does not know as a checkout; the folder goes all the same, and the next checkout is forced.
         let _ = ctx.run(forget).await;
-        let folder = self.folder.clone();
-        files::in_background(move || files::remove_folder(&folder))
+        files::remove_folder_in_background(&self.folder)
             .await
             .or_fault(|| "the unfinished artifact cannot be removed".into())
     }
@@ -146,7 +145,7 @@ fn git(root: &Path) -> Command {
 
 async fn digest(folder: &Path) -> Result<String, Fault> {
     let folder = folder.to_owned();
-    files::in_background(move || files::digest(&folder))
+    files::read_in_background(move || files::digest(&folder))
         .await
         .or_fault(|| "the artifact cannot be read".into())
 }

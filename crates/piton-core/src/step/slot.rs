@@ -268,8 +268,7 @@ impl Act for StartSlot {
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let stopped = self.stop().await?;
-        let folder = self.folder.clone();
-        files::in_background(move || files::remove_folder(&folder))
+        files::remove_folder_in_background(&self.folder)
             .await
             .or_fault(|| "the slot's folder cannot be removed".into())?;
         Ok(json!({ "stopped": stopped }))

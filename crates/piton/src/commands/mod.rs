@@ -23,6 +23,7 @@ use piton_core::engine::End;
 use piton_core::fault::Fault;
 use piton_core::journal::{Outcome, State};
 use piton_core::project::Project;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Command};
 use crate::error::{self, Error};
@@ -70,7 +71,10 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<Ex
         .enable_all()
         .build()
         .map_err(|error| Fault::surroundings("the runtime cannot be started").caused_by(&error))?;
-    runtime.block_on(command)
+    let ended = runtime.block_on(command);
+    // What still reads files there, for a step that was left, is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Runs a release of this process to its end or its next stand, and reports it.
@@ -87,16 +91,36 @@ async fn carry_on(
     Ok(report(&end, &state, as_json))
 }
 
-/// Resolves at Ctrl-C or SIGTERM: the release is then left where it stands.
+/// Resolves at Ctrl-C or SIGTERM: the release is then left where it stands. A second one ends the process at once, as a
+/// kill would.
 async fn interrupted() {
-    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(term) => term,
-        Err(_) => return std::future::pending().await,
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
+    let (first, interrupted) = tokio::sync::oneshot::channel();
+    // On a thread of its own: the one that drives the release may be busy with files, or wait for the journal.
+    let listening = std::thread::Builder::new().name("signals".into()).spawn(move || listen(first));
+    if listening.is_err() || interrupted.await.is_err() {
+        std::future::pending::<()>().await;
     }
+}
+
+/// Hands on the first signal to end, and obeys the second, or one that nobody waits for any more.
+fn listen(first: tokio::sync::oneshot::Sender<()>) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    runtime.block_on(async {
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        let mut first = Some(first);
+        loop {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            if first.take().is_none_or(|first| first.send(()).is_err()) {
+                std::process::exit(error::LEFT.into());
+            }
+        }
+    });
 }
 
 /// Says how the release ended or stands, and returns the exit code for it.
