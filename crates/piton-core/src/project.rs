@@ -10,7 +10,7 @@ use crate::engine::{self, End, Recorder, Watcher};
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::files;
-use crate::journal::{Event, Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
+use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
 use crate::plan::{self, Phase, Plan};
 use crate::step::{self, Finding, StartSlot, Step, World};
 use piton_db::changes::TableChange;
@@ -235,12 +235,16 @@ impl Project {
             return Ok(Vec::new());
         };
         let lease = journal.acquire(&environment, &Operator::this_process()).map_err(journal_fault)?;
-        let revived = step::revive(&self.world(settings, &journal)?).await;
-        let noted = revived.as_ref().ok().into_iter().flatten().try_for_each(|what| {
-            journal.append(&lease, &latest.plan.id, &Event::Revived { what: what.clone() }).map(drop)
-        });
+        let revived = async {
+            // An app may take longer to become ready than a lease lasts.
+            let _heartbeat = journal.keep_alive(&lease).map_err(journal_fault)?;
+            let world = self.world(settings, &journal)?;
+            let append =
+                |event| journal.append(&lease, &latest.plan.id, &event).map(drop).map_err(journal_fault);
+            step::revive(&world, append).await
+        }
+        .await;
         journal.give_back(&lease).map_err(journal_fault)?;
-        noted.map_err(journal_fault)?;
         revived
     }
 

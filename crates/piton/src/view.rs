@@ -121,6 +121,9 @@ impl Watcher for View {
                 self.line(&format!("{} left: {why}", "•".yellow()));
             }
             Event::TakenUp { by } => self.line(&format!("{} taken up by {by}", "•".yellow())),
+            Event::Reviving { what } => {
+                self.line(&format!("{} {what} has died: it is started again", "•".yellow()));
+            }
             Event::Revived { what } => self.line(&format!("{} {what} started again", "•".yellow())),
             Event::Ended { .. } => {
                 self.rest();

@@ -144,3 +144,60 @@ fn a_session_that_came_to_the_number_of_a_dead_app_lives_on() {
     assert!(session.0.try_wait().unwrap().is_none(), "another program's session was ended");
     assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
 }
+
+#[test]
+fn an_app_that_takes_long_to_start_again_keeps_its_lease() {
+    let Some(stage) = live_stage() else { return };
+    let behaviour = of_slot(&stage, "blue", false).join("built.json");
+    kill_live_app(&stage);
+    let good = std::fs::read_to_string(&behaviour).unwrap();
+    let mut never_ready: serde_json::Value = serde_json::from_str(&good).unwrap();
+    never_ready["never_ready"] = json!(true);
+    std::fs::write(&behaviour, never_ready.to_string()).unwrap();
+
+    let resume = stage.spawn(&["resume", "production"], &[]);
+    let reviving = |event: &serde_json::Value| event["event"]["event"] == "reviving";
+    stage.eventually("the event before the start", || stage.events("production").iter().any(reviving));
+    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
+    let beat = || {
+        let read = journal.query_row("SELECT beat FROM leases", [], |row| row.get::<_, String>(0));
+        read.unwrap()
+    };
+    let first = beat();
+    stage.eventually("a beat", || beat() != first);
+    stage.piton(&["resume", "production"]).expect(2).says("is being released by");
+
+    resume.kill();
+    kill_live_app(&stage);
+    std::fs::write(&behaviour, good).unwrap();
+    stage.piton(&["resume", "production"]).expect(0).says("blue on");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+    let events = stage.events("production");
+    assert_eq!(events.last().unwrap()["event"]["event"], "revived");
+}
+
+#[test]
+fn a_second_interrupt_ends_a_process_that_is_busy() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    // Whoever wants to append an event waits ten seconds for this.
+    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
+    journal.busy_timeout(Duration::from_secs(5)).unwrap();
+    journal.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begin = Instant::now();
+    let stat = format!("/proc/{}/stat", deploy.id());
+    let has_ended = || std::fs::read_to_string(&stat).unwrap().contains(") Z ");
+    stage.eventually("its end", || {
+        deploy.signal(Signal::INT);
+        has_ended()
+    });
+    assert!(begin.elapsed() < Duration::from_secs(5), "it waited for the journal");
+    assert_eq!(deploy.wait().code, 130);
+    journal.execute_batch("ROLLBACK").unwrap();
+    stage.piton(&["rollback", "production"]).expect(0);
+    assert_nothing_failed(&stage, &stage.finish(load));
+}

@@ -105,6 +105,11 @@ pub enum Event {
         /// What, why, and the way on.
         fault: Fault,
     },
+    /// A service of the environment that has died is about to be started again.
+    Reviving {
+        /// What is started.
+        what: String,
+    },
     /// A service of the environment that had died was started again.
     Revived {
         /// What was started.
@@ -134,6 +139,7 @@ impl Event {
             Event::UndoStarted { .. } => "undo_started",
             Event::Undone { .. } => "undone",
             Event::UndoFailed { .. } => "undo_failed",
+            Event::Reviving { .. } => "reviving",
             Event::Revived { .. } => "revived",
             Event::Ended { .. } => "ended",
         }

@@ -184,7 +184,7 @@ impl State {
     /// [`Illegal`] with what stands against it.
     pub fn check(&self, event: &Event) -> Result<(), Illegal> {
         // What a release has left serving may die long after its end, and is then started again in its name.
-        if self.ended.is_some() && !matches!(event, Event::Revived { .. }) {
+        if self.ended.is_some() && !matches!(event, Event::Reviving { .. } | Event::Revived { .. }) {
             return Err(illegal(event, "the release is over"));
         }
         let step = match event.step() {

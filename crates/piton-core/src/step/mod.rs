@@ -404,15 +404,23 @@ pub(crate) async fn written_since_backup(
 
 /// Starts again what should run in an environment and has died: apps first, then the proxy that sends traffic to them.
 ///
-/// Returns what was started.
-pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
+/// `journal` takes an event before each start and one after it. Returns what was started.
+pub(crate) async fn revive(
+    world: &World,
+    mut journal: impl FnMut(Event) -> Result<(), Fault>,
+) -> Result<Vec<String>, Fault> {
     let mut started = Vec::new();
     for (index, slot) in world.should_run.iter().enumerate() {
         if slot.listens() {
             continue;
         }
+        let what = format!("{} on :{}", slot.slot, slot.port);
+        journal(Event::Reviving { what: what.clone() })?;
         match slot.start_again(world, |_| {}).await {
-            Ok(_) => started.push(format!("{} on :{}", slot.slot, slot.port)),
+            Ok(_) => {
+                journal(Event::Revived { what: what.clone() })?;
+                started.push(what);
+            }
             // A new release that cannot start again is the gate's to judge; those whom the one before serves do not wait for it.
             Err(fault) if index > 0 => tracing::warn!(%fault, slot = %slot.slot, "not started again"),
             Err(fault) => return Err(fault),
@@ -420,8 +428,11 @@ pub(crate) async fn revive(world: &World) -> Result<Vec<String>, Fault> {
     }
     let dir = world.dirs.proxy(&world.settings.environment);
     if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
+        let what = format!("proxy on {}", world.settings.listen);
+        journal(Event::Reviving { what: what.clone() })?;
         proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await?;
-        started.push(format!("proxy on {}", world.settings.listen));
+        journal(Event::Revived { what: what.clone() })?;
+        started.push(what);
     }
     Ok(started)
 }

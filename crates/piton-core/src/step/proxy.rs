@@ -209,7 +209,8 @@ async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
     if live.start.listens() {
         return Ok(());
     }
-    ctx.say(&format!("{} does not answer on :{port}; it is started again", live.start.slot));
+    let what = format!("{} on :{port}", live.start.slot);
+    ctx.append(&Event::Reviving { what: what.clone() })?;
     live.start.start_again(ctx.world, |text| ctx.say(text)).await?;
-    ctx.append(&Event::Revived { what: format!("{} on :{port}", live.start.slot) })
+    ctx.append(&Event::Revived { what })
 }

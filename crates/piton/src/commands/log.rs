@@ -82,6 +82,7 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::UndoStarted { .. } => "undo started".into(),
         Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
+        Event::Reviving { what } => format!("{what} has died: it is started again"),
         Event::Revived { what } => format!("{what} started again"),
         Event::Ended { outcome } => format!("the release {}", outcome_words(*outcome)),
     };

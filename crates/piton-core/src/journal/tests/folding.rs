@@ -70,6 +70,7 @@ fn alphabet() -> Vec<Event> {
         created(1),
         Event::TakenUp { by: Operator::this_process() },
         Event::Left { why: "interrupted".into() },
+        Event::Reviving { what: "blue on :3001".into() },
         Event::Revived { what: "blue on :3001".into() },
         asked(Request::Hold),
         asked(Request::Continue),
