@@ -388,7 +388,10 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
         && (turned.database == database || !state.may_still_change_back())
     {
         return Err(Fault::refused(format!("release {} goes back already", state.plan.short_id())).hint(
-            format!("piton watch {0} follows it; piton resume {0} carries it on", state.plan.environment),
+            format!(
+                "piton watch {0} follows it; when nobody runs it, piton resume {0} carries it on",
+                state.plan.environment
+            ),
         ));
     }
     if back.is_some() && state.past_return() {

@@ -143,7 +143,7 @@ impl Project {
         let lease = journal.acquire(&settings.environment, &by).map_err(journal_fault)?;
         let prepared = async {
             if let Some(open) = self.open_release(&journal, &settings.environment)? {
-                return Err(unfinished(&open));
+                return Err(unfinished(&open, false));
             }
             let from = self.data_source(settings)?;
             let facts = Facts::gather(settings, from.as_ref(), &journal, reference).await?;
@@ -183,8 +183,11 @@ impl Project {
         settings: Settings,
         interrupt: impl Future<Output = ()>,
     ) -> Result<(End, State), Fault> {
-        let world = self.world(settings, &self.journal()?)?;
-        if let Err(fault) = may_carry_on(recorder.state(), &world) {
+        let journal = self.journal()?;
+        let world = self.world(settings, &journal)?;
+        let pending = journal.pending(&recorder.state().plan.id).map_err(journal_fault)?;
+        let goes_back = pending.iter().any(|pending| pending.request.goes_back());
+        if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back) {
             recorder.finish().map_err(journal_fault)?;
             return Err(fault);
         }
@@ -218,9 +221,11 @@ impl Project {
             Some(guard) => guard.look(&world, jiff::Timestamp::now()).await,
             None => Vec::new(),
         };
-        let open = self.open_release(&self.journal()?, &plan.environment)?;
-        findings
-            .extend(open.map(|open| Finding { guard: "release".into(), refusal: Some(unfinished(&open)) }));
+        let journal = self.journal()?;
+        if let Some(open) = self.open_release(&journal, &plan.environment)? {
+            let held = journal.holder(&plan.environment).map_err(journal_fault)?.is_some();
+            findings.push(Finding { guard: "release".into(), refusal: Some(unfinished(&open, held)) });
+        }
         Ok(findings)
     }
 
@@ -248,21 +253,28 @@ impl Project {
         revived
     }
 
-    /// Lists the tables whose rows differ from the backup of the release that is under way.
+    /// Lists what differs from the backup of the release that is under way; nothing does before its migration.
     ///
     /// # Errors
-    /// A refusal when nothing is under way or its golden copy is not there.
+    /// A refusal when nothing is under way or the settings name another database than when it began; a fault of the
+    /// surroundings when its golden copy is not there.
     pub async fn written_since_backup(
         &self,
         environment: &str,
-        settings: &Settings,
+        settings: Settings,
     ) -> Result<Vec<TableChange>, Fault> {
         let journal = self.journal()?;
         let Some(open) = self.open_release(&journal, environment)? else {
             return Err(nothing_to_ask(&journal, environment)?);
         };
         engine::may_ask(&open, Request::Rollback { database: true })?;
-        step::written_since_backup(&open.plan, settings).await
+        let world = self.world(settings, &journal)?;
+        same_databases(&open, &world)?;
+        let mut steps = open.plan.steps.iter().zip(&open.steps);
+        if !steps.any(|(planned, step)| planned.phase == Phase::Migrate && step.attempts > 0) {
+            return Ok(Vec::new());
+        }
+        step::written_since_backup(&open.plan, &world.settings).await
     }
 
     /// Asks something of the environment's release that is under way.
@@ -282,6 +294,11 @@ impl Project {
         if !held && matches!(request, Request::Hold | Request::Continue) {
             return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
                 .hint(format!("piton resume {environment} carries it on")));
+        }
+        if !held {
+            // What is asked is kept until somebody runs the release: what this process would refuse must not wait for the next.
+            let settings = self.settings(environment).map_err(|error| config_fault(&error))?;
+            same_databases(&open, &self.world(settings, &journal)?)?;
         }
         journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
         Ok((open, held))
@@ -305,16 +322,19 @@ fn started(state: &State) -> Option<StartSlot> {
     })
 }
 
+/// Refuses settings that name other databases than those that the release's guards have looked at.
+fn same_databases(state: &State, world: &World) -> Result<(), Fault> {
+    state.outcome("guard").map_or(Ok(()), |outcome| step::still_the_same(world, outcome))
+}
+
 /// Refuses to go on where the guards of a release no longer hold: another database, a window that has closed since.
-fn may_carry_on(state: &State, world: &World) -> Result<(), Fault> {
-    if let Some(outcome) = state.outcome("guard") {
-        step::still_the_same(world, outcome)?;
-    }
+fn may_carry_on(state: &State, world: &World, goes_back: bool) -> Result<(), Fault> {
+    same_databases(state, world)?;
     let Some(window) = &world.settings.window else { return Ok(()) };
     let resumed = state.steps.iter().any(|step| step.attempts > 0);
     let mut steps = state.plan.steps.iter().zip(&state.steps);
     let touched = steps.any(|(planned, step)| planned.phase >= Phase::Migrate && step.attempts > 0);
-    if !resumed || touched || state.back.is_some() || window.contains(jiff::Timestamp::now()) {
+    if !resumed || touched || goes_back || state.back.is_some() || window.contains(jiff::Timestamp::now()) {
         return Ok(());
     }
     let environment = &world.settings.environment;
@@ -332,7 +352,7 @@ fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> 
     })
 }
 
-fn unfinished(open: &State) -> Fault {
+fn unfinished(open: &State, held: bool) -> Fault {
     let environment = &open.plan.environment;
     let mut fault = Fault::refused(format!("a release of {environment} is not over")).because(format!(
         "{} of commit {} was begun by {}",
@@ -343,7 +363,8 @@ fn unfinished(open: &State) -> Fault {
     if let Some((step, standing)) = open.standing_fault() {
         fault = fault.because(format!("it stands at {step}: {standing}"));
     }
-    fault.hint(format!("piton resume {environment} carries it on, piton abort {environment} undoes it"))
+    let on = if held { "watch {} follows it" } else { "resume {} carries it on" }.replace("{}", environment);
+    fault.hint(format!("piton {on}, piton abort {environment} undoes it"))
 }
 
 fn config_fault(error: &config::ConfigError) -> Fault {

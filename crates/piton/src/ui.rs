@@ -37,17 +37,27 @@ pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Writes a fault: what, why, and the next command.
+/// Writes a fault that ends the command: what, why, and the next command.
 pub(crate) fn fault(fault: &Fault) -> String {
-    let mut text = format!("{} {}", "error:".red().bold(), fault.what.bold());
+    let mut text = format!("{} {}", "error:".red().bold(), in_full(fault));
+    if let Some(hint) = &fault.hint {
+        text.push_str(&format!("\n\n  {} {hint}", "next:".bold()));
+    }
+    text
+}
+
+/// Writes a fault in spite of which the command goes on: what and why.
+pub(crate) fn warning(fault: &Fault) -> String {
+    format!("{} {}", "note:".yellow(), in_full(fault))
+}
+
+fn in_full(fault: &Fault) -> String {
+    let mut text = fault.what.bold().to_string();
     for why in &fault.why {
         for line in why.lines() {
             text.push_str("\n  ");
             text.push_str(line);
         }
-    }
-    if let Some(hint) = &fault.hint {
-        text.push_str(&format!("\n\n  {} {hint}", "next:".bold()));
     }
     text
 }

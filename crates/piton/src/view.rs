@@ -129,6 +129,8 @@ impl Watcher for View {
                 self.rest();
                 self.bar.finish_and_clear();
             }
+            // A person's own doing, and only beside a release that nobody runs.
+            Event::Recorded { .. } => {}
             Event::Created { .. } | Event::Ran { .. } | Event::Noted { .. } => {}
         }
     }

@@ -5,7 +5,7 @@ mod common;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::SystemTime;
 
-use common::{Tmpfs, live_stage, stage};
+use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
 use piton_testkit::stage::{Output, Stage};
 
 /// Wants a release to be refused in these words, by `plan` as well, with nothing changed.
@@ -181,6 +181,48 @@ fn outside_of_the_window_is_refused() {
 }
 
 #[test]
+fn a_release_is_aborted_whatever_the_window() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done guard:after")]).expect(137);
+    let days = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+    let day = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days as usize + 3) % 7];
+    stage.configure(|settings| settings.more_production = format!("window = \"{day} 10:00-12:00 UTC\"\n"));
+    stage.piton(&["resume", "production"]).expect(2).says("piton abort production");
+    stage.piton(&["abort", "production"]).expect(0);
+}
+
+#[test]
+fn another_database_is_neither_shown_nor_put_back_and_the_request_does_not_wait() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "6s");
+    stage.commit("v2", &[RECEIPTS]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let url = stage.url("production").replace(&stage.database("production"), "postgres");
+    stage.configure(|settings| {
+        settings.production.vars.insert("DATABASE_URL".into(), url.clone());
+    });
+    let rollback = ["rollback", "production", "--database", "--yes"];
+    let refused = |stage: &Stage| {
+        let said =
+            stage.piton(&rollback).expect(2).says("names another database than when the release began");
+        assert!(!said.stderr.contains("Written since"), "{}", said.stderr);
+    };
+    // While a process runs the release, and when nobody does.
+    refused(&stage);
+    deploy.kill();
+    refused(&stage);
+    stage.piton(&["rollback", "production"]).expect(2);
+    stage.configure(|settings| {
+        settings.production.vars.remove("DATABASE_URL");
+    });
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+}
+
+#[test]
 fn without_a_way_back_a_release_is_refused() {
     let Some(stage) = live_stage() else { return };
     stage.commit("v2", &[]);
@@ -204,7 +246,7 @@ fn two_environments_do_not_share_a_port() {
 #[test]
 fn the_servers_own_database_is_nobodys_environment() {
     let Some(mut stage) = live_stage() else { return };
-    let url = stage.url("staging").replace(&stage.database("staging"), "postgres");
+    let url = format!("postgresql://another@127.0.0.1:{}/postgres", stage.cluster().port());
     stage.configure(|settings| settings.staging.vars.extend([("DATABASE_URL".into(), url)]));
     refused(&stage, "staging", &["the server's own postgres"]);
 }

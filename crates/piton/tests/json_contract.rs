@@ -114,6 +114,12 @@ fn what_is_printed_is_what_is_described() {
     assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 0), "succeeded");
     seen.log(&stage);
 
+    // A person says how a half-applied migration stands.
+    let half = "update piton.migrations set finished_at = null, done = 1 returning name";
+    let name = stage.sql(&stage.database("production"), half).remove(0);
+    stage.piton(&["migration", "production", &name, "--applied"]).expect(0);
+    seen.log(&stage);
+
     // A guard that refuses.
     stage.commit("second", &[]);
     stage.configure(|settings| settings.after_staging = true);

@@ -115,6 +115,15 @@ pub enum Event {
         /// What was started.
         what: String,
     },
+    /// A person has said how a half-applied migration stands, and the database's record says so now.
+    Recorded {
+        /// The migration's file.
+        migration: String,
+        /// Whether all of it is applied; else nothing of it.
+        applied: bool,
+        /// Who.
+        by: Operator,
+    },
     /// The release is over.
     Ended {
         /// How.
@@ -138,6 +147,7 @@ impl Event {
             Event::TurnedBack { .. } => "turned_back",
             Event::UndoStarted { .. } => "undo_started",
             Event::Undone { .. } => "undone",
+            Event::Recorded { .. } => "recorded",
             Event::UndoFailed { .. } => "undo_failed",
             Event::Reviving { .. } => "reviving",
             Event::Revived { .. } => "revived",
@@ -209,6 +219,13 @@ pub enum Request {
     Hold,
     /// Go on, whatever holds.
     Continue,
+}
+
+impl Request {
+    /// Tells whether it asks the release to go back.
+    pub fn goes_back(self) -> bool {
+        matches!(self, Self::Abort | Self::Rollback { .. })
+    }
 }
 
 /// A person at a machine, and the process that acts for them.

@@ -183,8 +183,10 @@ impl State {
     /// # Errors
     /// [`Illegal`] with what stands against it.
     pub fn check(&self, event: &Event) -> Result<(), Illegal> {
-        // What a release has left serving may die long after its end, and is then started again in its name.
-        if self.ended.is_some() && !matches!(event, Event::Reviving { .. } | Event::Revived { .. }) {
+        // What a release has left serving or half applied may need a hand long after its end.
+        let comes_late =
+            matches!(event, Event::Reviving { .. } | Event::Revived { .. } | Event::Recorded { .. });
+        if self.ended.is_some() && !comes_late {
             return Err(illegal(event, "the release is over"));
         }
         let step = match event.step() {

@@ -74,6 +74,14 @@ pub enum MigrationError {
         /// Why it cannot be carried on.
         why: Obstacle,
     },
+    /// Only a half-applied migration is recorded by a person.
+    #[error("{name} is not half applied: it is {stands}")]
+    NotHalfApplied {
+        /// The file.
+        name: String,
+        /// How it stands, in words.
+        stands: &'static str,
+    },
     /// A migration of this name is neither in the folder nor in the record.
     #[error("there is no migration {name}")]
     Unknown {

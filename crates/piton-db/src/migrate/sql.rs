@@ -98,6 +98,20 @@ pub struct Recorded {
     pub done: u32,
 }
 
+impl State {
+    /// Returns the state as it is said of a migration.
+    fn in_words(&self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Pending => "pending",
+            Self::Failed { .. } => "pending: it failed, and nothing of it was kept",
+            Self::HalfApplied { .. } => "half applied",
+            Self::Changed => "applied, and was edited since",
+            Self::Missing => "applied, and its file is gone",
+        }
+    }
+}
+
 /// One migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedOne {
@@ -203,34 +217,35 @@ impl SqlFolder {
         Ok(Applied { migrations, unfinished: unfinished(&client).await? })
     }
 
-    /// Records a migration as applied, or as not applied, after a person has looked at the database.
+    /// Records a half-applied migration as applied, or as not applied, after a person has looked at the database.
     ///
-    /// The file may be gone when the record has the migration.
+    /// The file may be gone.
     ///
     /// # Errors
-    /// [`MigrationError::Unknown`] when neither folder nor record know the name.
+    /// [`MigrationError::NotHalfApplied`] for any other: it needs no person.
     pub async fn resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
         let client = database.connect().await?;
-        run::lock(&client, Duration::ZERO).await?;
-        create_record(&client, &database.user, &database.dbname).await?;
+        run::lock(&client, MigrateOptions::default().wait_for_other).await?;
         let file = if self.dir.exists() { self.files()?.remove(name) } else { None };
-        let changed = match (applied, &file) {
-            (true, Some(text)) => {
-                let sql = "insert into piton.migrations (name, blake3, started_at, finished_at) values ($1, $2, now(), now())
-                           on conflict (name) do update set blake3 = $2, finished_at = now(), running = false, error = null";
-                client.execute(sql, &[&name, &checksum(text)]).await
-            }
-            (true, None) => {
-                let sql = "update piton.migrations set finished_at = coalesce(finished_at, now()), running = false, error = null
-                           where name = $1";
-                client.execute(sql, &[&name]).await
-            }
-            (false, _) => client.execute("delete from piton.migrations where name = $1", &[&name]).await,
+        let stands = match records(&client).await?.get(name) {
+            Some(record) => state(file.as_deref(), Some(record)),
+            None if file.is_some() => State::Pending,
+            None => return Err(MigrationError::Unknown { name: name.to_owned() }.into()),
         };
-        if changed.doing(|| format!("record {name}"))? == 0 && file.is_none() {
-            return Err(MigrationError::Unknown { name: name.to_owned() }.into());
+        if !matches!(stands, State::HalfApplied { .. }) {
+            return Err(
+                MigrationError::NotHalfApplied { name: name.to_owned(), stands: stands.in_words() }.into()
+            );
         }
-        Ok(())
+        let checksum = file.as_deref().map(checksum);
+        let changed = if applied {
+            let sql = "update piton.migrations
+                       set blake3 = coalesce($2, blake3), finished_at = now(), running = false, error = null where name = $1";
+            client.execute(sql, &[&name, &checksum]).await
+        } else {
+            client.execute("delete from piton.migrations where name = $1", &[&name]).await
+        };
+        changed.doing(|| format!("record {name}")).map(drop)
     }
 
     /// Lists the migrations of which the database has all or a part, by name; its record alone is asked.

@@ -250,13 +250,13 @@ async fn a_migrator_that_dies_leaves_a_record_that_tells() {
     assert!(begin.elapsed() < Duration::from_secs(30), "the dead session was waited for");
 
     // The same while a statement ran that may have been committed.
-    write(dir.path(), &[("2.sql", "create table b (); vacuum a; select pg_sleep(60)")]);
-    let kill = async {
+    write(dir.path(), &[("2.sql", "create table if not exists b (); vacuum a; select pg_sleep(60)")]);
+    let kill = async || {
         eventually("it runs", asleep).await;
         let kill = sleeping.replace("count(*)", "count(pg_terminate_backend(pid))");
         number(&watcher, &kill).await
     };
-    let (ended, _) = tokio::join!(apply(&folder, &db), kill);
+    let (ended, _) = tokio::join!(apply(&folder, &db), kill());
     for lost in [ended, apply(&folder, &db).await, apply(&folder, &db).await] {
         assert!(
             matches!(lost, Err(MigrationError::HalfApplied { done: 2, of: 3, why: Obstacle::Uncertain, .. })),
@@ -265,11 +265,15 @@ async fn a_migrator_that_dies_leaves_a_record_that_tells() {
     }
     // A person has looked; the file may be gone by then, and even the folder.
     let gone = SqlFolder::new(dir.path().join("gone"));
+    let refused = async |name: &str, applied| gone.resolve(&db, name, applied).await.unwrap_err().to_string();
+    assert_eq!(refused("3.sql", true).await, "there is no migration 3.sql");
+    assert!(refused("1.sql", false).await.contains("1.sql is not half applied: it is applied"));
     gone.resolve(&db, "2.sql", false).await.unwrap();
     assert_eq!(states(&folder, &db).await[1].1, State::Pending);
-    let unknown = gone.resolve(&db, "2.sql", true).await.unwrap_err();
-    assert!(matches!(unknown, DbError::Migration(MigrationError::Unknown { .. })), "{unknown}");
-    folder.resolve(&db, "2.sql", true).await.unwrap();
+    let pending = folder.resolve(&db, "2.sql", true).await.unwrap_err();
+    assert!(pending.to_string().contains("2.sql is not half applied: it is pending"), "{pending}");
+    let (ended, _) = tokio::join!(apply(&folder, &db), kill());
+    ended.unwrap_err();
     gone.resolve(&db, "2.sql", true).await.unwrap();
     assert_eq!(states(&folder, &db).await[1].1, State::Applied);
     let names: Vec<_> = recorded(&db).await.into_iter().map(|(name, finished, _)| (name, finished)).collect();

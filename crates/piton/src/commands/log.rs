@@ -84,6 +84,10 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
         Event::Reviving { what } => format!("{what} has died: it is started again"),
         Event::Revived { what } => format!("{what} started again"),
+        Event::Recorded { migration, applied, by } => {
+            let stands = if *applied { "applied" } else { "not applied" };
+            format!("{migration} recorded as {stands} by {by}")
+        }
         Event::Ended { outcome } => format!("the release {}", outcome_words(*outcome)),
     };
     let step = entry.event.step().unwrap_or("");

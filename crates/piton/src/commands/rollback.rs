@@ -19,7 +19,7 @@ pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, 
             Ok(()) => {}
             // Who has said yes wants the traffic back now: what cannot be counted is told, and the release goes back.
             Err(Error::Fault(fault)) if args.yes && fault.kind == Kind::Surroundings => {
-                ui::talk(&ui::fault(&fault));
+                ui::talk(&ui::warning(&fault));
             }
             Err(error) => return Err(error),
         }
@@ -35,7 +35,7 @@ pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, 
 /// Says how many rows were written since the backup, and in which tables: they leave the live database.
 async fn say_what_would_leave(project: &Project, environment: &str) -> Result<(), Error> {
     let settings = project.settings(environment)?;
-    let tables = project.written_since_backup(environment, &settings).await?;
+    let tables = project.written_since_backup(environment, settings).await?;
     if tables.is_empty() {
         ui::talk("Nothing was written since the backup: the database goes back without a loss.");
         return Ok(());

@@ -72,6 +72,7 @@ fn alphabet() -> Vec<Event> {
         Event::Left { why: "interrupted".into() },
         Event::Reviving { what: "blue on :3001".into() },
         Event::Revived { what: "blue on :3001".into() },
+        Event::Recorded { migration: "1.sql".into(), applied: true, by: Operator::this_process() },
         asked(Request::Hold),
         asked(Request::Continue),
         asked(Request::Abort),
