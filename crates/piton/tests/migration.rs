@@ -24,7 +24,8 @@ async fn half_applied(cluster: &Cluster, dir: &Path) {
     folder.apply(&live, MigrateOptions::default(), &mut |_| {}).await.unwrap_err();
 }
 
-#[tokio::test]
+// The programs that this waits for need the sessions that were let go to end meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_half_applied_migration_is_recorded_as_a_person_says() {
     let Some(cluster) = Cluster::shared() else { return };
     cluster.create_database("resolved").await;
