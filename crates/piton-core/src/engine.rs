@@ -56,8 +56,6 @@ pub struct Recorder<'a> {
     heartbeat: Heartbeat,
     state: State,
     watcher: &'a dyn Watcher,
-    /// Set when a person says `continue`; taken by the step that holds.
-    go_on: bool,
 }
 
 impl<'a> Recorder<'a> {
@@ -78,7 +76,7 @@ impl<'a> Recorder<'a> {
         let at = journal.append(&lease, &id, &created)?;
         let state = State::begin(created.clone(), at)?;
         watcher.event(&created, &state);
-        Ok(Self { journal, lease, heartbeat, state, watcher, go_on: false })
+        Ok(Self { journal, lease, heartbeat, state, watcher })
     }
 
     /// Takes a release up again.
@@ -94,7 +92,7 @@ impl<'a> Recorder<'a> {
     ) -> Result<Self, JournalError> {
         let state = journal.state(release)?;
         let heartbeat = journal.keep_alive(&lease)?;
-        let mut recorder = Self { journal, lease, heartbeat, state, watcher, go_on: false };
+        let mut recorder = Self { journal, lease, heartbeat, state, watcher };
         if recorder.state.ended.is_none() {
             recorder.append(&Event::TakenUp { by })?;
         }
@@ -115,8 +113,6 @@ impl<'a> Recorder<'a> {
 
     /// Journals that a step begins; returns it, and which attempt at it this is.
     fn begin_step(&mut self, index: usize) -> Result<(PlannedStep, u32), JournalError> {
-        // What a person said of the step before is not meant for this one.
-        self.go_on = false;
         let planned = self.state.plan.steps[index].clone();
         let attempt = self.state.steps[index].attempts + 1;
         self.append(&Event::Started { step: planned.id.clone(), attempt })?;
@@ -139,11 +135,6 @@ impl<'a> Recorder<'a> {
     /// Returns whom the release reports to.
     pub fn watcher(&self) -> &'a dyn Watcher {
         self.watcher
-    }
-
-    /// Tells once whether a person said `continue` since the last call.
-    pub fn take_go_on(&mut self) -> bool {
-        std::mem::take(&mut self.go_on)
     }
 
     /// Gives the lease back.
@@ -330,15 +321,10 @@ fn take_requests(recorder: &mut Recorder<'_>) -> Result<bool, JournalError> {
 }
 
 fn follow(recorder: &mut Recorder<'_>, pending: &Pending) -> Result<bool, JournalError> {
-    let was_held = recorder.state.held;
     recorder.append(&Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at })?;
     let database = match pending.request {
-        // Who held the release lets it go on as planned; who says so without a hold ends the present wait.
-        Request::Continue => {
-            recorder.go_on = !was_held;
-            return Ok(false);
-        }
-        Request::Hold => return Ok(false),
+        // The step that judges sees it in the state.
+        Request::Hold | Request::Continue { .. } => return Ok(false),
         Request::Abort => false,
         Request::Rollback { database } => database,
     };
@@ -382,7 +368,7 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
     let back = match request {
         Request::Abort => Some(false),
         Request::Rollback { database } => Some(database),
-        Request::Hold | Request::Continue => None,
+        Request::Hold | Request::Continue { .. } => None,
     };
     if let (Some(database), Some(turned)) = (back, &state.back)
         && (turned.database == database || !state.may_still_change_back())
@@ -404,7 +390,7 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
         .iter()
         .zip(&state.steps)
         .any(|(planned, step)| planned.phase >= Phase::Shift && step.progress == Progress::Running);
-    if matches!(request, Request::Hold | Request::Continue) && !shifting {
+    if matches!(request, Request::Hold | Request::Continue { .. }) && !shifting {
         return Err(Fault::refused("only a release that shifts traffic or watches can be held or continued")
             .hint(format!("piton status {} shows where it is", state.plan.environment)));
     }

@@ -291,7 +291,7 @@ impl Project {
         };
         engine::may_ask(&open, request)?;
         let held = journal.holder(environment).map_err(journal_fault)?.is_some();
-        if !held && matches!(request, Request::Hold | Request::Continue) {
+        if !held && matches!(request, Request::Hold | Request::Continue { .. }) {
             return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
                 .hint(format!("piton resume {environment} carries it on")));
         }

@@ -61,7 +61,10 @@ pub(crate) enum Command {
     /// Keep a release at its present share of traffic until `continue`
     Hold(Environment),
     /// Let a release go on that holds
-    Continue(Environment),
+    ///
+    /// Lifts a hold that a person has set. Where nobody has, the present step ends with its time although the gate has seen too
+    /// little; with --now at once.
+    Continue(Continue),
     /// Send traffic back to the release before, then stop the new one
     ///
     /// As abort, and with --database whatever was written since the backup. A release that has settled cannot go back this way:
@@ -77,7 +80,8 @@ impl Command {
     /// Tells whether stdout belongs to JSON.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
-            Self::Config(args) | Self::Watch(args) | Self::Hold(args) | Self::Continue(args) => args.json,
+            Self::Config(args) | Self::Watch(args) | Self::Hold(args) => args.json,
+            Self::Continue(args) => args.target.json,
             Self::Plan(args) => args.target.json,
             Self::Deploy(args) => args.target.json,
             Self::Status(args) => args.json,
@@ -98,6 +102,15 @@ pub(crate) struct Environment {
     /// Print JSON (docs/json.md)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Continue {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// End the present step before its time; in the last one, that closes the way back
+    #[arg(long)]
+    pub(crate) now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,8 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize;
 use piton_core::engine::Watcher;
 use piton_core::fault::Fault;
-use piton_core::journal::{Back, Event, Outcome, Request, State, StepState};
+use piton_core::journal::{Back, Event, Outcome, Progress, Request, State, StepState};
 use piton_core::plan::PlannedStep;
+use piton_core::step::Step;
 use piton_core::words;
 
 use crate::ui;
@@ -185,7 +186,8 @@ pub(crate) fn request_words(request: Request) -> &'static str {
         Request::Rollback { database: false } => "rollback asked",
         Request::Rollback { database: true } => "rollback with the database asked",
         Request::Hold => "hold asked",
-        Request::Continue => "continue asked",
+        Request::Continue { now: false } => "continue asked",
+        Request::Continue { now: true } => "continue at once asked",
     }
 }
 
@@ -196,6 +198,22 @@ pub(crate) fn outcome_words(outcome: Outcome) -> &'static str {
         Outcome::RolledBack => "went back",
         Outcome::Refused => "was refused",
     }
+}
+
+/// Says what share of the traffic a release has that nobody runs; nothing while it has none.
+pub(crate) fn unjudged_words(state: &State) -> Option<String> {
+    let steps = state.plan.steps.iter().zip(&state.steps);
+    let mut moved = steps.filter_map(|(planned, step)| match &planned.step {
+        Step::Shift(shift) if !matches!(step.progress, Progress::Pending | Progress::Undone) => Some(shift),
+        _ => None,
+    });
+    let shift = moved.next_back()?;
+    Some(match state.back {
+        Some(_) => format!("Up to {} of the traffic may still be on {}.", shift.share, shift.slot),
+        None => {
+            format!("{} of the traffic is on {}, and nobody judges it meanwhile.", shift.share, shift.slot)
+        }
+    })
 }
 
 /// Says how a release ended, in the two lines that matter.

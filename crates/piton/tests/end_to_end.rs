@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::{
     BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage,
@@ -190,8 +191,56 @@ fn a_release_is_held_and_goes_on() {
     std::thread::sleep(std::time::Duration::from_millis(2500));
     assert!(stage.is_running("production", "shift.20%"));
     assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 2000);
-    stage.piton(&["continue", "production"]).expect(0);
+    stage.piton(&["continue", "production"]).expect(0).says("is held no more");
     deploy.wait().expect(0);
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+#[test]
+fn a_second_continue_does_not_close_the_way_back() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let asked =
+        || stage.events("production").iter().filter(|event| event["event"]["event"] == "asked").count();
+    stage.piton(&["hold", "production"]).expect(0);
+    for times in 2..=3 {
+        stage.piton(&["continue", "production"]).expect(0);
+        stage.eventually("the request is taken up", || asked() == times);
+    }
+    // The gate looks four times a second: it has seen the request.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(stage.is_running("production", "watch"));
+    stage.piton(&["continue", "production", "--now"]).expect(0).says("goes on now");
+    deploy.wait().expect(0);
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+#[test]
+fn time_in_which_nothing_ran_is_not_watched() {
+    const WATCH: Duration = Duration::from_secs(5);
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "5s");
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let began = Instant::now();
+    drop(deploy);
+    stage.end_all();
+    let before_the_cut = began.elapsed();
+    stage.finish(load);
+    std::thread::sleep(WATCH);
+
+    stage.piton(&["resume", "--all"]).expect(0);
+    let resumed = Instant::now();
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["watch", "production"]).expect(0);
+    let watched = before_the_cut + resumed.elapsed();
+    assert!(watched > WATCH - Duration::from_secs(1), "watched for {watched:?}");
     assert_nothing_failed(&stage, &stage.finish(load));
 }
 

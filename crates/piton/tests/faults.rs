@@ -115,6 +115,41 @@ fn an_abort_without_the_server_stands_and_goes_on_when_it_is_back() {
 }
 
 #[test]
+fn a_verdict_stands_although_there_is_nothing_to_go_back_to() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| {
+        settings.steps = vec!["100%"];
+        settings.watch = "10m";
+    });
+    stage.commit("v2", &[common::BAD]);
+    let (slots, artifacts) =
+        (stage.root().join(".piton/environments/production/slots"), stage.root().join(".piton/artifacts"));
+    let v1 = stage.status("production")["live"]["release"].as_str().unwrap().to_owned();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    // No request reaches the old release any more: that it is dead is no outage of both.
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    for marked in piton_exec::marker::find("PITON_RELEASE", &v1) {
+        rustix::process::kill_process(rustix::process::Pid::from_raw(marked.pid).unwrap(), Signal::KILL)
+            .unwrap();
+    }
+    for path in std::fs::read_dir(&slots).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() && path.file_name().unwrap().to_str().unwrap().starts_with("blue") {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+    std::fs::remove_dir_all(artifacts).unwrap();
+    let mut load = stage.load("production");
+    load.writes = 0.0;
+    let load = load.start().unwrap();
+    let said = deploy.wait().expect(4).says("the gate sends it back").says("stands on its way back");
+    said.says("of the traffic may still be on green");
+    stage.finish(load);
+    let events = stage.events("production");
+    let turned = events.iter().find(|event| event["event"]["event"] == "turned_back").unwrap();
+    assert_eq!(turned["event"]["reason"]["because"], "verdict", "{turned}");
+}
+
+#[test]
 fn a_built_folder_that_was_removed_by_hand() {
     let Some(stage) = live_stage() else { return };
     stage.commit("v2", &[RECEIPTS]);

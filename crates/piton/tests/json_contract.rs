@@ -160,6 +160,7 @@ fn what_is_printed_is_what_is_described() {
     stage.end_all();
     let resume = stage.spawn(&["resume", "production"], &[]);
     stage.eventually("it goes on", || stage.is_running("production", "shift.50%") && runs(&stage));
+    assert_eq!(seen.release(&stage, &["continue", "production", "--json"], 0), "under_way");
     assert_eq!(seen.release(&stage, &["rollback", "production", "--json"], 0), "rolled_back");
     resume.wait().expect(3);
     seen.log(&stage);

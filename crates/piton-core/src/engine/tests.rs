@@ -347,7 +347,7 @@ fn requests_that_make_no_sense_are_refused_with_the_way_on() {
     let mut state = State::begin(created, at).unwrap();
     let hint = |state: &State, request| may_ask(state, request).unwrap_err().hint.unwrap();
     assert!(hint(&state, Request::Hold).contains("piton status production"));
-    assert!(hint(&state, Request::Continue).contains("piton status production"));
+    assert!(hint(&state, Request::Continue { now: false }).contains("piton status production"));
     may_ask(&state, Request::Abort).unwrap();
     for step in ["one", "settle"] {
         state.apply(&Event::Started { step: step.into(), attempt: 1 }, at).unwrap();

@@ -217,8 +217,12 @@ pub enum Request {
     },
     /// Stay at the present share of traffic.
     Hold,
-    /// Go on, whatever holds.
-    Continue,
+    /// Go on: lifts a person's hold; without one, the present step ends with its time although the gate holds.
+    Continue {
+        /// Whether the present step ends at once, before its time.
+        #[serde(default)]
+        now: bool,
+    },
 }
 
 impl Request {

@@ -20,7 +20,7 @@ pub(crate) use event::boot_id;
 pub use event::{Back, Event, Operator, Outcome, Request};
 pub use lease::{Heartbeat, Lease, LeaseInfo};
 pub use request::Pending;
-pub use state::{Illegal, Progress, State, StepState, Turned};
+pub use state::{GoOn, Illegal, Progress, State, StepState, Turned};
 
 /// The newest layout of the file that this version reads and writes.
 const FORMAT: i64 = 1;

@@ -24,6 +24,8 @@ pub struct State {
     pub back: Option<Turned>,
     /// Whether a person holds the release at its present share.
     pub held: bool,
+    /// How a person lets the present step go on.
+    pub go_on: Option<GoOn>,
     /// How it ended, and when.
     pub ended: Option<(Outcome, Timestamp)>,
     /// The time of the last event.
@@ -46,6 +48,15 @@ pub struct Turned {
     pub database: bool,
     /// When.
     pub at: Timestamp,
+}
+
+/// How a person lets a step that judges go on; it holds for that step alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoOn {
+    /// Once its time has passed, although the gate holds.
+    InTime,
+    /// At once.
+    Now,
 }
 
 /// Where one step stands.
@@ -122,6 +133,7 @@ impl State {
             steps,
             back: None,
             held: false,
+            go_on: None,
             ended: None,
             last: at,
             places,
@@ -155,7 +167,13 @@ impl State {
         if let Some(index) = event.step().and_then(|step| self.place_of(step)) {
             self.steps[index].take(event, at);
             match event {
-                Event::Started { .. } => self.touched = index + 1,
+                Event::Started { attempt, .. } => {
+                    self.touched = index + 1;
+                    // What a person said of the step before is not meant for this one.
+                    if *attempt == 1 {
+                        self.go_on = None;
+                    }
+                }
                 Event::Done { .. } => self.done = index + 1,
                 Event::Undone { .. } => self.touched = index,
                 _ => {}
@@ -164,7 +182,13 @@ impl State {
         match event {
             Event::Asked { request, .. } => match request {
                 super::Request::Hold => self.held = true,
-                super::Request::Continue => self.held = false,
+                super::Request::Continue { now } => {
+                    // Who held the release lets it go on as planned.
+                    if *now || !self.held {
+                        self.go_on = Some(if *now { GoOn::Now } else { GoOn::InTime });
+                    }
+                    self.held = false;
+                }
                 super::Request::Abort | super::Request::Rollback { .. } => {}
             },
             Event::TurnedBack { reason, database } => {

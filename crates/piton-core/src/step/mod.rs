@@ -20,7 +20,6 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use piton_db::changes::TableChange;
 use piton_db::identity::{Label, Purpose};
@@ -47,7 +46,7 @@ use crate::config::{self, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
 use crate::fault::{Fault, OrFault};
-use crate::journal::Event;
+use crate::journal::{Event, GoOn};
 use crate::plan::{Phase, Plan};
 
 /// The variable that every program carries which runs for a release, so that none of them outlives a killed Piton unseen.
@@ -219,8 +218,6 @@ pub struct Ctx<'a, 'w> {
     pub plan: Arc<Plan>,
     /// This step's name.
     pub step: String,
-    /// When the step was first started.
-    pub first_started: Timestamp,
     /// The step's place in the plan.
     index: usize,
     /// Whether the undo shall put the database back whatever was written since.
@@ -233,13 +230,11 @@ impl<'a, 'w> Ctx<'a, 'w> {
     pub(crate) fn new(recorder: &'a RefCell<Recorder<'w>>, world: &'a World, index: usize) -> Self {
         let borrowed = recorder.borrow();
         let state = borrowed.state();
-        let step = &state.steps[index];
         Self {
             recorder,
             world,
             plan: Arc::clone(&state.plan),
             step: state.plan.steps[index].id.clone(),
-            first_started: step.first_started.unwrap_or(state.last),
             index,
             database: state.back.as_ref().is_some_and(|turned| turned.database),
             back: state.back.is_some(),
@@ -298,9 +293,9 @@ impl<'a, 'w> Ctx<'a, 'w> {
         self.recorder.borrow().state().held
     }
 
-    /// Tells once that a person said `continue`.
-    pub fn take_go_on(&self) -> bool {
-        self.recorder.borrow_mut().take_go_on()
+    /// Returns how a person lets the step go on, if one does.
+    pub fn go_on(&self) -> Option<GoOn> {
+        self.recorder.borrow().state().go_on
     }
 
     /// Runs a program for the step: journaled, its lines shown and kept in the release's logs; wants exit code 0.

@@ -19,6 +19,8 @@ const PROXY_MARK: &str = "PITON_PROXY";
 pub(super) const DRAIN: Duration = Duration::from_secs(30);
 /// How long to wait before a proxy that does not answer yet is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a release in traffic waits for a proxy that is handed over or started again.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a proxy may take to answer after it was started.
 const START: Duration = Duration::from_secs(10);
 
@@ -176,20 +178,33 @@ pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Pat
 /// Returns how long the proxy took, in milliseconds; `None` when there was nothing to move.
 pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -> Result<Option<f64>, Fault> {
     let Some((slot, port)) = live else { return Ok(None) };
-    let mut client = client(ctx).await?;
-    let status = client.status().await.or_fault(no_answer)?;
+    let status = patiently(async || client(ctx).await?.status().await.or_fault(no_answer)).await?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if status.weights == Weights::all(slot) && status.upstreams[slot] == Some(address) {
         return Ok(None);
     }
     revive(ctx, port).await?;
-    if status.upstreams[slot] != Some(address) {
-        in_force(client.set_upstream(slot, Some(address)).await)?;
+    let took = patiently(async || {
+        let mut client = client(ctx).await?;
+        if status.upstreams[slot] != Some(address) {
+            in_force(client.set_upstream(slot, Some(address)).await)?;
+        }
+        let ordered = Instant::now();
+        let switched = in_force(client.set_weights(Weights::all(slot)).await)?;
+        Ok(switched.map_or_else(|| ordered.elapsed(), |switched| switched.took))
+    });
+    Ok(Some(took.await?.as_secs_f64() * 1000.0))
+}
+
+/// Tries again for a while what the proxy does not answer: traffic that is to go back has nowhere else to go.
+async fn patiently<T>(order: impl AsyncFn() -> Result<T, Fault>) -> Result<T, Fault> {
+    let began = Instant::now();
+    loop {
+        match order().await {
+            Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
+        }
     }
-    let ordered = Instant::now();
-    let switched = in_force(client.set_weights(Weights::all(slot)).await)?;
-    let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
-    Ok(Some(took.as_secs_f64() * 1000.0))
 }
 
 /// An order that the proxy obeys but could not save is obeyed: traffic matters more than a full disk.

@@ -1,21 +1,19 @@
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
 use piton_proxy::control::Stats;
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proxy::{client, no_answer, traffic_back};
+use super::proxy::{PATIENCE, client, no_answer, traffic_back};
 use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
+use crate::journal::GoOn;
 
 /// How often the gate looks.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long the proxy may be away before a bake gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what the gate has seen is journaled. A kill loses nothing meanwhile: the proxy's counters go on.
 const NOTE: Duration = Duration::from_secs(30);
 
@@ -59,6 +57,12 @@ struct Note {
     gate: Gate,
     /// The proxy's counters at the last look that the gate has taken in.
     seen: Stats,
+    /// How much of the step's time had passed then.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    served: Duration,
+    /// What the machine's clock that nobody sets showed then; it means something to the same boot alone.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    at: Duration,
 }
 
 /// What a bake leaves for the next one and for people.
@@ -134,11 +138,8 @@ impl Bake {
             // A step without a time has nothing to be judged by; the next one, or the watch, judges.
             return Ok((note.gate, String::new()));
         }
-        // Within this process the time is the machine's own: a clock that jumps shortens no bake.
-        let (before, resumed) = (elapsed(ctx.first_started), Instant::now());
         let mut away: Option<Instant> = None;
         loop {
-            let passed = before + resumed.elapsed();
             match self.look(ctx, &mut note).await {
                 Ok(()) => away = None,
                 // A proxy that is handed over or started again is back in a moment; a release in traffic waits for it.
@@ -147,20 +148,32 @@ impl Bake {
                 }
                 Err(_) => {}
             }
-            let verdict = note.gate.verdict(passed >= self.length);
+            let has_passed = note.served >= self.length;
+            let verdict = note.gate.verdict(has_passed);
             if let Verdict::RollBack(why) = verdict {
-                // Before a word is written: a full disk must not keep traffic on a release that was judged bad.
-                traffic_back(ctx, self.live).await?;
-                return Err(Fault::verdict(why));
+                // Before a word is written: a full disk must not keep traffic on a release that was judged bad. Where it
+                // fails, the verdict stands all the same: the release turns back and tries again.
+                let moved = traffic_back(ctx, self.live).await;
+                let fault = Fault::verdict(why);
+                return Err(match moved {
+                    Ok(_) => fault,
+                    Err(moving) => fault.caused_by(&moving),
+                });
             }
-            if ctx.take_go_on() {
-                return Ok((note.gate, "a person said continue".into()));
+            match ctx.go_on() {
+                Some(GoOn::Now) => return Ok((note.gate, "a person said continue".into())),
+                Some(GoOn::InTime) if has_passed => {
+                    return Ok((note.gate, "a person said continue".into()));
+                }
+                _ => {}
             }
             match verdict {
                 Verdict::Continue(why) if !ctx.held() => return Ok((note.gate, why)),
-                Verdict::Continue(_) => ctx.say("held by a person; piton continue goes on"),
+                Verdict::Continue(_) => {
+                    ctx.say(&format!("held by a person; piton continue {} goes on", ctx.plan.environment));
+                }
                 Verdict::Hold(why) | Verdict::RollBack(why) => {
-                    let left = self.length.saturating_sub(passed);
+                    let left = self.length.saturating_sub(note.served);
                     let state = if left.is_zero() {
                         format!("holds: {why}; piton continue {} goes on all the same", ctx.plan.environment)
                     } else {
@@ -170,7 +183,8 @@ impl Bake {
                 }
             }
             if noted.elapsed() > NOTE {
-                ctx.note(&note)?;
+                // On a full disk the judging goes on: the next note may come through, and a verdict needs none.
+                let _ = ctx.note(&note);
                 noted = Instant::now();
             }
             tokio::time::sleep(LOOK).await;
@@ -186,25 +200,32 @@ impl Bake {
         let mut gate = before.map_or_else(|| Gate::new(self.limits), |outcome| outcome.gate);
         gate.enter_step();
         let seen = client(ctx).await?.stats().await.or_fault(no_answer)?;
-        let note = Note { gate, seen };
+        let note = Note { gate, seen, served: Duration::ZERO, at: uptime() };
         ctx.note(&note)?;
         Ok(note)
     }
 
+    /// Takes in what was answered since the last look, and the time since.
     async fn look(&self, ctx: &Ctx<'_, '_>, note: &mut Note) -> Result<(), Fault> {
         let stats = client(ctx).await?.stats().await.or_fault(no_answer)?;
         let window = stats.since(&note.seen);
         let answers = |slot: Slot| Answers::from(&window.slots[slot]);
         note.gate.see(&answers(self.slot), &answers(self.slot.other()));
+        let now = uptime();
+        // While Piton was away its proxy served on: that time counts. A proxy that was away itself served nobody.
+        if stats.epoch == note.seen.epoch {
+            note.served += now.saturating_sub(note.at);
+        }
+        note.at = now;
         note.seen = stats;
         Ok(())
     }
 }
 
-fn elapsed(since: Timestamp) -> Duration {
-    let elapsed: SignedDuration = Timestamp::now().duration_since(since);
-    // A clock that was set back gives no time to a bake.
-    Duration::try_from(elapsed).unwrap_or_default()
+/// Returns how long the machine has been up and awake: a clock that nobody sets.
+fn uptime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn round(duration: Duration) -> Duration {

@@ -149,6 +149,9 @@ fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
             state.plan.short_id()
         )),
     }
+    if let (End::Stopped(_) | End::Left, Some(words)) = (end, view::unjudged_words(state)) {
+        ui::talk(&words);
+    }
     if as_json {
         ui::data(&json::pretty(&json::release(state, None)));
     }

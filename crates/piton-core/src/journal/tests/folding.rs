@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::fault::Fault;
-use crate::journal::{Back, Outcome, Progress, Request, State};
+use crate::journal::{Back, GoOn, Outcome, Progress, Request, State};
 
 /// How many steps the plans of these tests have; the last one closes the way back.
 const STEPS: usize = 4;
@@ -74,7 +74,7 @@ fn alphabet() -> Vec<Event> {
         Event::Revived { what: "blue on :3001".into() },
         Event::Recorded { migration: "1.sql".into(), applied: true, by: Operator::this_process() },
         asked(Request::Hold),
-        asked(Request::Continue),
+        asked(Request::Continue { now: false }),
         asked(Request::Abort),
         asked(Request::Rollback { database: true }),
         turned_back(),
@@ -254,8 +254,21 @@ fn a_step_keeps_its_first_start_its_last_note_and_its_outcomes() {
 #[test]
 fn hold_lasts_until_continue_or_until_the_release_turns_back() {
     assert!(after([asked(Request::Hold)]).held);
-    assert!(!after([asked(Request::Hold), asked(Request::Continue)]).held);
+    assert!(!after([asked(Request::Hold), asked(Request::Continue { now: false })]).held);
     assert!(!after([asked(Request::Hold), turned_back()]).held);
+}
+
+#[test]
+fn a_continue_lifts_a_hold_or_is_meant_for_the_step_that_judges() {
+    let go_on = |now| asked(Request::Continue { now });
+    assert_eq!(after([started(0, 1), go_on(false)]).go_on, Some(GoOn::InTime));
+    assert_eq!(after([started(0, 1), go_on(true)]).go_on, Some(GoOn::Now));
+    assert_eq!(after([started(0, 1), asked(Request::Hold), go_on(false)]).go_on, None);
+    let held = after([started(0, 1), asked(Request::Hold), go_on(true)]);
+    assert_eq!((held.held, held.go_on), (false, Some(GoOn::Now)));
+    // Taken up again, the step still knows; the next one does not.
+    assert_eq!(after([started(0, 1), go_on(true), started(0, 2)]).go_on, Some(GoOn::Now));
+    assert_eq!(after([started(0, 1), go_on(true), done(0), started(1, 1)]).go_on, None);
 }
 
 #[test]
