@@ -274,7 +274,7 @@ impl Project {
         if !steps.any(|(planned, step)| planned.phase == Phase::Migrate && step.attempts > 0) {
             return Ok(Vec::new());
         }
-        step::written_since_backup(&open.plan, &world.settings).await
+        step::written_since_backup(&open, &world.settings).await
     }
 
     /// Asks something of the environment's release that is under way.

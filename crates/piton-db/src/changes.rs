@@ -8,8 +8,10 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
+use crate::fingerprint::Rows;
 use crate::migrate::sql;
 use crate::progress::{OnProgress, Progress};
+use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::{Database, DbError, Session, quote};
@@ -38,6 +40,9 @@ pub struct TableChange {
     pub only_in_golden: u64,
     /// Columns that only the live table has; their values would leave, and are not counted above.
     pub new_columns: Vec<String>,
+    /// Columns that only the golden copy has; what was written into them before they went cannot be seen any more.
+    #[serde(default)]
+    pub gone_columns: Vec<String>,
 }
 
 /// What can be written to.
@@ -65,24 +70,89 @@ pub enum Presence {
     Golden,
 }
 
+/// What migrations alone make of the golden copy: the contents of a copy on which nobody else has written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The row count and row sum of each table over all of its columns, by quoted name.
+    rows: Rows,
+    /// What [`unfrozen`] returns.
+    loose: String,
+    /// The tables of the golden copy of which the migrations change or remove what was there. What somebody wrote into one
+    /// after the backup, and before the migrations, cannot be seen afterwards.
+    overwritten: Vec<String>,
+}
+
+impl Expected {
+    /// Compares a migrated copy with the golden copy that it was made from.
+    ///
+    /// # Errors
+    /// When either cannot be read.
+    pub async fn of(golden: &Database, copy: &Database) -> Result<Self, DbError> {
+        let (golden, copy) = (golden.connect().await?, copy.connect().await?);
+        pin(&golden).await?;
+        pin(&copy).await?;
+        let (before, after) = (tables_of(&golden).await?, tables_of(&copy).await?);
+        let mut rows = Rows::new();
+        for table in &after {
+            rows.insert(table.quoted(), tables::sum(&copy, table, &table.columns).await?);
+        }
+        let mut overwritten = Vec::new();
+        for table in &before {
+            let name = table.quoted();
+            let same = after.iter().find(|other| other.quoted() == name);
+            let change = match same {
+                Some(other) => both(&golden, &copy, table, other, None, ROWS_PER_PASS).await?,
+                None => Some(alone(&name, Presence::Golden)),
+            };
+            let adds_alone = |change: &TableChange| {
+                change.presence == Presence::Both
+                    && change.only_in_golden == 0
+                    && change.gone_columns.is_empty()
+            };
+            if change.as_ref().is_none_or(adds_alone) {
+                continue;
+            }
+            let whole = tables::sum(&golden, table, &table.columns).await?;
+            let mut made = rows.iter().filter(|(made, _)| {
+                same.is_some() == (**made == name)
+                    && before.iter().all(|old| same.is_some() || old.quoted() != **made)
+            });
+            // A table or a column with another name holds what it held. An empty table is like every other empty one.
+            if whole.rows == 0 || !made.any(|(_, sum)| *sum == whole) {
+                overwritten.push(name);
+            }
+        }
+        let loose = hash_of(&Loose::of(&copy).await?);
+        Ok(Self { rows, loose, overwritten })
+    }
+
+    /// Returns the tables in which the migrations change or remove what was there.
+    pub fn overwritten(&self) -> &[String] {
+        &self.overwritten
+    }
+}
+
 /// Lists what differs from the golden copy, each row counted exactly, in one snapshot of the live database.
 ///
 /// Rows are compared as text, on the columns that both tables have by name. A table is read once when nothing changed in it,
-/// and once more for every two million rows when something did. Piton's own record of migrations is left out.
+/// and once more for every two million rows when something did. Piton's own record of migrations is left out, and so is what
+/// stands just as `expected`: nobody but the migration has written there. A table that was renamed is known by its contents.
 ///
 /// # Errors
 /// When either cannot be read.
 pub async fn since(
     golden: &Database,
     live: &Database,
+    expected: Option<&Expected>,
     progress: OnProgress<'_>,
 ) -> Result<Vec<TableChange>, DbError> {
-    count_since(golden, live, ROWS_PER_PASS, progress).await
+    count_since(golden, live, expected, ROWS_PER_PASS, progress).await
 }
 
 pub(crate) async fn count_since(
     golden: &Database,
     live: &Database,
+    expected: Option<&Expected>,
     rows_per_pass: u64,
     progress: OnProgress<'_>,
 ) -> Result<Vec<TableChange>, DbError> {
@@ -95,29 +165,65 @@ pub(crate) async fn count_since(
             .doing(|| "begin to compare".into())?;
     }
     let mut pairs: BTreeMap<String, (Option<Table>, Option<Table>)> = BTreeMap::new();
-    for table in tables::list(&golden).await? {
+    for table in tables_of(&golden).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().0 = Some(table);
     }
-    for table in tables::list(&live).await? {
+    for table in tables_of(&live).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().1 = Some(table);
     }
-    pairs.retain(|_, (a, b)| a.as_ref().or(b.as_ref()).is_some_and(|table| table.schema != sql::SCHEMA));
     let total = pairs.len() as u64;
     let mut changes = Vec::new();
+    let (mut gone, mut made) = (Vec::new(), Vec::new());
     for (done, (name, pair)) in (1..).zip(pairs) {
-        let change = match pair {
-            (Some(a), Some(b)) => both(&golden, &live, &a, &b, rows_per_pass).await?,
-            (Some(a), None) => Some(alone(&golden, &a, Presence::Golden).await?),
-            (None, Some(b)) => Some(alone(&live, &b, Presence::Live).await?),
-            (None, None) => None,
-        };
-        changes.extend(change);
+        let wanted = expected.and_then(|expected| expected.rows.get(&name));
+        match pair {
+            (Some(a), Some(b)) => changes.extend(both(&golden, &live, &a, &b, wanted, rows_per_pass).await?),
+            (Some(a), None) => gone.push((name.clone(), tables::sum(&golden, &a, &a.columns).await?)),
+            (None, Some(b)) => {
+                let sum = tables::sum(&live, &b, &b.columns).await?;
+                if wanted != Some(&sum) {
+                    changes.push(TableChange { only_in_live: sum.rows, ..alone(&name, Presence::Live) });
+                }
+                made.push((sum, wanted == Some(&sum)));
+            }
+            (None, None) => {}
+        }
         progress(Progress { doing: "compare", what: name, done, total });
     }
-    changes.extend(Loose::of(&golden).await?.changes_to(&Loose::of(&live).await?));
+    for (name, sum) in gone {
+        // An empty table is like every other empty one: nothing tells that it was renamed.
+        let renamed = sum.rows > 0 && made.iter().any(|(made, as_expected)| *as_expected && *made == sum);
+        if !renamed {
+            changes.push(TableChange { only_in_golden: sum.rows, ..alone(&name, Presence::Golden) });
+        }
+    }
+    changes.sort_by(|a, b| a.table.cmp(&b.table));
+    let loose = Loose::of(&live).await?;
+    if expected.is_none_or(|expected| expected.loose != hash_of(&loose)) {
+        changes.extend(Loose::of(&golden).await?.changes_to(&loose));
+    }
     Ok(changes)
+}
+
+/// Lists the tables that people write: all but Piton's own record of migrations.
+async fn tables_of(client: &Client) -> Result<Vec<Table>, DbError> {
+    let mut tables = tables::list(client).await?;
+    tables.retain(|table| table.schema != sql::SCHEMA || table.name != sql::TABLE);
+    Ok(tables)
+}
+
+fn alone(table: &str, presence: Presence) -> TableChange {
+    TableChange {
+        kind: Kind::Table,
+        table: table.to_owned(),
+        presence,
+        only_in_live: 0,
+        only_in_golden: 0,
+        new_columns: Vec::new(),
+        gone_columns: Vec::new(),
+    }
 }
 
 /// Returns one hash over what a [freeze](freeze) cannot hold still: where the sequences stand, and the large objects.
@@ -126,8 +232,11 @@ pub(crate) async fn count_since(
 /// When either cannot be read.
 pub async fn unfrozen(database: &Database) -> Result<String, DbError> {
     let client = database.connect().await?;
-    let loose = Loose::of(&client).await?;
-    Ok(blake3::hash(format!("{loose:?}").as_bytes()).to_hex().to_string())
+    Ok(hash_of(&Loose::of(&client).await?))
+}
+
+fn hash_of(loose: &Loose) -> String {
+    blake3::hash(format!("{loose:?}").as_bytes()).to_hex().to_string()
 }
 
 /// What is written without a table.
@@ -174,6 +283,7 @@ impl Loose {
                     only_in_live: u64::from(presence != Presence::Golden),
                     only_in_golden: u64::from(presence != Presence::Live),
                     new_columns: Vec::new(),
+                    gone_columns: Vec::new(),
                 });
             }
         }
@@ -190,6 +300,7 @@ impl Loose {
                 only_in_live,
                 only_in_golden,
                 new_columns: Vec::new(),
+                gone_columns: Vec::new(),
             });
         }
         changes
@@ -342,55 +453,44 @@ async fn lockable(client: &Client) -> Result<Vec<String>, tokio_postgres::Error>
     Ok(rows.iter().map(|row| quote::qualified(row.get(0), row.get(1))).collect())
 }
 
-async fn alone(client: &Client, table: &Table, presence: Presence) -> Result<TableChange, DbError> {
-    let row = client
-        .query_one(&format!("select count(*) from only {}", table.quoted()), &[])
-        .await
-        .doing(|| format!("count the rows of {}", table.quoted()))?;
-    let rows = row.get::<_, i64>(0).unsigned_abs();
-    let (only_in_live, only_in_golden) = if presence == Presence::Live { (rows, 0) } else { (0, rows) };
-    Ok(TableChange {
-        kind: Kind::Table,
-        table: table.quoted(),
-        presence,
-        only_in_live,
-        only_in_golden,
-        new_columns: Vec::new(),
-    })
-}
-
+/// Compares a table that both have; `None` when it is the same, or as `wanted`.
 async fn both(
     golden: &Client,
     live: &Client,
     a: &Table,
     b: &Table,
+    wanted: Option<&RowSum>,
     rows_per_pass: u64,
 ) -> Result<Option<TableChange>, DbError> {
+    let without = |these: &Table, those: &Table| -> Vec<String> {
+        these.columns.iter().filter(|column| !those.columns.contains(column)).cloned().collect()
+    };
+    let mut change = TableChange {
+        new_columns: without(b, a),
+        gone_columns: without(a, b),
+        ..alone(&b.quoted(), Presence::Both)
+    };
+    if let Some(wanted) = wanted
+        && tables::sum(live, b, &b.columns).await? == *wanted
+    {
+        return Ok(None);
+    }
     let columns: Vec<String> =
         a.columns.iter().filter(|column| b.columns.contains(column)).cloned().collect();
-    let new_columns: Vec<String> =
-        b.columns.iter().filter(|column| !a.columns.contains(column)).cloned().collect();
     let (in_golden, in_live) =
         futures_util::try_join!(tables::sum(golden, a, &columns), tables::sum(live, b, &columns))?;
-    let mut change = TableChange {
-        kind: Kind::Table,
-        table: b.quoted(),
-        presence: Presence::Both,
-        only_in_live: 0,
-        only_in_golden: 0,
-        new_columns,
-    };
-    if in_golden != in_live {
-        let passes = in_golden.rows.max(in_live.rows).div_ceil(rows_per_pass).max(1);
-        for pass in 0..passes {
-            let share = Share { pass, passes };
-            let (only_in_golden, only_in_live) = unmatched((golden, a), (live, b), &columns, share).await?;
-            change.only_in_golden += only_in_golden;
-            change.only_in_live += only_in_live;
-        }
+    if in_golden == in_live {
+        let same_columns = change.new_columns.is_empty() && change.gone_columns.is_empty();
+        return Ok((!same_columns).then_some(change));
     }
-    let differs = in_golden != in_live || !change.new_columns.is_empty();
-    Ok(differs.then_some(change))
+    let passes = in_golden.rows.max(in_live.rows).div_ceil(rows_per_pass).max(1);
+    for pass in 0..passes {
+        let share = Share { pass, passes };
+        let (only_in_golden, only_in_live) = unmatched((golden, a), (live, b), &columns, share).await?;
+        change.only_in_golden += only_in_golden;
+        change.only_in_live += only_in_live;
+    }
+    Ok(Some(change))
 }
 
 /// The rows that one pass looks at.
@@ -455,7 +555,7 @@ mod tests {
             .await;
         client.batch_execute("create database counted_golden template counted").await.unwrap();
         let golden = live.with_name("counted_golden");
-        assert_eq!(since(&golden, &live, &mut |_| {}).await.unwrap(), []);
+        assert_eq!(since(&golden, &live, None, &mut |_| {}).await.unwrap(), []);
 
         run("insert into t select a, b from t where a < 5; delete from t where ctid in (select ctid from t where a = 7 limit 9);
              update t set b = 'x' where a = 9; insert into t values (null, '\\N'), (null, null);
@@ -484,6 +584,7 @@ mod tests {
             only_in_live: live,
             only_in_golden: gone,
             new_columns: new.iter().map(|&c| c.to_owned()).collect(),
+            gone_columns: Vec::new(),
         };
         let count = |column| counted.get::<_, i64>(column).unsigned_abs();
         assert!(count(0) > 80 && count(1) > 20);
@@ -494,7 +595,7 @@ mod tests {
             change("t", Presence::Both, count(0), count(1), &["note"]),
         ];
         for rows_per_pass in [ROWS_PER_PASS, 100, 7] {
-            assert_eq!(count_since(&golden, &live, rows_per_pass, &mut |_| {}).await.unwrap(), wanted);
+            assert_eq!(count_since(&golden, &live, None, rows_per_pass, &mut |_| {}).await.unwrap(), wanted);
         }
     }
     #[tokio::test]
@@ -510,11 +611,11 @@ mod tests {
         client.batch_execute("create database loose_golden template loose").await.unwrap();
         let live = Database::parse(&Secret::from(cluster.url("loose"))).unwrap();
         let golden = live.with_name("loose_golden");
-        assert_eq!(since(&golden, &live, &mut |_| {}).await.unwrap(), []);
+        assert_eq!(since(&golden, &live, None, &mut |_| {}).await.unwrap(), []);
         assert_eq!(unfrozen(&golden).await.unwrap(), unfrozen(&live).await.unwrap());
 
         let changed = async || {
-            let changes = since(&golden, &live, &mut |_| {}).await.unwrap();
+            let changes = since(&golden, &live, None, &mut |_| {}).await.unwrap();
             assert_ne!(unfrozen(&golden).await.unwrap(), unfrozen(&live).await.unwrap());
             changes.into_iter().map(|c| (c.table, c.only_in_live, c.only_in_golden)).collect::<Vec<_>>()
         };

@@ -37,7 +37,7 @@ pub async fn create(database: &Database, like: &Properties, label: &Label) -> Re
     make(database, &format!("TEMPLATE template0{}", like.create_options()), label).await
 }
 
-/// Creates a database as a copy of another one on the same server.
+/// Creates a database as a copy of another one on the same server, with its settings.
 ///
 /// # Errors
 /// As [`create`]; [`DbError::InUse`] when a session is on the template, which therefore can never be a live database.
@@ -50,6 +50,11 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
     let strategy = if source.major() >= 15 { " STRATEGY FILE_COPY" } else { "" };
     let made = make(database, &format!("TEMPLATE {}{strategy}", quote::ident(template)), label).await;
     match made {
+        Ok(made) => {
+            // A template does not carry them, and a search_path decides which table a statement means.
+            Properties::read(&client, template).await?.apply_settings(&client, &database.dbname).await?;
+            Ok(made)
+        }
         Err(DbError::Sql { source, .. }) if source.code() == Some(&SqlState::OBJECT_IN_USE) => {
             let sessions = sessions(&client, template).await?;
             Err(DbError::InUse { name: template.to_owned(), sessions })
@@ -61,7 +66,7 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
             );
             Err(DbError::Privilege { doing, mend, source })
         }
-        other => other,
+        Err(other) => Err(other),
     }
 }
 
@@ -176,8 +181,13 @@ async fn drop_hidden(client: &Client, hidden: &str) -> Result<(), DbError> {
 }
 
 async fn drop_now(client: &Client, name: &str) -> Result<(), DbError> {
-    let statement = format!("DROP DATABASE {} WITH (FORCE)", quote::ident(name));
-    client.batch_execute(&statement).await.needing(
+    let statement = format!("DROP DATABASE {}", quote::ident(name));
+    let mut dropped = client.batch_execute(&format!("{statement} WITH (FORCE)")).await;
+    if dropped.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)) {
+        // Whoever is no superuser may not force autovacuum away; without force the server asks it to leave.
+        dropped = client.batch_execute(&statement).await;
+    }
+    dropped.needing(
         || format!("drop {name}"),
         || format!("ALTER DATABASE {} OWNER TO the user", quote::ident(name)),
     )

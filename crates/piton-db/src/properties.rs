@@ -206,6 +206,16 @@ impl Properties {
         only_owner.run(client, database, &had).await
     }
 
+    /// Gives a database on the session's server these settings, and nothing else of these properties.
+    ///
+    /// # Errors
+    /// [`DbError::Privilege`] when the user may not.
+    pub(crate) async fn apply_settings(&self, client: &Client, database: &str) -> Result<(), DbError> {
+        let had = Self::read(client, database).await?;
+        let only_settings = Self { settings: self.settings.clone(), ..had.clone() };
+        only_settings.run(client, database, &had).await
+    }
+
     /// Gives a database on the session's server these properties; its mark stays.
     ///
     /// # Errors

@@ -98,7 +98,10 @@ async fn fill(
     wanted_success(&command, output)?;
     client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?;
     if owners == Owners::Restorer {
-        return Ok(());
+        // The roles of the other environment may not be here; what is set for everybody is the app's own.
+        let mut everybodys = manifest.properties.clone();
+        everybodys.settings.retain(|setting| setting.role.is_none());
+        return everybodys.apply_settings(&client, &into.dbname).await;
     }
     // Whoever swaps this database in expects the original's owner, limits and settings; neither dump nor rename carries them.
     manifest.properties.apply(&client, &into.dbname).await?;

@@ -74,6 +74,124 @@ fn what_the_migration_itself_made_goes() {
     before.assert_same(&now, "after the abort");
 }
 
+/// Stops a release before its migration, lets the app's users do something, and lets the release fail after its migration.
+fn failed_after(stage: &Stage, meanwhile: &str) -> piton_testkit::stage::Output {
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done rehearse:after")]).expect(137);
+    as_the_app(stage, meanwhile);
+    stage.piton_with_env(&["resume", "production"], &[("PITON_FAIL_AT", "start:after")]).expect(3)
+}
+
+#[test]
+fn what_was_written_before_a_renaming_migration_stays() {
+    for (renaming, meanwhile, found) in [
+        ("alter table notes rename text to body", "update notes set text = 'new'", "select body from notes"),
+        (
+            "alter table notes rename to remarks",
+            "insert into notes values ('new')",
+            "select text from remarks where text = 'new'",
+        ),
+        ("alter table empty rename to hollow", "insert into empty values ('new')", "select text from hollow"),
+        (
+            "alter table notes drop text, add text text default 'x'",
+            "update notes set text = 'new'",
+            "select text from notes where text = 'x'",
+        ),
+        (
+            "update notes set text = 'x'",
+            "update notes set text = 'new'",
+            "select text from notes where text = 'x'",
+        ),
+        (
+            "alter table empty drop text",
+            "insert into empty values ('new')",
+            "select count(*) from empty where 1 = 1",
+        ),
+    ] {
+        let Some(stage) = live_stage() else { return };
+        let production = stage.database("production");
+        as_the_app(
+            &stage,
+            "create table notes (text text); insert into notes values ('old'); create table empty (text text)",
+        );
+        stage.commit("v2", &[Change::Migration("002_renames.sql", renaming)]);
+        let said = failed_after(&stage, meanwhile);
+        said.says("the migration stays: ");
+        assert_eq!(stage.sql(&production, found).len(), 1, "{renaming}");
+        assert_eq!(stage.databases(), [production]);
+    }
+}
+
+#[test]
+fn a_migration_goes_back_over_what_it_renamed_and_filled_itself() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    as_the_app(
+        &stage,
+        "create table notes (id serial, text text); insert into notes (text) values ('old'), ('older')",
+    );
+    as_the_app(&stage, "create table moods (mood text); insert into moods values ('good')");
+    let migration = "alter table notes rename text to body; alter table moods rename to feelings;
+                     alter table items add length int; update items set length = length(note);
+                     insert into items values ('m', 'by the migration', '2026-01-01 UTC');
+                     create table copies as select body from notes;";
+    stage.commit("v2", &[Change::Migration("002_fills.sql", migration)]);
+    failed_after(&stage, "select 1").says("rewound to the backup, which holds every row");
+    assert_eq!(stage.sql(&production, "select text from notes order by 1"), ["old", "older"]);
+    assert_eq!(stage.databases(), [production]);
+}
+
+#[test]
+fn what_somebody_changed_after_the_migration_stays() {
+    for (migration, by_hand) in [
+        (
+            "create function answer() returns int language sql as 'select 41'",
+            "create or replace function answer() returns int language sql as 'select 42'",
+        ),
+        (
+            "create table receipts (a int)",
+            "create table piton.mine (a int); insert into piton.mine values (7)",
+        ),
+    ] {
+        let Some(stage) = live_stage() else { return };
+        stage.commit("v2", &[Change::Migration("002_more.sql", migration)]);
+        migrated(&stage);
+        let production = stage.database("production");
+        as_the_app(&stage, by_hand);
+        stage.piton(&["abort", "production"]).expect(0).says("the migration stays: somebody changed");
+        assert_eq!(stage.databases(), [production]);
+    }
+}
+
+#[test]
+fn a_migration_is_tried_with_the_databases_own_settings() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    as_the_app(
+        &stage,
+        &format!(
+            "create schema shop; create table shop.orders (a int); alter database \"{production}\" set search_path = shop, public"
+        ),
+    );
+    stage.commit("v2", &[Change::Migration("002_orders.sql", "alter table orders add b int")]);
+    // The sessions that the app has open still look into `public`.
+    let load = stage.load("production").start().expect("a load");
+    stage.piton(&["deploy", "production"]).expect(0);
+    common::assert_nothing_failed(&stage, &stage.finish(load));
+    assert_eq!(stage.sql(&production, "select count(b) from shop.orders"), ["0"]);
+}
+
+#[test]
+fn a_migration_that_reaches_beyond_its_database_is_not_tried() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit(
+        "v2",
+        &[Change::Migration("002_role.sql", "create table more (a int);\ncreate role reporter;")],
+    );
+    let said = stage.piton(&["deploy", "production"]).expect(3).says("002_role.sql, line 2");
+    said.says("run it by hand");
+    assert!(stage.sql("postgres", "select 1 from pg_roles where rolname = 'reporter'").is_empty());
+}
+
 #[test]
 fn a_migration_that_commits_after_its_piton_died_goes_back_all_the_same() {
     let Some(stage) = live_stage() else { return };

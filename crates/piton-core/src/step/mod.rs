@@ -38,6 +38,7 @@ pub use guard::{Finding, Guard, Mark};
 pub use migrate::Migrate;
 pub use proxy::Connect;
 pub use rehearse::Rehearse;
+use rehearse::Rehearsed;
 pub use settle::{DropCopies, Prune, StopSlot};
 pub use shift::{Shift, Watch};
 pub use slot::StartSlot;
@@ -46,7 +47,7 @@ use crate::config::{self, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
 use crate::fault::{Fault, OrFault};
-use crate::journal::{Event, GoOn};
+use crate::journal::{Event, GoOn, State};
 use crate::plan::{Phase, Plan};
 
 /// The variable that every program carries which runs for a release, so that none of them outlives a killed Piton unseen.
@@ -377,9 +378,10 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
 
 /// Lists the tables whose rows differ from the golden copy of a release.
 pub(crate) async fn written_since_backup(
-    plan: &Plan,
+    state: &State,
     settings: &Settings,
 ) -> Result<Vec<TableChange>, Fault> {
+    let plan = &state.plan;
     let golden = plan.steps.iter().find_map(|planned| match &planned.step {
         Step::Migrate(migrate) => Some(migrate.golden.as_str()),
         _ => None,
@@ -388,7 +390,9 @@ pub(crate) async fn written_since_backup(
         return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
     };
     let live = database_of(settings)?;
-    let counted = rewind::written_since(&live.with_name(golden), &live).await;
+    let rehearsed = state.outcome("rehearse").and_then(|outcome| Rehearsed::deserialize(outcome).ok());
+    let expected = rehearsed.and_then(|rehearsed| rehearsed.expected);
+    let counted = rewind::written_since(&live.with_name(golden), &live, expected.as_ref()).await;
     counted.map_err(|fault| {
         fault.hint(format!(
             "piton rollback {} sends the traffic and the code back, and leaves the database",

@@ -208,7 +208,7 @@ async fn patiently<T>(order: impl AsyncFn() -> Result<T, Fault>) -> Result<T, Fa
 }
 
 /// An order that the proxy obeys but could not save is obeyed: traffic matters more than a full disk.
-fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>, Fault> {
+pub(super) fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>, Fault> {
     match ordered {
         Ok(answer) => Ok(Some(answer)),
         Err(ControlError::NotSaved(_)) => Ok(None),

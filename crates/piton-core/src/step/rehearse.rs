@@ -1,7 +1,8 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use piton_db::fingerprint::Structure;
+use piton_db::changes::Expected;
+use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
 use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
 use piton_db::{Database, made};
@@ -31,8 +32,10 @@ pub(super) struct Rehearsed {
     pub ms: u64,
     /// The hash of the structure afterwards.
     pub structure: String,
-    /// The objects that were added, changed or removed.
-    pub changed: BTreeSet<String>,
+    /// The objects that were added, changed or removed, with their definitions afterwards.
+    pub changed: BTreeMap<String, Option<String>>,
+    /// What the copy held afterwards; `None` when no migration was pending.
+    pub expected: Option<Expected>,
 }
 
 impl Rehearse {
@@ -53,11 +56,24 @@ impl Rehearse {
         if let Some(change) = before.changes_to(&still).first() {
             return Err(Fault::release("the rehearsal changed the golden copy").because(change.to_string()));
         }
+        let expected = if applied.migrations.is_empty() {
+            None
+        } else {
+            ctx.say("reading what the migration has made");
+            let expected = Expected::of(&golden, copy).await;
+            Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
+        };
+        let definition = |change: &Change| match change {
+            Change::Added { object, definition } => (object.clone(), Some(definition.clone())),
+            Change::Changed { object, to, .. } => (object.clone(), Some(to.clone())),
+            Change::Removed { object, .. } => (object.clone(), None),
+        };
         Ok(Rehearsed {
+            expected,
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),
-            changed: before.changes_to(&after).iter().map(|change| change.object().to_owned()).collect(),
+            changed: before.changes_to(&after).iter().map(definition).collect(),
         })
     }
 }

@@ -1,9 +1,8 @@
 //! The way back of a migration: the golden copy takes the live database's place.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use piton_db::changes::{self, Kind, Presence, TableChange};
+use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::swap::{self, SwapState};
@@ -30,8 +29,10 @@ pub(super) struct Rewind<'a, 'c, 'w> {
 struct Leaving {
     /// `None` when it was not counted.
     written: Option<Vec<TableChange>>,
-    /// The objects that are not as in the golden copy, and that the migration does not change.
+    /// The objects that are neither as in the golden copy nor as the migration makes them.
     foreign: Vec<String>,
+    /// The tables of which the migration changes or removes what was there.
+    overwritten: Vec<String>,
     /// The state of what a freeze cannot hold still, read before the rest: the structure, the sequences, the large objects.
     unfrozen: String,
 }
@@ -147,22 +148,27 @@ impl Rewind<'_, '_, '_> {
         let unfrozen = unfrozen(self.live).await?;
         let structure = structure_of(self.live).await?;
         let rehearsed = self.ctx.outcome::<Rehearsed>("rehearse");
-        let own: BTreeSet<String> = rehearsed.map(|rehearsed| rehearsed.changed).unwrap_or_default();
+        let (own, expected) =
+            rehearsed.map_or_else(Default::default, |rehearsed| (rehearsed.changed, rehearsed.expected));
         let changes = structure_of(&golden).await?.changes_to(&structure);
-        let changed = changes.iter().map(|change| change.object().to_owned());
-        let foreign: Vec<String> = changed.filter(|object| !own.contains(object)).collect();
-        let written = match foreign.is_empty() {
-            true if !self.ctx.database => Some(written_since(&golden, self.live).await?),
-            // Said yes to beforehand, or decided without: what somebody made need not even be readable.
-            _ => written_since(&golden, self.live).await.ok(),
+        // The migration's own doing is what the rehearsal ended with; another definition of the same object is somebody's.
+        let is_own =
+            |object: &str| own.get(object).is_some_and(|end| end.as_ref() == structure.0.get(object));
+        let objects = changes.iter().map(|change| change.object().to_owned());
+        let foreign: Vec<String> = objects.filter(|object| !is_own(object)).collect();
+        let written = match foreign.is_empty() && !self.ctx.database {
+            true => Some(written_since(&golden, self.live, expected.as_ref()).await?),
+            // A person has said yes beforehand, or it is decided without: what somebody made need not even be readable.
+            false => None,
         };
-        Ok(Leaving { written, foreign, unfrozen })
+        let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
+        Ok(Leaving { written, foreign, overwritten, unfrozen })
     }
 
     /// Says what could be lost; nothing when it is sure that nothing is.
     ///
-    /// A release that never had traffic cannot have written into what its migration added: rows of a new table are the
-    /// migration's own then, and the values of a new column, too.
+    /// A release that never had traffic cannot have written into a column that its migration added: its values are the
+    /// migration's own then.
     fn obstacle(&self, leaving: &Leaving) -> Option<String> {
         if let Some(object) = leaving.foreign.first() {
             return Some(match leaving.foreign.len() {
@@ -170,9 +176,13 @@ impl Rewind<'_, '_, '_> {
                 more => format!("somebody changed {object} and {} more", more - 1),
             });
         }
+        if let Some(table) = leaving.overwritten.first() {
+            return Some(format!(
+                "it changes or removes what is in {table}; what was written there since the backup cannot be seen any more"
+            ));
+        }
         let had_traffic = self.ctx.began(Phase::Shift);
         let written = leaving.written.iter().flatten();
-        let written = written.filter(|change| had_traffic || change.presence != Presence::Live);
         let (tables, others): (Vec<_>, Vec<_>) = written.partition(|change| change.kind == Kind::Table);
         let rows: u64 = tables.iter().map(|table| table.only_in_live.max(table.only_in_golden)).sum();
         if rows > 0 {
@@ -180,6 +190,11 @@ impl Rewind<'_, '_, '_> {
         }
         if let Some(change) = others.first() {
             return Some(format!("written since the backup: {}", change.table));
+        }
+        if let Some(gone) =
+            tables.iter().find(|table| table.presence == Presence::Golden || !table.gone_columns.is_empty())
+        {
+            return Some(format!("somebody removed {} or columns of it", gone.table));
         }
         let grown = tables.iter().find(|table| !table.new_columns.is_empty())?;
         had_traffic.then(|| format!("the new columns of {} may have been written to", grown.table))
@@ -232,8 +247,14 @@ async fn unfrozen(database: &Database) -> Result<String, Fault> {
 }
 
 /// Lists the tables whose rows differ from the golden copy's.
-pub(super) async fn written_since(golden: &Database, live: &Database) -> Result<Vec<TableChange>, Fault> {
-    changes::since(golden, live, &mut |_| {})
+///
+/// What stands as the rehearsal has left it is nobody's writing.
+pub(super) async fn written_since(
+    golden: &Database,
+    live: &Database,
+    expected: Option<&Expected>,
+) -> Result<Vec<TableChange>, Fault> {
+    changes::since(golden, live, expected, &mut |_| {})
         .await
         .or_fault(|| "what was written since the backup cannot be counted".into())
 }

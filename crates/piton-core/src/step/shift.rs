@@ -5,10 +5,10 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proxy::{PATIENCE, client, no_answer, traffic_back};
+use super::proxy::{PATIENCE, client, in_force, no_answer, traffic_back};
 use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
 use crate::journal::GoOn;
 
@@ -91,10 +91,13 @@ impl Act for Shift {
             Slot::Green => Weights { green: share },
             Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
         };
-        let switched = client(ctx).await?.set_weights(weights).await.or_fault(no_answer)?;
-        let switch_ms = switched.took.as_secs_f64() * 1000.0;
         let bake = Bake { slot: self.slot, live: self.live, length: self.bake, limits: self.gate };
-        let (gate, why) = bake.run(ctx).await?;
+        let note = bake.begin(ctx).await?;
+        let ordered = Instant::now();
+        let switched = in_force(client(ctx).await?.set_weights(weights).await)?;
+        let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
+        let switch_ms = took.as_secs_f64() * 1000.0;
+        let (gate, why) = bake.run(ctx, note).await?;
         Ok(super::to_value(&Outcome { gate, why, switch_ms }))
     }
 
@@ -112,7 +115,8 @@ impl Act for Watch {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let bake = Bake { slot: self.slot, live: self.live, length: self.length, limits: self.gate };
-        let (gate, why) = bake.run(ctx).await?;
+        let note = bake.begin(ctx).await?;
+        let (gate, why) = bake.run(ctx, note).await?;
         Ok(super::to_value(&Outcome { gate, why, switch_ms: 0.0 }))
     }
 
@@ -131,8 +135,22 @@ struct Bake {
 
 impl Bake {
     /// Returns when the gate says continue after the time, or a person does; a verdict to roll back is an error.
-    async fn run(&self, ctx: &Ctx<'_, '_>) -> Result<(Gate, String), Fault> {
-        let mut note = self.begin(ctx).await?;
+    ///
+    /// Whoever cannot judge leaves no traffic on the release.
+    async fn run(&self, ctx: &Ctx<'_, '_>, note: Note) -> Result<(Gate, String), Fault> {
+        match self.judge(ctx, note).await {
+            Err(fault) if fault.kind != Kind::Verdict => {
+                Err(match (traffic_back(ctx, self.live).await, self.live) {
+                    (Ok(_), Some((slot, _))) => fault.because(format!("all traffic is on {slot} meanwhile")),
+                    (Ok(_), None) => fault,
+                    (Err(_), _) => fault.because("the traffic is where it was, and nobody judges it"),
+                })
+            }
+            ended => ended,
+        }
+    }
+
+    async fn judge(&self, ctx: &Ctx<'_, '_>, mut note: Note) -> Result<(Gate, String), Fault> {
         let mut noted = Instant::now();
         if self.length.is_zero() {
             // A step without a time has nothing to be judged by; the next one, or the watch, judges.

@@ -64,6 +64,12 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
             why: "give the index a name: what a failed build leaves is found by it",
         });
     }
+    if let Some(shared) = statements.iter().find(|s| s.reaches_beyond()) {
+        return Err(Unreadable {
+            line: shared.line,
+            why: "it changes what all databases of the server share, so that trying it on a copy would change production; run it by hand",
+        });
+    }
     let alone = statements.iter().find(|s| s.needs_to_be_alone());
     match alone {
         Some(alone) if wrapped => Err(Unreadable {
@@ -100,26 +106,35 @@ impl Statement {
             || self.starts(&["CREATE", "UNIQUE", "INDEX", "CONCURRENTLY", "ON"])
     }
 
+    /// Tells whether the statement changes more than the database that it runs in: a copy of it is no place to try that.
+    fn reaches_beyond(&self) -> bool {
+        const SHARED: [&str; 6] = ["ROLE", "USER", "GROUP", "DATABASE", "TABLESPACE", "SUBSCRIPTION"];
+        let word = |at: usize| self.words.get(at).map_or("", String::as_str);
+        let is_shared =
+            |at: usize| SHARED.contains(&word(at)) && !(word(at) == "USER" && word(at + 1) == "MAPPING");
+        let on_shared =
+            || self.words.windows(2).any(|pair| pair[0] == "ON" && SHARED.contains(&pair[1].as_str()));
+        match word(0) {
+            "CREATE" | "DROP" => is_shared(1) || (word(1) == "OWNED" && word(2) == "BY"),
+            "ALTER" => is_shared(1) || word(1) == "SYSTEM",
+            "REASSIGN" => word(1) == "OWNED",
+            // Without ON it makes a role a member of another one.
+            "GRANT" | "REVOKE" => on_shared() || !self.words.iter().any(|word| word == "ON"),
+            "COMMENT" => word(1) == "ON" && is_shared(2),
+            "SECURITY" => word(1) == "LABEL" && on_shared(),
+            _ => false,
+        }
+    }
+
     /// Tells whether the server refuses the statement within a transaction.
     fn needs_to_be_alone(&self) -> bool {
         let has = |word: &str| self.words.iter().any(|w| w == word);
         let concurrently = has("CONCURRENTLY");
         match self.words.first().map(String::as_str) {
             Some("VACUUM") => true,
-            Some("CREATE") => {
-                (concurrently && has("INDEX"))
-                    || ["DATABASE", "TABLESPACE", "SUBSCRIPTION"]
-                        .iter()
-                        .any(|kind| self.starts(&["CREATE", kind]))
-            }
-            Some("DROP") => {
-                (concurrently && has("INDEX"))
-                    || ["DATABASE", "TABLESPACE", "SUBSCRIPTION"]
-                        .iter()
-                        .any(|kind| self.starts(&["DROP", kind]))
-            }
+            Some("CREATE" | "DROP") => concurrently && has("INDEX"),
             Some("REINDEX") => concurrently || has("DATABASE") || has("SYSTEM") || has("SCHEMA"),
-            Some("ALTER") => self.starts(&["ALTER", "SYSTEM"]) || (concurrently && has("DETACH")),
+            Some("ALTER") => concurrently && has("DETACH"),
             // Without a table it goes through all of them, each in its own transaction.
             Some("CLUSTER") => self.words.len() == 1,
             _ => false,
@@ -162,7 +177,9 @@ impl Statement {
 
     /// Tells whether the statement waits for others without standing in anybody's way.
     pub(super) fn waits_harmlessly(&self) -> bool {
-        self.words.iter().any(|word| word == "CONCURRENTLY") || self.starts(&["VACUUM"])
+        let has = |word: &str| self.words.iter().any(|w| w == word);
+        // FULL rewrites the table, and whoever reads it queues behind the one that waits for it.
+        has("CONCURRENTLY") || (self.starts(&["VACUUM"]) && !has("FULL"))
     }
 }
 
@@ -415,8 +432,6 @@ mod tests {
             "reindex (verbose) table concurrently t",
             "vacuum full t",
             "alter table t detach partition p concurrently",
-            "create database x",
-            "alter system set work_mem = '1MB'",
         ] {
             assert_eq!(read(alone).unwrap().1, Mode::OneByOne, "{alone}");
         }
@@ -432,6 +447,48 @@ mod tests {
         ] {
             assert_eq!(read(together).unwrap().1, Mode::OneTransaction, "{together}");
         }
+    }
+
+    #[test]
+    fn what_the_whole_server_shares_is_refused() {
+        for shared in [
+            "create role r",
+            "CREATE USER u PASSWORD 'x'",
+            "drop owned by r",
+            "reassign owned by r to s",
+            "alter database \"shop\" set search_path = x",
+            "alter role r set work_mem = '1MB'",
+            "alter system set work_mem = '1MB'",
+            "create database x",
+            "drop tablespace t",
+            "create subscription s connection 'x' publication p",
+            "grant r to s",
+            "revoke admin option for r from s",
+            "grant connect on database shop to r",
+            "comment on role r is 'x'",
+            "select 1; /* */ create /* */ group g",
+        ] {
+            assert!(read(shared).unwrap_err().why.contains("by hand"), "{shared}");
+        }
+        for own in [
+            "grant select on users to r",
+            "create user mapping for r server s",
+            "drop user mapping for r server s",
+            "create table role (database int)",
+            "alter table users owner to r",
+            "comment on table users is 'on database'",
+            "create index on role (database)",
+            "revoke all on all tables in schema public from r",
+        ] {
+            assert!(read(own).is_ok(), "{own}");
+        }
+    }
+
+    #[test]
+    fn a_full_vacuum_stands_in_the_way_of_others() {
+        let waits = |sql: &str| split(sql).unwrap()[0].waits_harmlessly();
+        assert!(waits("vacuum t") && waits("create index concurrently i on t (a)"));
+        assert!(!waits("vacuum (full) t") && !waits("VACUUM FULL t"));
     }
 
     #[test]

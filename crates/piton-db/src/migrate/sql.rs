@@ -20,7 +20,9 @@ use crate::progress::{OnProgress, Progress};
 use crate::{Database, DbError};
 
 /// The schema of the record; not the app's own data.
-pub const SCHEMA: &str = "piton";
+pub(crate) const SCHEMA: &str = "piton";
+/// The table of the record.
+pub(crate) const TABLE: &str = "migrations";
 
 /// How migrations are applied.
 #[derive(Clone, Copy, Debug)]

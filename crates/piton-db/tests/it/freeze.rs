@@ -102,7 +102,7 @@ async fn no_write_gets_into_a_frozen_database_that_is_swapped_away() {
         let frozen = freeze(&live, PATIENCE).await.unwrap().unwrap();
         let acknowledged = writers.acknowledged();
         waiting(&cluster.connect("frozen").await).await;
-        let changes = since(&golden, &live, &mut quiet).await.unwrap();
+        let changes = since(&golden, &live, None, &mut quiet).await.unwrap();
         frozen.check().await.unwrap();
         swap(&live, &golden.dbname, &old).await.unwrap();
         assert!(frozen.check().await.is_err(), "the swap ended it");
@@ -155,7 +155,7 @@ async fn every_kind_of_table_is_frozen_and_can_be_read() {
         assert_eq!(code, "55P03", "{write}");
     }
     assert_eq!(number(&client, r#"select count(*) from "User""#).await, 500);
-    assert!(since(&live, &live, &mut quiet).await.unwrap().is_empty());
+    assert!(since(&live, &live, None, &mut quiet).await.unwrap().is_empty());
     // A writer waits and then goes on.
     let writer = cluster.connect("freeze_all").await;
     let writer =
