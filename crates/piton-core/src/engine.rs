@@ -211,7 +211,7 @@ async fn act(
             Ok(None)
         }
         Attended::Acted(Err(fault)) => failed(recorder, &planned, fault),
-        Attended::TurnedBack => Ok(None),
+        Attended::Turned => Ok(None),
         Attended::Interrupted => leave(recorder),
     }
 }
@@ -263,8 +263,8 @@ async fn undo(
             recorder.borrow_mut().append(&Event::UndoFailed { step, fault: fault.clone() })?;
             Ok(Some(End::Stopped(fault)))
         }
-        // What shall become of the database was changed: the undo begins again with that.
-        Attended::TurnedBack => Ok(None),
+        // What shall become of the database was changed, and the undo begins again with that; or the way back was given up.
+        Attended::Turned => Ok(None),
         Attended::Interrupted => leave(recorder),
     }
 }
@@ -276,11 +276,12 @@ fn leave(recorder: &RefCell<Recorder<'_>>) -> Result<Option<End>, JournalError> 
 
 enum Attended {
     Acted(Result<Value, Fault>),
-    TurnedBack,
+    /// The release goes the other way now, or the same way otherwise.
+    Turned,
     Interrupted,
 }
 
-/// Drives a step while listening to people; a request to go back drops the step where it stands, as a kill would.
+/// Drives a step while listening to people; a request to go the other way drops the step where it stands, as a kill would.
 async fn attend(
     recorder: &RefCell<Recorder<'_>>,
     acting: impl Future<Output = Result<Value, Fault>>,
@@ -295,14 +296,14 @@ async fn attend(
             () = &mut interrupt => return Ok(Attended::Interrupted),
             _ = look.tick() => {
                 if take_requests(&mut recorder.borrow_mut())? {
-                    return Ok(Attended::TurnedBack);
+                    return Ok(Attended::Turned);
                 }
             }
         }
     }
 }
 
-/// Journals what people asked and follows it; returns whether the release turned back, or turned back otherwise than before.
+/// Journals what people asked and follows it; returns whether the release goes the other way now, or the same way otherwise.
 ///
 /// A request counts as taken only when all that follows from it is journaled: one that a kill cuts off is taken again.
 fn take_requests(recorder: &mut Recorder<'_>) -> Result<bool, JournalError> {
@@ -321,10 +322,17 @@ fn take_requests(recorder: &mut Recorder<'_>) -> Result<bool, JournalError> {
 }
 
 fn follow(recorder: &mut Recorder<'_>, pending: &Pending) -> Result<bool, JournalError> {
-    recorder.append(&Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at })?;
+    let asked = Event::Asked { request: pending.request, by: pending.by.clone(), at: pending.at };
+    // It was undone further, or settled, since it was asked.
+    if pending.request == Request::Forward && recorder.state.check(&asked).is_err() {
+        return Ok(false);
+    }
+    recorder.append(&asked)?;
     let database = match pending.request {
         // The step that judges sees it in the state.
         Request::Hold | Request::Continue { .. } => return Ok(false),
+        // The step begins anew: with all the traffic, and without the gate.
+        Request::Forward => return Ok(true),
         Request::Abort => false,
         Request::Rollback { database } => database,
     };
@@ -368,7 +376,7 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
     let back = match request {
         Request::Abort => Some(false),
         Request::Rollback { database } => Some(database),
-        Request::Hold | Request::Continue { .. } => None,
+        Request::Hold | Request::Continue { .. } | Request::Forward => None,
     };
     if let (Some(database), Some(turned)) = (back, &state.back)
         && (turned.database == database || !state.may_still_change_back())
@@ -380,9 +388,17 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
             ),
         ));
     }
-    if back.is_some() && state.past_return() {
+    if (back.is_some() || request == Request::Forward) && state.past_return() {
         return Err(Fault::refused("the way back was closed when the release began to settle")
             .hint(format!("piton resume {} carries it to its end", state.plan.environment)));
+    }
+    if request == Request::Forward && !may_go_forward(state) {
+        return Err(Fault::refused(format!(
+            "release {} cannot go forward from where it stands",
+            state.plan.short_id()
+        ))
+        .because("it has had no traffic yet, or more than its traffic is undone already")
+        .hint(format!("piton resume {} carries it on", state.plan.environment)));
     }
     let shifting = state
         .plan
@@ -395,6 +411,12 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
             .hint(format!("piton status {} shows where it is", state.plan.environment)));
     }
     Ok(())
+}
+
+/// Tells whether a person may give up the way back of a release that stands as this one does.
+pub(crate) fn may_go_forward(state: &State) -> bool {
+    let (by, at) = (state.by.clone(), state.last);
+    state.ended.is_none() && state.check(&Event::Asked { request: Request::Forward, by, at }).is_ok()
 }
 
 #[cfg(test)]

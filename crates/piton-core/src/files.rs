@@ -141,6 +141,21 @@ fn walk(folder: &Path, hasher: &mut blake3::Hasher) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells whether a copy still has everything that it was copied from, going by kinds, sizes and times of change.
+pub(crate) fn holds_all_of(copy: &Path, original: &Path) -> io::Result<bool> {
+    for entry in fs_err::read_dir(original)? {
+        let entry = entry?;
+        let (path, there) = (copy.join(entry.file_name()), entry.metadata()?);
+        let Ok(here) = fs_err::symlink_metadata(&path) else { return Ok(false) };
+        let same = here.file_type() == there.file_type()
+            && (!there.is_file() || (here.len(), here.modified()?) == (there.len(), there.modified()?));
+        if !same || (there.is_dir() && !holds_all_of(&path, &entry.path())?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

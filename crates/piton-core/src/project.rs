@@ -4,15 +4,15 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, Settings};
+use crate::config::{self, Config, Percent, Settings};
 use crate::dirs::Dirs;
 use crate::engine::{self, End, Recorder, Watcher};
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::files;
 use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
-use crate::plan::{self, Phase, Plan};
-use crate::step::{self, Finding, StartSlot, Step, World};
+use crate::plan::{self, Phase, Plan, PlannedStep};
+use crate::step::{self, Finding, Revived, ShouldRun, StartSlot, Step, World};
 use piton_db::changes::TableChange;
 
 /// An opened project.
@@ -104,7 +104,7 @@ impl Project {
         };
         let serving = facts::live(journal, &settings.environment)?.map(|live| live.start);
         let open = self.open_release(journal, &settings.environment)?;
-        let should_run = should_run(serving.clone(), open.as_ref());
+        let should_run = should_run(serving.clone(), open.as_ref(), false);
         Ok(World {
             settings,
             from,
@@ -229,28 +229,42 @@ impl Project {
         Ok(findings)
     }
 
-    /// Starts again what should run in an environment and has died, and journals it. Returns what was started.
+    /// Starts again what should run in an environment and has died, and journals it; with `forward` also the release under
+    /// way that is to have all traffic.
     ///
     /// # Errors
-    /// When it cannot be started, or another process holds the environment.
-    pub async fn revive(&self, settings: Settings) -> Result<Vec<String>, Fault> {
+    /// When the journal cannot be written, or another process holds the environment. What cannot be started is told in
+    /// what is returned.
+    pub async fn revive(&self, settings: Settings, forward: bool) -> Result<Revived, Fault> {
         let environment = settings.environment.clone();
         let mut journal = self.journal()?;
         let Some(latest) = journal.releases(Some(&environment)).map_err(journal_fault)?.pop() else {
-            return Ok(Vec::new());
+            return Ok(Revived::default());
         };
         let lease = journal.acquire(&environment, &Operator::this_process()).map_err(journal_fault)?;
         let revived = async {
             // An app may take longer to become ready than a lease lasts.
             let _heartbeat = journal.keep_alive(&lease).map_err(journal_fault)?;
-            let world = self.world(settings, &journal)?;
+            let mut world = self.world(settings, &journal)?;
+            if forward {
+                world.should_run = should_run(world.serving.clone(), Some(&latest), true);
+            }
             let append =
                 |event| journal.append(&lease, &latest.plan.id, &event).map(drop).map_err(journal_fault);
             step::revive(&world, append).await
         }
         .await;
         journal.give_back(&lease).map_err(journal_fault)?;
-        revived
+        let mut revived = revived?;
+        if let (Some(fault), Some(live)) = (revived.fault.take(), &latest.plan.live) {
+            let runs = started(&latest).is_some_and(|start| start.listens());
+            let way_on = engine::may_go_forward(&latest) && runs && !live.start.listens();
+            revived.fault = Some(match way_on {
+                true => step::without_way_back(fault, &environment, live.start.slot, latest.plan.slot),
+                false => fault,
+            });
+        }
+        Ok(revived)
     }
 
     /// Lists what differs from the backup of the release that is under way; nothing does before its migration.
@@ -290,6 +304,9 @@ impl Project {
             None => return Err(nothing_to_ask(&journal, environment)?),
         };
         engine::may_ask(&open, request)?;
+        if request == Request::Forward {
+            forward_is_needed(&open)?;
+        }
         let held = journal.holder(environment).map_err(journal_fault)?.is_some();
         if !held && matches!(request, Request::Hold | Request::Continue { .. }) {
             return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
@@ -306,12 +323,53 @@ impl Project {
 }
 
 /// Lists what has to run: once a release settles it is the one, before that the one that served is, and it beside it.
-fn should_run(serving: Option<StartSlot>, open: Option<&State>) -> Vec<StartSlot> {
-    let candidate = open.filter(|state| state.back.is_none()).and_then(started);
-    match open {
-        Some(open) if open.past_return() => candidate.into_iter().collect(),
-        _ => serving.into_iter().chain(candidate).collect(),
+///
+/// The one that served is not needed while the other has all traffic; with `forward` it never is.
+fn should_run(serving: Option<StartSlot>, open: Option<&State>, forward: bool) -> Vec<ShouldRun> {
+    let run = |start, needed| ShouldRun { start, needed };
+    let Some(open) = open.filter(|state| state.ended.is_none()) else {
+        return serving.map(|serving| run(serving, true)).into_iter().collect();
+    };
+    let candidate = started(open).filter(|_| forward || open.back.is_none() || has_traffic(open));
+    if open.past_return() || open.forward {
+        return candidate.map(|candidate| run(candidate, true)).into_iter().collect();
     }
+    let has_all = open.back.is_none() && candidate.is_some() && has_all_traffic(open);
+    let serving = serving.map(|serving| run(serving, !forward && !has_all));
+    // A new release that cannot start again beside one that serves is the gate's to judge.
+    serving.into_iter().chain(candidate.map(|candidate| run(candidate, forward))).collect()
+}
+
+/// Tells whether traffic was given to a release and nothing of that is undone yet.
+fn has_traffic(state: &State) -> bool {
+    let mut steps = state.plan.steps.iter().zip(&state.steps);
+    let of_traffic = |planned: &PlannedStep| planned.phase >= Phase::Shift;
+    let began = steps.clone().any(|(planned, step)| of_traffic(planned) && step.attempts > 0);
+    began && !steps.any(|(planned, step)| of_traffic(planned) && step.progress == Progress::Undone)
+}
+
+/// Tells whether a release has, or was about to have, all traffic.
+fn has_all_traffic(state: &State) -> bool {
+    let mut steps = state.plan.steps.iter().zip(&state.steps);
+    steps.any(|(planned, step)| {
+        matches!(&planned.step, Step::Shift(shift) if shift.share == Percent::FULL) && step.attempts > 0
+    })
+}
+
+/// Refuses to give up a way back that is there, and to go forward with a release that does not run.
+fn forward_is_needed(open: &State) -> Result<(), Fault> {
+    let environment = &open.plan.environment;
+    let before = open.plan.live.as_ref().map(|live| &live.start).filter(|start| start.listens());
+    if let Some(before) = before {
+        return Err(Fault::refused(format!("{} runs: the way back is there", before.place()))
+            .because("--forward is for a release before that cannot run")
+            .hint(format!("piton resume {environment} carries the release on")));
+    }
+    if started(open).is_some_and(|start| start.listens()) {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("{} does not run either", open.plan.slot))
+        .hint(format!("piton log {environment} tells what was tried")))
 }
 
 /// Returns how a release's app was started, when it was.

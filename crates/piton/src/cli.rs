@@ -171,6 +171,9 @@ pub(crate) struct Resume {
     /// Every environment: what served is started again, and each release is carried on in a process of its own
     #[arg(long, conflicts_with = "environment")]
     pub(crate) all: bool,
+    /// Give up the way back, because the release before cannot run: all traffic to the new one, whatever the gate says
+    #[arg(long, requires = "environment")]
+    pub(crate) forward: bool,
     /// Print JSON (docs/json.md)
     #[arg(long)]
     pub(crate) json: bool,

@@ -26,7 +26,8 @@ pub(crate) fn error(error: &Error) -> Value {
     }
 }
 
-fn fault(fault: &Fault) -> Value {
+/// Describes a fault.
+pub(crate) fn fault(fault: &Fault) -> Value {
     json!({ "what": fault.what, "why": fault.why, "hint": fault.hint })
 }
 

@@ -188,6 +188,7 @@ pub(crate) fn request_words(request: Request) -> &'static str {
         Request::Hold => "hold asked",
         Request::Continue { now: false } => "continue asked",
         Request::Continue { now: true } => "continue at once asked",
+        Request::Forward => "way back given up",
     }
 }
 

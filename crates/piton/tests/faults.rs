@@ -484,11 +484,14 @@ fn a_release_that_cannot_start_again_keeps_nobody_from_being_served() {
     let named = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("green");
     let green = green.into_iter().find(|path| path.is_dir() && named(path));
     std::fs::remove_file(green.unwrap().join("built.json")).unwrap();
+    // Nor can it be copied anew.
+    let commit = stage.git(&["rev-parse", "HEAD"]);
+    std::fs::remove_file(stage.root().join(".piton/artifacts").join(commit).join("built.json")).unwrap();
 
     let resume = stage.spawn(&["resume", "production"], &[]);
     stage.eventually("production", || stage.get(stage.listen("production"), "/") == Some((200, "v1".into())));
     let load = visitors(&stage);
-    let said = resume.wait();
+    let said = resume.wait().says("green on").says("cannot be started again").says("the gate judges");
     stage.finish(load);
     assert_eq!(said.code, 3, "{}", said.stderr);
     let load = visitors(&stage);

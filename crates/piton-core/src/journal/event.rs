@@ -223,6 +223,8 @@ pub enum Request {
         #[serde(default)]
         now: bool,
     },
+    /// Give up the way back, because the release before cannot run: all traffic to the new one, whatever the gate says.
+    Forward,
 }
 
 impl Request {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::event::{Back, Event, Operator, Outcome};
 use crate::fault::Fault;
-use crate::plan::Plan;
+use crate::plan::{Phase, Plan, PlannedStep};
 use crate::step::Step;
 
 /// Where a release stands: the fold of its events.
@@ -26,6 +26,8 @@ pub struct State {
     pub held: bool,
     /// How a person lets the present step go on.
     pub go_on: Option<GoOn>,
+    /// Whether a person has given up the way back, because the release before cannot run.
+    pub forward: bool,
     /// How it ended, and when.
     pub ended: Option<(Outcome, Timestamp)>,
     /// The time of the last event.
@@ -134,6 +136,7 @@ impl State {
             back: None,
             held: false,
             go_on: None,
+            forward: false,
             ended: None,
             last: at,
             places,
@@ -189,10 +192,12 @@ impl State {
                     }
                     self.held = false;
                 }
+                super::Request::Forward => self.turn_forward(),
                 super::Request::Abort | super::Request::Rollback { .. } => {}
             },
             Event::TurnedBack { reason, database } => {
                 self.held = false;
+                self.forward = false;
                 self.back = Some(Turned { reason: reason.clone(), database: *database, at });
             }
             Event::Ended { outcome } => self.ended = Some((*outcome, at)),
@@ -200,6 +205,20 @@ impl State {
         }
         self.last = at;
         Ok(())
+    }
+
+    /// Takes back the turn: what was undone of the traffic's steps, or failed to be, is to be done anew.
+    fn turn_forward(&mut self) {
+        self.held = false;
+        self.forward = true;
+        self.back = None;
+        for step in self.steps.iter_mut().filter(|step| step.was_turned()) {
+            step.progress = Progress::Pending;
+        }
+        let done = self.steps.iter().position(|step| step.progress != Progress::Done);
+        self.done = done.unwrap_or(self.steps.len());
+        let touched = self.steps.iter().rposition(|step| step.progress != Progress::Pending);
+        self.touched = touched.map_or(0, |index| index + 1);
     }
 
     /// Says whether the event may follow, and changes nothing.
@@ -272,9 +291,25 @@ impl State {
                 Progress::Undoing => Ok(()),
                 _ => refuse("the step is not being undone"),
             },
+            (Event::Asked { request: super::Request::Forward, .. }, _) => self.allow_forward(event),
             (Event::Ended { outcome }, _) => self.allow_end(event, *outcome),
             _ => Ok(()),
         }
+    }
+
+    fn allow_forward(&self, event: &Event) -> Result<(), Illegal> {
+        let steps = || self.plan.steps.iter().zip(&self.steps);
+        let of_traffic = |planned: &PlannedStep| planned.phase >= Phase::Shift;
+        if self.past_return() {
+            return Err(illegal(event, "the way back was closed when the release settled"));
+        }
+        if !steps().any(|(planned, step)| of_traffic(planned) && step.attempts > 0) {
+            return Err(illegal(event, "the release has had no traffic yet"));
+        }
+        if steps().any(|(planned, step)| !of_traffic(planned) && step.was_turned()) {
+            return Err(illegal(event, "more than its traffic is undone already"));
+        }
+        Ok(())
     }
 
     fn allow_end(&self, event: &Event, outcome: Outcome) -> Result<(), Illegal> {
@@ -355,6 +390,11 @@ impl StepState {
             outcome: None,
             undo_outcome: None,
         }
+    }
+
+    /// Tells whether its undo was begun.
+    fn was_turned(&self) -> bool {
+        matches!(self.progress, Progress::Undoing | Progress::Undone | Progress::UndoFailed(_))
     }
 
     fn take(&mut self, event: &Event, at: Timestamp) {

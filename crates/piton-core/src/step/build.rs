@@ -139,6 +139,12 @@ pub(crate) fn record_of(folder: &Path) -> PathBuf {
     folder.with_extension("json")
 }
 
+/// Tells whether an artifact is as it was built.
+pub(super) async fn is_whole(folder: &Path) -> bool {
+    let Ok(Some(artifact)) = files::read_json::<Artifact>(&record_of(folder)) else { return false };
+    digest(folder).await.is_ok_and(|now| now == artifact.digest)
+}
+
 fn git(root: &Path) -> Command {
     Command::new("git").args(["-C", &root.display().to_string()])
 }

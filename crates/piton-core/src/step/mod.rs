@@ -25,6 +25,7 @@ use piton_db::changes::TableChange;
 use piton_db::identity::{Label, Purpose};
 use piton_db::{Database, made};
 use piton_exec::{Command, ExposeSecret, Output, local, marker};
+use piton_proxy::Slot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -207,7 +208,27 @@ pub struct World {
     /// How the release that serves was started.
     pub serving: Option<StartSlot>,
     /// What has to run now: the release that serves, and the one under way once it was started.
-    pub should_run: Vec<StartSlot>,
+    pub should_run: Vec<ShouldRun>,
+}
+
+/// An app that has to run now.
+#[derive(Clone, Debug)]
+pub struct ShouldRun {
+    /// How it was started, and so can be again.
+    pub start: StartSlot,
+    /// Whether nothing may be carried on without it: the traffic is on it, or has to go back to it.
+    pub needed: bool,
+}
+
+/// What became of an environment's services that had died.
+#[derive(Clone, Debug, Default)]
+pub struct Revived {
+    /// What was started again.
+    pub started: Vec<String>,
+    /// Why others could not be; a release goes on without them.
+    pub missed: Vec<Fault>,
+    /// Why nothing may be carried on: what traffic needs could not be started. All else that could be runs.
+    pub fault: Option<Fault>,
 }
 
 /// A step's view of its release.
@@ -225,6 +246,8 @@ pub struct Ctx<'a, 'w> {
     pub database: bool,
     /// Whether the release goes back.
     pub back: bool,
+    /// Whether a person has given up the way back.
+    pub forward: bool,
 }
 
 impl<'a, 'w> Ctx<'a, 'w> {
@@ -239,6 +262,7 @@ impl<'a, 'w> Ctx<'a, 'w> {
             index,
             database: state.back.as_ref().is_some_and(|turned| turned.database),
             back: state.back.is_some(),
+            forward: state.forward,
         }
     }
 
@@ -403,37 +427,70 @@ pub(crate) async fn written_since_backup(
 
 /// Starts again what should run in an environment and has died: apps first, then the proxy that sends traffic to them.
 ///
-/// `journal` takes an event before each start and one after it. Returns what was started.
+/// Each is tried, whatever became of the others. `journal` takes an event before each start and one after it.
 pub(crate) async fn revive(
     world: &World,
     mut journal: impl FnMut(Event) -> Result<(), Fault>,
-) -> Result<Vec<String>, Fault> {
-    let mut started = Vec::new();
-    for (index, slot) in world.should_run.iter().enumerate() {
-        if slot.listens() {
+) -> Result<Revived, Fault> {
+    let mut revived = Revived::default();
+    let mut dead = Vec::new();
+    for app in &world.should_run {
+        if app.start.listens() {
             continue;
         }
-        let what = format!("{} on :{}", slot.slot, slot.port);
+        let what = app.start.place();
         journal(Event::Reviving { what: what.clone() })?;
-        match slot.start_again(world, |_| {}).await {
+        match app.start.start_again(world, |_| {}).await {
             Ok(_) => {
                 journal(Event::Revived { what: what.clone() })?;
-                started.push(what);
+                revived.started.push(what);
             }
-            // A new release that cannot start again is the gate's to judge; those whom the one before serves do not wait for it.
-            Err(fault) if index > 0 => tracing::warn!(%fault, slot = %slot.slot, "not started again"),
-            Err(fault) => return Err(fault),
+            Err(fault) => dead.push((app, cannot_start(&what, fault))),
         }
+    }
+    let nobody_serves = dead.len() == world.should_run.len();
+    // Where none runs, the last one tells why: it is the one that traffic is on.
+    let fatal =
+        dead.iter().position(|(app, _)| app.needed).or(dead.len().checked_sub(1).filter(|_| nobody_serves));
+    revived.fault = fatal.map(|index| dead.remove(index).1);
+    for (app, fault) in dead {
+        let goes_on = if world.serving.as_ref() == Some(&app.start) {
+            "until it runs there is no way back; the release goes on without one"
+        } else {
+            "the release goes on; the gate judges what comes of it"
+        };
+        revived.missed.push(if revived.fault.is_none() { fault.because(goes_on) } else { fault });
     }
     let dir = world.dirs.proxy(&world.settings.environment);
     if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
         let what = format!("proxy on {}", world.settings.listen);
         journal(Event::Reviving { what: what.clone() })?;
-        proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await?;
-        journal(Event::Revived { what: what.clone() })?;
-        started.push(what);
+        match proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await {
+            Ok(_) => {
+                journal(Event::Revived { what: what.clone() })?;
+                revived.started.push(what);
+            }
+            Err(fault) => revived.missed.extend(revived.fault.replace(fault)),
+        }
     }
-    Ok(started)
+    Ok(revived)
+}
+
+/// Says that an app which should run cannot be started again.
+fn cannot_start(what: &str, fault: Fault) -> Fault {
+    let mut why = vec![fault.what];
+    why.extend(fault.why);
+    Fault { what: format!("{what} cannot be started again"), why, ..fault }
+}
+
+/// Says the ways on for who has no release to go back to.
+pub(crate) fn without_way_back(fault: Fault, environment: &str, dead: Slot, new: Slot) -> Fault {
+    let mut fault = fault;
+    fault.why.extend(fault.hint.take());
+    fault.hint(format!(
+        "mend {dead}, then piton resume {environment}; where it cannot be mended, \
+         piton resume {environment} --forward gives up the way back and goes on with {new}"
+    ))
 }
 
 /// Names what a database that this release makes is for.

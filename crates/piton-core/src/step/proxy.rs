@@ -9,9 +9,10 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words};
+use super::{Act, Ctx, Site, StartSlot, Step, Words};
 use crate::fault::{Fault, OrFault};
 use crate::journal::Event;
+use crate::plan::Phase;
 
 /// The variable that a proxy's process carries; its value is the proxy's folder.
 const PROXY_MARK: &str = "PITON_PROXY";
@@ -183,7 +184,7 @@ pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -
     if status.weights == Weights::all(slot) && status.upstreams[slot] == Some(address) {
         return Ok(None);
     }
-    revive(ctx, port).await?;
+    revive(ctx).await?;
     let took = patiently(async || {
         let mut client = client(ctx).await?;
         if status.upstreams[slot] != Some(address) {
@@ -219,13 +220,34 @@ pub(super) fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>,
 /// Starts the release that served before again, when nothing of it listens any more.
 ///
 /// One that is only slow is not touched: traffic goes to it at once.
-async fn revive(ctx: &Ctx<'_, '_>, port: u16) -> Result<(), Fault> {
+async fn revive(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
     let Some(live) = &ctx.plan.live else { return Ok(()) };
     if live.start.listens() {
         return Ok(());
     }
-    let what = format!("{} on :{port}", live.start.slot);
+    let Err(fault) = start_again(ctx, &live.start).await else { return Ok(()) };
+    // Traffic stays where it is; and whoever has it has to run.
+    let new = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::StartSlot(start) => Some(start),
+        _ => None,
+    });
+    if ctx.plan.steps[ctx.index].phase < Phase::Shift {
+        return Err(fault);
+    }
+    let Some(new) = new else { return Err(fault) };
+    let serves = new.listens() || start_again(ctx, new).await.is_ok();
+    let place = new.place();
+    let fault = fault.because(match serves {
+        true => format!("traffic does not go to it; {place} runs"),
+        false => format!("{place} cannot be started again either"),
+    });
+    Err(super::without_way_back(fault, &ctx.plan.environment, live.start.slot, new.slot))
+}
+
+async fn start_again(ctx: &Ctx<'_, '_>, app: &StartSlot) -> Result<(), Fault> {
+    let what = app.place();
     ctx.append(&Event::Reviving { what: what.clone() })?;
-    live.start.start_again(ctx.world, |text| ctx.say(text)).await?;
+    let started = app.start_again(ctx.world, |text| ctx.say(text)).await;
+    started.map_err(|fault| super::cannot_start(&what, fault))?;
     ctx.append(&Event::Revived { what })
 }

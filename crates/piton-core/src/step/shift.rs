@@ -86,7 +86,8 @@ impl Act for Shift {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let share = self.share.basis_points();
+        // Nobody waits at a release before that cannot run.
+        let share = if ctx.forward { Percent::FULL } else { self.share }.basis_points();
         let weights = match self.slot {
             Slot::Green => Weights { green: share },
             Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
@@ -152,6 +153,9 @@ impl Bake {
 
     async fn judge(&self, ctx: &Ctx<'_, '_>, mut note: Note) -> Result<(Gate, String), Fault> {
         let mut noted = Instant::now();
+        if ctx.forward {
+            return Ok((note.gate, "the way back is given up: nothing is judged".into()));
+        }
         if self.length.is_zero() {
             // A step without a time has nothing to be judged by; the next one, or the watch, judges.
             return Ok((note.gate, String::new()));

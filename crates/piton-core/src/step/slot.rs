@@ -176,10 +176,40 @@ impl StartSlot {
         matches!(self.listener(), Listener::Own)
     }
 
+    /// Names the slot and its port.
+    pub(crate) fn place(&self) -> String {
+        format!("{} on :{}", self.slot, self.port)
+    }
+
     /// Ends what is left of the app and starts it anew.
+    ///
+    /// Where that fails and the slot's folder is not what was copied into it, the artifact is copied over it first. What
+    /// the app itself has written there stays.
     pub(crate) async fn start_again(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
         self.stop().await?;
+        let fault = match self.launch_and_wait(world, &say).await {
+            Err(fault) if self.is_damaged().await => fault,
+            launched => return launched,
+        };
+        self.stop().await?;
+        if !super::build::is_whole(&self.artifact).await {
+            let artifact = self.artifact.display();
+            return Err(
+                fault.because(format!("files of its folder changed, and {artifact} is not whole either"))
+            );
+        }
+        say("its folder is copied anew");
+        fs_err::create_dir_all(&self.folder).or_fault(|| "the slot's folder cannot be made".into())?;
+        local::run(&self.copy()).await.or_fault(|| "the slot's folder cannot be copied anew".into())?;
         self.launch_and_wait(world, say).await
+    }
+
+    /// Tells whether a file of the artifact is missing in the slot's folder, or was changed there.
+    async fn is_damaged(&self) -> bool {
+        let (artifact, folder) = (self.artifact.clone(), self.folder.clone());
+        let same = files::read_in_background(move || files::holds_all_of(&folder, &artifact)).await;
+        // What cannot be read cannot be copied either.
+        same.is_ok_and(|same| !same)
     }
 }
 

@@ -1,12 +1,14 @@
 use std::process::ExitCode;
 
 use piton_core::fault::Fault;
-use piton_core::project::Project;
+use piton_core::journal::Request;
+use piton_core::project::{Project, journal_fault};
+use piton_core::step::Revived;
 use piton_exec::local::Inherit;
 use piton_exec::{Command, local};
 use serde_json::json;
 
-use super::{carry_on, watch};
+use super::{ask, carry_on, watch};
 use crate::cli::Resume;
 use crate::error::{Error, FAILED};
 use crate::view::View;
@@ -15,14 +17,18 @@ use crate::{json as contract, ui};
 /// Carries a release on from where it stands.
 pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Error> {
     match &args.environment {
+        Some(environment) if args.forward => forward(project, environment, args.json).await,
         Some(environment) => one(project, environment, args.json).await,
         None => all(project, args.json).await,
     }
 }
 
 async fn one(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
-    let revived = revive(project, environment).await?;
-    if !revived.is_empty() && project.open_release(&project.journal()?, environment)?.is_none() {
+    let revived = revive(project, environment, false).await?;
+    if let Some(fault) = revived.fault {
+        return Err(fault.into());
+    }
+    if !revived.started.is_empty() && project.open_release(&project.journal()?, environment)?.is_none() {
         return watch::print_state(project, environment, as_json);
     }
     let view = View::new();
@@ -30,13 +36,24 @@ async fn one(project: &Project, environment: &str, as_json: bool) -> Result<Exit
     carry_on(project, recorder, &view, as_json).await
 }
 
+/// Lets a release that has no way back go forward, whoever runs it.
+async fn forward(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+    if project.journal()?.holder(environment).map_err(journal_fault)?.is_none() {
+        let revived = revive(project, environment, true).await?;
+        if let Some(fault) = revived.fault {
+            return Err(fault.into());
+        }
+    }
+    ask(project, environment, Request::Forward, as_json).await
+}
+
 /// Starts again what served, then lets each release that is not over run in a process of its own.
 async fn all(project: &Project, as_json: bool) -> Result<ExitCode, Error> {
     let mut code = ExitCode::SUCCESS;
     let mut environments = Vec::new();
     for environment in project.config().environments() {
-        let mut started_again = Vec::new();
-        let brought = bring_back(project, environment, &mut started_again).await;
+        let mut revived = Revived::default();
+        let brought = bring_back(project, environment, &mut revived).await;
         if let Err(error) = &brought {
             // One environment that cannot be brought back must not keep the others down.
             error.report();
@@ -44,7 +61,8 @@ async fn all(project: &Project, as_json: bool) -> Result<ExitCode, Error> {
         }
         environments.push(json!({
             "environment": environment,
-            "started_again": started_again,
+            "started_again": revived.started,
+            "not_started": revived.missed.iter().map(contract::fault).collect::<Vec<_>>(),
             "carried_on": brought.as_ref().is_ok_and(|carried_on| *carried_on),
             "error": brought.as_ref().err().map(contract::error),
         }));
@@ -56,17 +74,16 @@ async fn all(project: &Project, as_json: bool) -> Result<ExitCode, Error> {
 }
 
 /// Starts again what has died; returns whether a release is carried on.
-async fn bring_back(
-    project: &Project,
-    environment: &str,
-    started_again: &mut Vec<String>,
-) -> Result<bool, Error> {
+async fn bring_back(project: &Project, environment: &str, revived: &mut Revived) -> Result<bool, Error> {
     let journal = project.journal()?;
-    if journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some() {
+    if journal.holder(environment).map_err(journal_fault)?.is_some() {
         // Whoever runs the release sees to it.
         return Ok(false);
     }
-    *started_again = revive(project, environment).await?;
+    *revived = revive(project, environment, false).await?;
+    if let Some(fault) = revived.fault.take() {
+        return Err(fault.into());
+    }
     if project.open_release(&journal, environment)?.is_none() {
         return Ok(false);
     }
@@ -75,12 +92,15 @@ async fn bring_back(
     Ok(true)
 }
 
-/// Starts again what has died; returns what that was.
-async fn revive(project: &Project, environment: &str) -> Result<Vec<String>, Error> {
+/// Starts again what has died, and says what came of it.
+async fn revive(project: &Project, environment: &str, forward: bool) -> Result<Revived, Error> {
     let settings = project.settings(environment)?;
-    let revived = project.revive(settings).await?;
-    for what in &revived {
+    let revived = project.revive(settings, forward).await?;
+    for what in &revived.started {
         ui::talk(&format!("{environment}: {what} started again"));
+    }
+    for fault in &revived.missed {
+        ui::talk(&ui::warning(fault));
     }
     Ok(revived)
 }

@@ -76,6 +76,7 @@ fn alphabet() -> Vec<Event> {
         asked(Request::Hold),
         asked(Request::Continue { now: false }),
         asked(Request::Abort),
+        asked(Request::Forward),
         asked(Request::Rollback { database: true }),
         turned_back(),
         ended(Outcome::Succeeded),
@@ -141,7 +142,9 @@ fn assert_whole(state: &State) {
         assert_eq!(state.next_forward(), progress.iter().position(|step| **step != Progress::Done));
         let first_open = progress.iter().position(|step| **step != Progress::Done).unwrap_or(STEPS);
         assert!(progress.iter().skip(first_open + 1).all(|step| **step == Progress::Pending), "{progress:?}");
-        assert!(!progress.iter().any(|step| matches!(step, Progress::Undoing | Progress::Undone)));
+        let turned =
+            |step: &Progress| matches!(step, Progress::Undoing | Progress::Undone | Progress::UndoFailed(_));
+        assert!(!progress.iter().any(|step| turned(step)));
     } else {
         assert!(*progress[STEPS - 1] == Progress::Pending, "turned back past the return: {progress:?}");
     }
@@ -269,6 +272,39 @@ fn a_continue_lifts_a_hold_or_is_meant_for_the_step_that_judges() {
     // Taken up again, the step still knows; the next one does not.
     assert_eq!(after([started(0, 1), go_on(true), started(0, 2)]).go_on, Some(GoOn::Now));
     assert_eq!(after([started(0, 1), go_on(true), done(0), started(1, 1)]).go_on, None);
+}
+
+#[test]
+fn a_release_whose_traffic_alone_was_to_go_back_may_go_forward() {
+    let shifting = || vec![started(0, 1), done(0), started(1, 1), done(1), started(2, 1)];
+    let with = |more: Vec<Event>| after(shifting().into_iter().chain(more));
+    let forward = asked(Request::Forward);
+    for back in [
+        vec![turned_back()],
+        vec![turned_back(), undo_started(2, 1)],
+        vec![turned_back(), undo_started(2, 1), undo_failed(2)],
+        vec![turned_back(), undo_started(2, 1), undone(2)],
+        vec![done(2), turned_back(), undo_started(2, 1), undone(2), undo_started(1, 1), undo_failed(1)],
+    ] {
+        let mut state = with(back.clone());
+        let deeper = matches!(back.last(), Some(Event::UndoFailed { step, .. }) if step == "step.1");
+        if deeper {
+            assert_eq!(state.check(&forward).unwrap_err().why, "more than its traffic is undone already");
+            continue;
+        }
+        state.apply(&forward, at(100)).unwrap();
+        assert!(state.forward && state.back.is_none());
+        assert_whole(&state);
+        assert_eq!(state.next_forward(), Some(2));
+        state.apply(&started(2, 2), at(101)).unwrap();
+        state.apply(&turned_back(), at(102)).unwrap();
+        assert!(!state.forward, "whoever asks it to go back takes that back");
+        assert_eq!(state.next_back(), Some(2));
+    }
+    let early = after([started(0, 1), done(0), started(1, 1)]);
+    assert_eq!(early.check(&forward).unwrap_err().why, "the release has had no traffic yet");
+    let settling = with(vec![done(2), started(3, 1)]);
+    assert_eq!(settling.check(&forward).unwrap_err().why, "the way back was closed when the release settled");
 }
 
 #[test]

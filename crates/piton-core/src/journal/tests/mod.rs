@@ -16,7 +16,7 @@ use super::{Event, Journal, Lease, Operator};
 use crate::plan::{Commit, Phase, Plan, PlannedStep};
 use crate::step::{Checks, Prune, Step};
 
-/// Makes a plan of steps that do nothing; the last one closes the way back.
+/// Makes a plan of steps that do nothing; those from the third on are the traffic's, and the last one closes the way back.
 pub(crate) fn plan(id: &str, steps: usize) -> Plan {
     let nothing = |index: usize| {
         let step = if index + 1 == steps {
@@ -27,7 +27,11 @@ pub(crate) fn plan(id: &str, steps: usize) -> Plan {
         };
         PlannedStep {
             id: format!("step.{index}"),
-            phase: if index + 1 == steps { Phase::Settle } else { Phase::Start },
+            phase: match index {
+                _ if index + 1 == steps => Phase::Settle,
+                0 | 1 => Phase::Start,
+                _ => Phase::Shift,
+            },
             does: "nothing".into(),
             commands: Vec::new(),
             undo: "nothing".into(),
