@@ -91,14 +91,25 @@ need_postgres() {
 # Installs the server package without the cluster that Debian makes and starts by default.
 install_postgres() {
     apt_install postgresql-common || return 1
-    settings=/etc/postgresql-common/createcluster.conf
-    as_root cp -p "$settings" "$settings.before-piton"
-    echo 'create_main_cluster = false' | as_root tee -a "$settings" >/dev/null
-    installed=0
-    apt_install postgresql || installed=$?
-    as_root mv "$settings.before-piton" "$settings"
-    return "$installed"
+    without_main_cluster /etc/postgresql-common/createcluster.conf apt_install postgresql
 }
+
+# without_main_cluster FILE COMMAND...: runs the command while FILE, Debian's createcluster.conf, makes no cluster; puts the file
+# back however that ends. After a kill the next run takes it from the copy.
+without_main_cluster() (
+    settings=$1
+    shift
+    before=$settings.before-piton
+    if ! as_root test -e "$before"; then
+        # Whole or not there: half a copy would be taken for the file.
+        as_root cp -p "$settings" "$before.new" && as_root mv "$before.new" "$before" || exit 1
+    fi
+    trap 'as_root mv "$before" "$settings"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    { as_root cat "$before" && echo 'create_main_cluster = false'; } | as_root tee "$settings" >/dev/null
+    "$@"
+)
 
 # Unpacks the server package and what it needs into target/tools: for those who may not install.
 unpack_postgres() {
