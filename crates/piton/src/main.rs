@@ -19,13 +19,15 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are data and succeed; a wrong call is a refusal.
             let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
+            if let Err(unwritten) = error.print() {
+                ui::unwritten(unwritten);
+            }
+            return ui::exit_code(ExitCode::from(code));
         }
     };
     ui::start_log();
     let as_json = cli.command.wants_json();
-    match commands::run(cli) {
+    ui::exit_code(match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
             if as_json {
@@ -33,5 +35,5 @@ fn main() -> ExitCode {
             }
             error.report()
         }
-    }
+    })
 }

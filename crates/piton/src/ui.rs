@@ -1,17 +1,46 @@
 //! What goes to the terminal: data to stdout, talk to stderr, colour only where somebody sees it.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use owo_colors::OwoColorize;
 use piton_core::fault::Fault;
 
-/// Prints data to stdout; a reader that went away ends the program quietly.
+use crate::error::FAILED;
+
+/// Why stdout takes no more data.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints data to stdout; once that failed, nothing more is tried, and [`exit_code`] tells.
 pub(crate) fn data(text: &str) {
-    let mut out = anstream::stdout();
-    if writeln!(out, "{text}").is_err() {
-        std::process::exit(0);
+    if UNWRITTEN.get().is_some() {
+        return;
     }
+    let mut out = anstream::stdout();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        unwritten(error);
+    }
+}
+
+/// Notes that stdout could not be written.
+pub(crate) fn unwritten(error: std::io::Error) {
+    // The first reason is the one that counts.
+    let _ = UNWRITTEN.set(error);
+}
+
+/// Returns the exit code of a command that ends with `code`: data that could not be written is a failure, and said.
+///
+/// A reader that went away has what it wanted.
+pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+    let Some(error) = UNWRITTEN.get().filter(|error| error.kind() != ErrorKind::BrokenPipe) else {
+        return code;
+    };
+    talk(&fault(
+        &Fault::surroundings("what was to be printed could not be written to stdout").caused_by(error),
+    ));
+    if code == ExitCode::SUCCESS { ExitCode::from(FAILED) } else { code }
 }
 
 /// Says something to the person, on stderr.
