@@ -1,7 +1,8 @@
 //! Files and folders: atomic writes, locks, digests, removal.
 
+use std::fs::DirBuilder;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde::Serialize;
@@ -85,14 +86,42 @@ impl Drop for Joined {
 }
 
 /// Makes a folder that only its owner may enter and that git leaves alone: it will hold people's data.
+///
+/// One that is there keeps the mode that somebody gave it.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     let ignore = path.join(".gitignore");
     if ignore.is_file() {
         return Ok(());
     }
-    fs_err::create_dir_all(path)?;
-    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    if let Some(above) = path.parent() {
+        fs_err::create_dir_all(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
     fs_err::write(ignore, "*\n")
+}
+
+/// Returns the name of the account that a file belongs to, when that is not this process's; `None` also without the file.
+pub(crate) fn stranger(path: &Path) -> io::Result<Option<String>> {
+    let owner = match fs_err::symlink_metadata(path) {
+        Ok(found) => found.uid(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok((owner != rustix::process::geteuid().as_raw()).then(|| account(owner)))
+}
+
+/// Returns the name of an account of this machine; its number where it has none.
+fn account(uid: u32) -> String {
+    let accounts = fs_err::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// Locks a file for as long as the result lives; the lock ends with the process, however that ends.
@@ -194,6 +223,21 @@ mod tests {
         let dropped = tokio::time::timeout(std::time::Duration::ZERO, removal).await;
         assert!(dropped.is_err(), "it was to be dropped half-way");
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_folder_is_private_when_made_and_keeps_its_mode_when_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs_err::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = dir.path().join("below/made");
+        private_folder(&made).unwrap();
+        assert_eq!(mode(&made), 0o700);
+        let there = dir.path().join("there");
+        fs_err::create_dir(&there).unwrap();
+        fs_err::set_permissions(&there, std::fs::Permissions::from_mode(0o750)).unwrap();
+        private_folder(&there).unwrap();
+        assert_eq!(mode(&there), 0o750);
+        assert!(there.join(".gitignore").is_file());
     }
 
     #[test]

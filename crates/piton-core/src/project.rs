@@ -61,11 +61,23 @@ impl Project {
     /// Opens the journal.
     ///
     /// # Errors
-    /// When it cannot be made or read.
+    /// When it cannot be made or read; a refusal when it belongs to another account.
     pub fn journal(&self) -> Result<Journal, Fault> {
-        files::private_folder(self.dirs.base()).map_err(|error| {
-            Fault::surroundings("the project's .piton folder cannot be made").caused_by(&error)
-        })?;
+        let base = self.dirs.base();
+        let unusable = |error: std::io::Error| {
+            Fault::surroundings("the project's .piton folder cannot be used").caused_by(&error)
+        };
+        if let Some(owner) = files::stranger(base).map_err(unusable)? {
+            return Err(Fault::refused(format!("releases of this project run under the account {owner}"))
+                .because(format!("{} belongs to it", base.display()))
+                .because(
+                    "the apps and the proxy run under it, too: another account cannot look at or end them",
+                )
+                .hint(format!(
+                    "sudo -u {owner} piton …, with the same words; the journal names who called sudo"
+                )));
+        }
+        files::private_folder(base).map_err(unusable)?;
         Journal::open(&self.dirs.journal()).map_err(journal_fault)
     }
 

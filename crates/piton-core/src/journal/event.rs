@@ -252,9 +252,13 @@ pub struct Operator {
 impl Operator {
     /// Describes this process.
     pub fn this_process() -> Self {
-        // From the system's accounts, not from $USER, which a service or `su` leaves unset or wrong.
-        let user =
-            whoami::username().unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+        // From the system's accounts, not from $USER, which a service or `su` leaves unset or wrong. Several operators share
+        // one account: sudo names the person.
+        let person = std::env::var("SUDO_USER").ok();
+        let user = person
+            .filter(|name| !name.is_empty() && !name.contains(char::is_control))
+            .or_else(|| whoami::username().ok())
+            .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         Self {
             user,
