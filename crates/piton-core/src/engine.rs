@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use piton_exec::marker;
 use serde_json::Value;
 
 use crate::fault::{Fault, Kind};
@@ -20,6 +21,9 @@ use crate::step::{Ctx, Observed, World};
 
 /// How often the engine looks for what people ask.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How often is looked whether another process has taken the lease over.
+const HAND_OVER: Duration = Duration::from_millis(20);
 
 /// How one run of the engine ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,6 +141,31 @@ impl<'a> Recorder<'a> {
         self.watcher
     }
 
+    /// Returns the lease.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Waits until the process `pid` has taken the lease over; returns false, and gives it back, when that ends without it.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written.
+    pub async fn hand_over(self, pid: u32) -> Result<bool, JournalError> {
+        let lives = || i32::try_from(pid).is_ok_and(|pid| marker::start_of(pid).is_some());
+        loop {
+            // In this order: it may end after it has taken the lease.
+            let lived = lives();
+            if !self.journal.is_ours(&self.lease)? {
+                return Ok(true);
+            }
+            if !lived {
+                self.finish()?;
+                return Ok(false);
+            }
+            tokio::time::sleep(HAND_OVER).await;
+        }
+    }
+
     /// Gives the lease back.
     ///
     /// # Errors
@@ -158,23 +187,55 @@ pub async fn run(
 ) -> Result<End, JournalError> {
     let mut interrupt = pin!(interrupt);
     loop {
-        // Asked while nobody ran the release: before anything more is done.
-        take_requests(&mut recorder.borrow_mut())?;
-        let (ended, back, forward) = {
-            let recorder = recorder.borrow();
-            let state = recorder.state();
-            (state.ended, state.back.is_some().then(|| state.next_back()), state.next_forward())
-        };
-        let end = match (ended, back, forward) {
-            (Some((outcome, _)), _, _) => return Ok(End::Over(outcome)),
-            (None, Some(Some(index)), _) => undo(recorder, world, index, interrupt.as_mut()).await?,
-            (None, Some(None), _) => over(recorder, Outcome::RolledBack)?,
-            (None, None, Some(index)) => act(recorder, world, index, interrupt.as_mut()).await?,
-            (None, None, None) => over(recorder, Outcome::Succeeded)?,
-        };
-        if let Some(end) = end {
+        if let Some(end) = advance(recorder, world, interrupt.as_mut()).await? {
             return Ok(end);
         }
+    }
+}
+
+/// Carries the release through its guards; returns `None` when they let it pass.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_guards(
+    recorder: &RefCell<Recorder<'_>>,
+    world: &World,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Option<End>, JournalError> {
+    let mut interrupt = pin!(interrupt);
+    let passed = || {
+        let recorder = recorder.borrow();
+        let state = recorder.state();
+        let next = state.next_forward().map(|index| state.plan.steps[index].phase);
+        state.ended.is_none() && state.back.is_none() && next.is_none_or(|phase| phase > Phase::Guard)
+    };
+    while !passed() {
+        if let Some(end) = advance(recorder, world, interrupt.as_mut()).await? {
+            return Ok(Some(end));
+        }
+    }
+    Ok(None)
+}
+
+/// Acts or undoes the next step; `None` goes on.
+async fn advance(
+    recorder: &RefCell<Recorder<'_>>,
+    world: &World,
+    interrupt: impl Future<Output = ()> + Unpin,
+) -> Result<Option<End>, JournalError> {
+    // Asked while nobody ran the release: before anything more is done.
+    take_requests(&mut recorder.borrow_mut())?;
+    let (ended, back, forward) = {
+        let recorder = recorder.borrow();
+        let state = recorder.state();
+        (state.ended, state.back.is_some().then(|| state.next_back()), state.next_forward())
+    };
+    match (ended, back, forward) {
+        (Some((outcome, _)), _, _) => Ok(Some(End::Over(outcome))),
+        (None, Some(Some(index)), _) => undo(recorder, world, index, interrupt).await,
+        (None, Some(None), _) => over(recorder, Outcome::RolledBack),
+        (None, None, Some(index)) => act(recorder, world, index, interrupt).await,
+        (None, None, None) => over(recorder, Outcome::Succeeded),
     }
 }
 

@@ -175,13 +175,39 @@ impl Project {
     /// # Errors
     /// A refusal when there is none or a living process runs it.
     pub fn take_up<'w>(&self, environment: &str, watcher: &'w dyn Watcher) -> Result<Recorder<'w>, Fault> {
+        self.take(environment, None, watcher)
+    }
+
+    /// Takes the environment's release up from the living process that holds it and has told the token of its lease.
+    ///
+    /// # Errors
+    /// As [`Project::take_up`].
+    pub fn take_over<'w>(
+        &self,
+        environment: &str,
+        token: i64,
+        watcher: &'w dyn Watcher,
+    ) -> Result<Recorder<'w>, Fault> {
+        self.take(environment, Some(token), watcher)
+    }
+
+    fn take<'w>(
+        &self,
+        environment: &str,
+        handed: Option<i64>,
+        watcher: &'w dyn Watcher,
+    ) -> Result<Recorder<'w>, Fault> {
         let mut journal = self.journal()?;
         let Some(open) = self.open_release(&journal, environment)? else {
             return Err(Fault::refused(format!("no release of {environment} is under way"))
                 .hint(format!("piton deploy {environment} begins one")));
         };
         let by = Operator::this_process();
-        let lease: Lease = journal.acquire(environment, &by).map_err(journal_fault)?;
+        let lease: Lease = match handed {
+            Some(token) => journal.take_over(environment, token, &by),
+            None => journal.acquire(environment, &by),
+        }
+        .map_err(journal_fault)?;
         Recorder::take_up(journal, lease, &open.plan.id, by, watcher).map_err(journal_fault)
     }
 
@@ -211,12 +237,20 @@ impl Project {
         Ok((end, state))
     }
 
-    /// Leaves a release that was only begun, for another process to carry on.
+    /// Carries a release that was begun through its guards; returns how it ended when they did not let it pass.
     ///
     /// # Errors
-    /// When the journal cannot be written.
-    pub fn give_back(&self, recorder: Recorder<'_>) -> Result<(), Fault> {
-        recorder.finish().map_err(journal_fault)
+    /// As [`Project::carry_on`].
+    pub async fn guard<'w>(
+        &self,
+        recorder: Recorder<'w>,
+        settings: Settings,
+        interrupt: impl Future<Output = ()>,
+    ) -> Result<(Recorder<'w>, Option<End>), Fault> {
+        let world = self.world(settings, &self.journal()?)?;
+        let recorder = RefCell::new(recorder);
+        let end = engine::run_guards(&recorder, &world, interrupt).await.map_err(journal_fault)?;
+        Ok((recorder.into_inner(), end))
     }
 
     /// Runs the guards of a plan; changes nothing.

@@ -132,7 +132,7 @@ pub(crate) struct Deploy {
     /// The commit, tag or branch to release
     #[arg(long = "ref", default_value = "HEAD", value_name = "REF")]
     pub(crate) reference: String,
-    /// Run the release in a process of its own and return
+    /// Run the release in a process of its own once its guards let it pass, and return
     #[arg(long)]
     pub(crate) detach: bool,
     /// Leave a failed release standing for a look, to be resumed or aborted
@@ -174,6 +174,9 @@ pub(crate) struct Resume {
     /// Give up the way back, because the release before cannot run: all traffic to the new one, whatever the gate says
     #[arg(long, requires = "environment")]
     pub(crate) forward: bool,
+    /// The token of the lease that the process which started this one hands over
+    #[arg(long, hide = true, requires = "environment", conflicts_with = "forward")]
+    pub(crate) lease: Option<i64>,
     /// Print JSON (docs/json.md)
     #[arg(long)]
     pub(crate) json: bool,

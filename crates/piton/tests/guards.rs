@@ -267,3 +267,56 @@ fn an_app_that_died_and_a_release_that_waits_are_said() {
     let said = stage.piton(&["status", "production"]).expect(0).stdout;
     assert!(said.contains("blue does not listen on port"), "{said}");
 }
+
+#[test]
+fn a_refusal_is_that_of_the_command_that_detaches() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.after_staging = true);
+    stage.commit("v2", &[]);
+    let said = stage.piton(&["deploy", "production", "--detach", "--json"]).expect(2);
+    assert_eq!(said.json()["outcome"], "refused");
+    said.says("has not been released to staging");
+    assert!(stage.status("production")["release"]["run_by"].is_null());
+}
+
+#[test]
+fn a_kill_while_a_release_detaches_leaves_it_to_be_resumed() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    let detach = ["deploy", "production", "--detach"];
+    // The process that detaches dies before the other one is started.
+    stage.piton_with_env(&detach, &[("PITON_CRASH_AT", "done guard:after")]).expect(137);
+    stage.piton(&["abort", "production"]).expect(0);
+    // The other one dies as soon as it has the lease.
+    stage.piton_with_env(&detach, &[("PITON_CRASH_AT", "taken_up :before")]).expect(0);
+    stage.eventually("its end", || stage.status("production")["release"]["run_by"].is_null());
+    assert_eq!(stage.status("production")["release"]["outcome"], "under_way");
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+}
+
+#[test]
+fn the_lease_of_a_release_that_detaches_is_never_free() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[]);
+    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
+    // Whoever gives it back leaves a trace.
+    journal
+        .execute_batch(
+            "CREATE TABLE freed (at TEXT);
+             CREATE TRIGGER trace AFTER UPDATE ON leases WHEN NOT NEW.held
+             BEGIN INSERT INTO freed VALUES (NEW.beat); END;",
+        )
+        .unwrap();
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["deploy", "production", "--detach"]).expect(0).says("runs by itself");
+    stage.piton(&["resume", "production"]).expect(2).says("is being released by");
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let freed = || journal.query_row("SELECT count(*) FROM freed", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(freed(), 0);
+    stage.piton(&["abort", "production"]).expect(0);
+    stage.eventually("its end", || freed() == 1);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+}

@@ -75,16 +75,41 @@ impl Journal {
             });
         }
         let token = current.map_or(1, |(token, _, _)| token + 1);
-        let stamp = now().to_string();
-        let operator = serde_json::to_string(operator).unwrap_or_default();
-        tx.execute(
-            "INSERT INTO leases (environment, token, operator, since, beat, held) VALUES (?1, ?2, ?3, ?4, ?4, 1)
-             ON CONFLICT (environment) DO UPDATE SET token = ?2, operator = ?3, since = ?4, beat = ?4, held = 1",
-            params![environment, token, operator, stamp],
-        )
-        .map_err(wrap(&self.path))?;
+        hold(&tx, environment, token, operator).map_err(wrap(&self.path))?;
         tx.commit().map_err(wrap(&self.path))?;
         Ok(Lease { environment: environment.to_owned(), token })
+    }
+
+    /// Takes the lease over from a living process that hands it on by telling its token: at no time is it free.
+    ///
+    /// # Errors
+    /// [`JournalError::Held`] when somebody else has taken it meanwhile.
+    pub fn take_over(
+        &mut self,
+        environment: &str,
+        token: i64,
+        operator: &Operator,
+    ) -> Result<Lease, JournalError> {
+        let tx = begin(&mut self.db, &self.path)?;
+        match read(&tx, environment).map_err(wrap(&self.path))? {
+            Some((current, true, _)) if current == token => {}
+            // Whoever handed it on has died since, and others may have come and gone.
+            _ => {
+                drop(tx);
+                return self.acquire(environment, operator);
+            }
+        }
+        hold(&tx, environment, token + 1, operator).map_err(wrap(&self.path))?;
+        tx.commit().map_err(wrap(&self.path))?;
+        Ok(Lease { environment: environment.to_owned(), token: token + 1 })
+    }
+
+    /// Tells whether the lease is still this one.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn is_ours(&self, lease: &Lease) -> Result<bool, JournalError> {
+        Ok(check(&self.db, lease).map_err(wrap(&self.path))?.is_some())
     }
 
     /// Gives the lease back; does nothing when it was lost.
@@ -117,6 +142,16 @@ impl Journal {
     pub fn keep_alive(&self, lease: &Lease) -> Result<Heartbeat, JournalError> {
         Heartbeat::start(self.reopen()?, lease.clone(), BEAT)
     }
+}
+
+fn hold(db: &Connection, environment: &str, token: i64, operator: &Operator) -> rusqlite::Result<usize> {
+    let stamp = now().to_string();
+    let operator = serde_json::to_string(operator).unwrap_or_default();
+    db.execute(
+        "INSERT INTO leases (environment, token, operator, since, beat, held) VALUES (?1, ?2, ?3, ?4, ?4, 1)
+         ON CONFLICT (environment) DO UPDATE SET token = ?2, operator = ?3, since = ?4, beat = ?4, held = 1",
+        params![environment, token, operator, stamp],
+    )
 }
 
 fn read(db: &Connection, environment: &str) -> rusqlite::Result<Option<(i64, bool, LeaseInfo)>> {

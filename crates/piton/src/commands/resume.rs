@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use piton_core::fault::Fault;
@@ -16,10 +17,15 @@ use crate::{json as contract, ui};
 
 /// Carries a release on from where it stands.
 pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Error> {
-    match &args.environment {
-        Some(environment) if args.forward => forward(project, environment, args.json).await,
-        Some(environment) => one(project, environment, args.json).await,
-        None => all(project, args.json).await,
+    match (&args.environment, args.lease) {
+        (Some(environment), Some(token)) => {
+            let view = View::new();
+            let recorder = project.take_over(environment, token, &view)?;
+            carry_on(project, recorder, &view, args.json).await
+        }
+        (Some(environment), None) if args.forward => forward(project, environment, args.json).await,
+        (Some(environment), None) => one(project, environment, args.json).await,
+        (None, _) => all(project, args.json).await,
     }
 }
 
@@ -87,7 +93,7 @@ async fn bring_back(project: &Project, environment: &str, revived: &mut Revived)
     if project.open_release(&journal, environment)?.is_none() {
         return Ok(false);
     }
-    detach(project, environment)?;
+    detach(project, environment, None)?;
     ui::talk(&format!("{environment}: the release is carried on; piton watch {environment} follows it"));
     Ok(true)
 }
@@ -105,15 +111,25 @@ async fn revive(project: &Project, environment: &str, forward: bool) -> Result<R
     Ok(revived)
 }
 
-/// Starts a process of its own that carries the environment's release on.
-pub(crate) fn detach(project: &Project, environment: &str) -> Result<(), Error> {
+/// Starts a process of its own that carries the environment's release on; `lease` is the token of the lease that it is to take
+/// over. Returns its process id and its log.
+pub(crate) fn detach(
+    project: &Project,
+    environment: &str,
+    lease: Option<i64>,
+) -> Result<(u32, PathBuf), Error> {
     let journal = project.journal()?;
-    let Some(open) = project.open_release(&journal, environment)? else { return Ok(()) };
+    let Some(open) = project.open_release(&journal, environment)? else {
+        return Err(Fault::refused(format!("no release of {environment} is under way")).into());
+    };
     let root = project.config().root().display().to_string();
-    let command =
+    let mut command =
         Command::new(project.piton().display().to_string()).args(["-C", &root, "resume", environment]);
+    if let Some(token) = lease {
+        command = command.args(["--lease", &token.to_string()]);
+    }
     let log = project.dirs().logs(&open.plan.id).join("release.log");
-    local::spawn_detached(&command, Inherit::Everything, &log)
+    let pid = local::spawn_detached(&command, Inherit::Everything, &log)
         .map_err(|error| Fault::surroundings("the release cannot run by itself").caused_by(&error))?;
-    Ok(())
+    Ok((pid, log))
 }

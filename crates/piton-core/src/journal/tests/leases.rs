@@ -170,3 +170,25 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_lease_that_is_handed_over_is_never_free() {
+    let mut opened = Opened::new();
+    let (mut ada, ben, cleo) = (Sleeper::start("ada"), Sleeper::start("ben"), Sleeper::start("cleo"));
+    let first = opened.journal.acquire("production", &ada.operator).unwrap();
+    let wrong = opened.journal.take_over("production", first.token - 1, &cleo.operator);
+    assert!(matches!(wrong, Err(JournalError::Held { .. })), "the token is what gives the right");
+    let second = opened.journal.take_over("production", first.token, &ben.operator).unwrap();
+    assert!(opened.journal.is_ours(&second).unwrap() && !opened.journal.is_ours(&first).unwrap());
+    let appended = opened.journal.append(&first, "R1", &created(2));
+    assert!(matches!(appended, Err(JournalError::LeaseLost { .. })));
+    opened.journal.give_back(&first).unwrap();
+    assert_eq!(opened.journal.holder("production").unwrap().unwrap().operator, ben.operator);
+    // Who hands over may have died, and somebody else may have come first.
+    opened.journal.give_back(&second).unwrap();
+    let third = opened.journal.acquire("production", &ada.operator).unwrap();
+    ada.kill();
+    opened.journal.acquire("production", &cleo.operator).unwrap();
+    let late = opened.journal.take_over("production", third.token, &ben.operator);
+    assert!(matches!(late, Err(JournalError::Held { .. })));
+}
