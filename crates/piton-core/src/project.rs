@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::files;
 use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
 use crate::plan::{self, Phase, Plan, PlannedStep};
-use crate::step::{self, Finding, Revived, ShouldRun, StartSlot, Step, World};
+use crate::step::{self, Finding, Revived, Role, ShouldRun, StartSlot, Step, World};
 use piton_db::changes::TableChange;
 
 /// An opened project.
@@ -303,8 +303,11 @@ impl Project {
         journal.give_back(&lease).map_err(journal_fault)?;
         let mut revived = revived?;
         if let (Some(fault), Some(live)) = (revived.fault.take(), &latest.plan.live) {
-            let runs = started(&latest).is_some_and(|start| start.listens());
-            let way_on = engine::may_go_forward(&latest) && runs && !live.start.listens();
+            let new = started(&latest);
+            // Where its traffic went back already it was not started again now; it may well run.
+            let may_run = latest.back.is_some() && !has_traffic(&latest)
+                || new.as_ref().is_some_and(StartSlot::listens);
+            let way_on = engine::may_go_forward(&latest) && new.is_some() && may_run && !live.start.listens();
             revived.fault = Some(match way_on {
                 true => step::without_way_back(fault, &environment, live.start.slot, latest.plan.slot),
                 false => fault,
@@ -370,20 +373,19 @@ impl Project {
 
 /// Lists what has to run: once a release settles it is the one, before that the one that served is, and it beside it.
 ///
-/// The one that served is not needed while the other has all traffic; with `forward` it never is.
+/// With `forward` the one under way is needed, and the one that served is not.
 fn should_run(serving: Option<StartSlot>, open: Option<&State>, forward: bool) -> Vec<ShouldRun> {
-    let run = |start, needed| ShouldRun { start, needed };
+    let run = |start: Option<StartSlot>, role| start.map(|start| ShouldRun { start, role });
     let Some(open) = open.filter(|state| state.ended.is_none()) else {
-        return serving.map(|serving| run(serving, true)).into_iter().collect();
+        return run(serving, Role::Needed).into_iter().collect();
     };
-    let candidate = started(open).filter(|_| forward || open.back.is_none() || has_traffic(open));
+    let new = started(open).filter(|_| forward || open.back.is_none() || has_traffic(open));
     if open.past_return() || open.forward {
-        return candidate.map(|candidate| run(candidate, true)).into_iter().collect();
+        return run(new, Role::Needed).into_iter().collect();
     }
-    let has_all = open.back.is_none() && candidate.is_some() && has_all_traffic(open);
-    let serving = serving.map(|serving| run(serving, !forward && !has_all));
-    // A new release that cannot start again beside one that serves is the gate's to judge.
-    serving.into_iter().chain(candidate.map(|candidate| run(candidate, forward))).collect()
+    let has_all = open.back.is_none() && new.is_some() && has_all_traffic(open);
+    let serving = run(serving, if forward || has_all { Role::Spare } else { Role::Needed });
+    serving.into_iter().chain(run(new, if forward { Role::Needed } else { Role::Judged })).collect()
 }
 
 /// Tells whether traffic was given to a release and nothing of that is undone yet.

@@ -1,4 +1,4 @@
-//! The kinds of steps: data that can describe, observe, act and undo itself, one kind a file.
+//! The kinds of steps: data that can describe, act and undo itself, and where acting twice needs it, observe.
 
 mod backup;
 mod build;
@@ -138,7 +138,7 @@ trait Act {
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault>;
 }
 
-/// Makes the enum of all kinds and hands each call to the kind's own file.
+/// Makes the enum of all kinds and hands each call to the kind's own.
 macro_rules! kinds {
     ($($kind:ident),+ $(,)?) => {
         /// A step as data.
@@ -216,8 +216,19 @@ pub struct World {
 pub struct ShouldRun {
     /// How it was started, and so can be again.
     pub start: StartSlot,
-    /// Whether nothing may be carried on without it: the traffic is on it, or has to go back to it.
-    pub needed: bool,
+    /// What depends on it.
+    pub role: Role,
+}
+
+/// What depends on an app that has to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The traffic is on it, or has to go back to it: nothing is carried on without it.
+    Needed,
+    /// A new release: the gate judges what comes of it.
+    Judged,
+    /// The way back, while the new release has all traffic.
+    Spare,
 }
 
 /// What became of an environment's services that had died.
@@ -425,7 +436,8 @@ pub(crate) async fn written_since_backup(
     })
 }
 
-/// Starts again what should run in an environment and has died: apps first, then the proxy that sends traffic to them.
+/// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the
+/// way back.
 ///
 /// Each is tried, whatever became of the others. `journal` takes an event before each start and one after it.
 pub(crate) async fn revive(
@@ -434,34 +446,12 @@ pub(crate) async fn revive(
 ) -> Result<Revived, Fault> {
     let mut revived = Revived::default();
     let mut dead = Vec::new();
-    for app in &world.should_run {
-        if app.start.listens() {
-            continue;
-        }
-        let what = app.start.place();
-        journal(Event::Reviving { what: what.clone() })?;
-        match app.start.start_again(world, |_| {}).await {
-            Ok(_) => {
-                journal(Event::Revived { what: what.clone() })?;
-                revived.started.push(what);
-            }
-            Err(fault) => dead.push((app, cannot_start(&what, fault))),
-        }
-    }
-    let nobody_serves = dead.len() == world.should_run.len();
-    // Where none runs, the last one tells why: it is the one that traffic is on.
-    let fatal =
-        dead.iter().position(|(app, _)| app.needed).or(dead.len().checked_sub(1).filter(|_| nobody_serves));
-    revived.fault = fatal.map(|index| dead.remove(index).1);
-    for (app, fault) in dead {
-        let goes_on = if world.serving.as_ref() == Some(&app.start) {
-            "until it runs there is no way back; the release goes on without one"
-        } else {
-            "the release goes on; the gate judges what comes of it"
-        };
-        revived.missed.push(if revived.fault.is_none() { fault.because(goes_on) } else { fault });
-    }
+    // Nobody waits for an app without traffic.
+    let (spare, served): (Vec<&ShouldRun>, Vec<&ShouldRun>) =
+        world.should_run.iter().partition(|app| app.role == Role::Spare);
+    revive_apps(world, &served, &mut journal, &mut revived, &mut dead).await?;
     let dir = world.dirs.proxy(&world.settings.environment);
+    let mut no_proxy = None;
     if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
         let what = format!("proxy on {}", world.settings.listen);
         journal(Event::Reviving { what: what.clone() })?;
@@ -470,10 +460,48 @@ pub(crate) async fn revive(
                 journal(Event::Revived { what: what.clone() })?;
                 revived.started.push(what);
             }
-            Err(fault) => revived.missed.extend(revived.fault.replace(fault)),
+            Err(fault) => no_proxy = Some(fault),
         }
     }
+    revive_apps(world, &spare, &mut journal, &mut revived, &mut dead).await?;
+    let nobody_serves = dead.len() == world.should_run.len();
+    let fatal = |&(role, _): &(Role, Fault)| role == Role::Needed || nobody_serves;
+    if let Some(index) = dead.iter().position(fatal) {
+        revived.fault = Some(dead.remove(index).1);
+    }
+    if let Some(fault) = no_proxy {
+        revived.missed.extend(revived.fault.replace(fault));
+    }
+    for (role, fault) in dead {
+        let goes_on = match role {
+            Role::Spare => "until it runs there is no way back; the release goes on without one",
+            Role::Judged | Role::Needed => "the release goes on; the gate judges what comes of it",
+        };
+        revived.missed.push(if revived.fault.is_none() { fault.because(goes_on) } else { fault });
+    }
     Ok(revived)
+}
+
+/// Starts apps again that have died, and collects those that cannot be.
+async fn revive_apps(
+    world: &World,
+    apps: &[&ShouldRun],
+    journal: &mut impl FnMut(Event) -> Result<(), Fault>,
+    revived: &mut Revived,
+    dead: &mut Vec<(Role, Fault)>,
+) -> Result<(), Fault> {
+    for app in apps.iter().filter(|app| !app.start.listens()) {
+        let what = app.start.place();
+        journal(Event::Reviving { what: what.clone() })?;
+        match app.start.start_again(world, |_| {}).await {
+            Ok(_) => {
+                journal(Event::Revived { what: what.clone() })?;
+                revived.started.push(what);
+            }
+            Err(fault) => dead.push((app.role, cannot_start(&what, fault))),
+        }
+    }
+    Ok(())
 }
 
 /// Says that an app which should run cannot be started again.
