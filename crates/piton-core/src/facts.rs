@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use piton_db::identity::{self, MarkState};
 use piton_db::migrate::sql::SqlFolder;
 use piton_exec::{Command, local};
@@ -20,6 +21,8 @@ pub struct Facts {
     pub id: String,
     /// When the facts were gathered.
     pub now: Timestamp,
+    /// The machine's time zone, in which times are written for people.
+    pub zone: TimeZone,
     /// The commit to release.
     pub commit: Commit,
     /// Where in the repository `piton.toml` lies.
@@ -81,6 +84,7 @@ impl Facts {
             pending: pending(settings, source, &hash).await,
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
+            zone: TimeZone::system(),
             commit: Commit { hash, subject },
             prefix: PathBuf::from(prefix),
             uncommitted: !changes.is_empty(),

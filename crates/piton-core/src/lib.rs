@@ -1,4 +1,4 @@
-//! Configuration, plan, journal, engine, steps, targets and gate of a release. No terminal, no HTTP server.
+//! Configuration, plan, journal, engine, steps and gate of a release. No terminal, no HTTP server.
 
 pub mod config;
 pub mod dirs;

@@ -205,8 +205,9 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {
+        let time = |at| words::time_in(at, facts.zone.clone());
         let opens =
-            window.next_open(facts.now).map_or_else(String::new, |at| format!(", opens {}", words::time(at)));
+            window.next_open(facts.now).map_or_else(String::new, |at| format!(", opens {}", time(at)));
         remarks.push(format!("outside of the window {window}{opens}"));
     }
     remarks

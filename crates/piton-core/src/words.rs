@@ -60,7 +60,12 @@ pub fn day(at: Timestamp) -> String {
 
 /// Writes a time in the machine's time zone: `2026-11-02 10:00:11`.
 pub fn time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time_in(at, TimeZone::system())
+}
+
+/// Writes a time in a time zone, as [`time`].
+pub fn time_in(at: Timestamp, zone: TimeZone) -> String {
+    at.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Commands as values, the transports that run them, and secrets that do not print.
+//! Commands as values, running them on this machine, finding what they left running, and secrets that do not print.
 //!
 //! Every effect on another program is a [`Command`]: the plan prints it, the journal records it, and
 //! [`local::run`] executes it as an argument vector. No shell ever sees a value.

@@ -89,7 +89,8 @@ impl Command {
             Self::Resume(args) => args.json,
             Self::Abort(args) => args.target.json,
             Self::Rollback(args) => args.target.json,
-            Self::Init | Self::Schema | Self::Migration(_) | Self::Proxy(_) => false,
+            Self::Migration(args) => args.json,
+            Self::Init | Self::Schema | Self::Proxy(_) => false,
         }
     }
 }
@@ -217,6 +218,9 @@ pub(crate) struct Migration {
     /// Nothing of it is in the database: it is run from its beginning
     #[arg(long)]
     not_applied: bool,
+    /// Print JSON (docs/json.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

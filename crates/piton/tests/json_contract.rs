@@ -50,6 +50,8 @@ struct Seen {
     release: BTreeSet<String>,
     status: BTreeSet<String>,
     log: BTreeSet<String>,
+    log_verify: BTreeSet<String>,
+    migration: BTreeSet<String>,
     config: BTreeSet<String>,
 }
 
@@ -110,6 +112,7 @@ fn what_is_printed_is_what_is_described() {
         seen.error(&stage, &[command, "production", "--json"], "no release of production");
     }
     seen.error(&stage, &["log", "01JD", "--json"], "01JD");
+    seen.error(&stage, &["migration", "prodction", "1.sql", "--applied", "--json"], "prodction");
     seen.plan(&stage, 0);
     assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 0), "succeeded");
     seen.log(&stage);
@@ -117,7 +120,12 @@ fn what_is_printed_is_what_is_described() {
     // A person says how a half-applied migration stands.
     let half = "update piton.migrations set finished_at = null, done = 1 returning name";
     let name = stage.sql(&stage.database("production"), half).remove(0);
-    stage.piton(&["migration", "production", &name, "--applied"]).expect(0);
+    let recorded = stage.piton(&["migration", "production", &name, "--applied", "--json"]).expect(0).json();
+    assert_eq!(recorded["applied"], true);
+    seen.migration.extend(fields(&recorded, &[]));
+    let verified = stage.piton(&["log", "--verify", "--json"]).expect(0).json();
+    assert_eq!(verified["verified"].as_u64(), Some(stage.events("production").len() as u64));
+    seen.log_verify.extend(fields(&verified, &[]));
     seen.log(&stage);
 
     // A guard that refuses.
@@ -181,6 +189,8 @@ fn what_is_printed_is_what_is_described() {
         ("release", seen.release),
         ("status", seen.status),
         ("log", seen.log),
+        ("log --verify", seen.log_verify),
+        ("migration", seen.migration),
         ("config", seen.config),
     ] {
         let described = described(section);

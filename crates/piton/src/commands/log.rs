@@ -17,6 +17,9 @@ pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
     if args.verify {
         let count = journal.verify().map_err(journal_fault)?;
         ui::talk(&format!("{count} events, none altered, removed or inserted"));
+        if args.json {
+            ui::data(&json!({ "verified": count }).to_string());
+        }
         if args.what.is_none() {
             return Ok(ExitCode::SUCCESS);
         }

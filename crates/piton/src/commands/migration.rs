@@ -7,10 +7,11 @@ use piton_core::project::{Project, journal_fault};
 use piton_core::step::Step;
 use piton_db::migrate::sql::SqlFolder;
 use piton_db::{Database, DbError};
+use serde_json::json;
 
 use crate::cli::Migration;
 use crate::error::Error;
-use crate::ui;
+use crate::{json as contract, ui};
 
 /// Records a half-applied migration as applied or as not applied, after a person has looked at the database.
 pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode, Error> {
@@ -42,6 +43,11 @@ pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode,
     resolved?;
     let stands = if args.applied { "applied" } else { "not applied" };
     ui::talk(&format!("{} is recorded as {stands} in {live}.", args.name));
+    if args.json {
+        ui::data(&contract::pretty(
+            &json!({ "environment": environment, "migration": args.name, "applied": args.applied }),
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
