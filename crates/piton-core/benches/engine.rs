@@ -165,6 +165,7 @@ fn world(dir: &Path) -> World {
         dirs: Dirs::new(dir),
         piton: "/nonexistent".into(),
         released_before: Vec::new(),
+        backed_up_commit: None,
         serving: None,
         should_run: Vec::new(),
     }

@@ -115,6 +115,8 @@ impl Project {
             None => Vec::new(),
         };
         let serving = facts::live(journal, &settings.environment)?.map(|live| live.start);
+        let source = from.as_ref().unwrap_or(&settings);
+        let backed_up_commit = facts::live(journal, &source.environment)?.map(|live| live.commit.hash);
         let open = self.open_release(journal, &settings.environment)?;
         let should_run = should_run(serving.clone(), open.as_ref(), false);
         Ok(World {
@@ -124,6 +126,7 @@ impl Project {
             dirs: self.dirs.clone(),
             piton: self.piton.clone(),
             released_before,
+            backed_up_commit,
             serving,
             should_run,
         })

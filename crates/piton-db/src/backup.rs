@@ -89,12 +89,23 @@ pub async fn dump(
     made
 }
 
-/// Removes an unfinished backup that [`dump`] began; a folder that is not there is as good as removed.
+/// Removes a backup, or what [`dump`] has begun of one; a folder that is not there is as good as removed.
+///
+/// The manifest goes after everything that it describes: a removal that was cut off leaves a folder that is still known for
+/// the backup that it was, and can be carried on.
 ///
 /// # Errors
 /// [`DbError::ForeignFolder`] when the folder is not one of Piton's.
 pub fn discard(dir: &Path) -> Result<(), DbError> {
     files::discard(dir)
+}
+
+/// Tells whether a folder is all that is left of a backup whose removal was cut off at its end.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn is_spent(dir: &Path) -> Result<bool, DbError> {
+    files::is_spent(dir)
 }
 
 async fn dump_claimed(

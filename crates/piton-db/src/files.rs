@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::DbError;
+use crate::{DbError, manifest};
 
 /// The file that says that Piton made a folder and may empty it.
 const MARKER: &str = ".made-by-piton";
@@ -27,17 +27,30 @@ pub(crate) fn discard(dir: &Path) -> Result<(), DbError> {
     if !dir.join(MARKER).exists() && !is_bare(dir)? {
         return Err(DbError::ForeignFolder { dir: dir.to_owned() });
     }
-    // The marker goes last: a removal that was cut short can be carried on.
+    // A removal that was cut short can be carried on: the manifest goes after what it describes, the marker last.
+    let last = [manifest::FILE, MARKER];
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
-        } else if entry.file_name() != MARKER {
+        } else if !last.iter().any(|name| entry.file_name() == *name) {
             fs::remove_file(entry.path())?;
         }
     }
-    fs::remove_dir_all(dir)?;
-    Ok(())
+    // What is gone is gone after a power cut, too, before that which tells of it.
+    sync_dir(dir)?;
+    for name in last {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => sync_dir(dir)?,
+        }
+    }
+    Ok(fs::remove_dir(dir)?)
+}
+
+/// Tells whether nothing but the marker is left of a folder that Piton made.
+pub(crate) fn is_spent(dir: &Path) -> Result<bool, DbError> {
+    Ok(dir.join(MARKER).exists() && fs::read_dir(dir)?.count() == 1)
 }
 
 /// Tells whether a folder is empty, or holds only the marker that we did not get to finish.
@@ -110,5 +123,31 @@ mod tests {
         fs::write(dir.join("mine"), "x").unwrap();
         assert!(matches!(discard(&dir), Err(DbError::ForeignFolder { .. })));
         assert!(dir.join("mine").exists());
+    }
+
+    #[test]
+    fn what_tells_of_a_backup_goes_after_the_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("backup");
+        claim(&dir).unwrap();
+        write(&dir.join(manifest::FILE), b"{}").unwrap();
+        fs::create_dir(dir.join("dump")).unwrap();
+        for number in 0..5000 {
+            fs::write(dir.join("dump").join(number.to_string()), "rows").unwrap();
+        }
+        std::thread::scope(|scope| {
+            let removal = scope.spawn(|| discard(&dir).unwrap());
+            // Whatever moment a kill would end it at: looked at in the order in which it goes.
+            while !removal.is_finished() {
+                let told = [manifest::FILE, MARKER].map(|name| dir.join(name).exists());
+                assert!(told[0] || !dir.join("dump").exists(), "the manifest went before the dump");
+                assert!(told[1] || !dir.join(manifest::FILE).exists(), "the marker went before the manifest");
+            }
+        });
+        assert!(!dir.exists());
+        claim(&dir).unwrap();
+        assert!(is_spent(&dir).unwrap());
+        fs::write(dir.join("rows"), "x").unwrap();
+        assert!(!is_spent(&dir).unwrap());
     }
 }

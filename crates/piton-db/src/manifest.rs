@@ -15,7 +15,7 @@ use crate::{DbError, dumpfile, files};
 
 /// The version of the manifest's format; newer ones are refused.
 const FORMAT: u32 = 1;
-const FILE: &str = "manifest.json";
+pub(crate) const FILE: &str = "manifest.json";
 
 /// The size and checksum of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,12 @@ pub struct MadeFor {
     pub app: String,
     /// The environment.
     pub environment: String,
+    /// The release, after which the backup's folder is named; a copy under another name is somebody else's.
+    pub release: String,
+    /// The commit that was to be released.
+    pub commit: String,
+    /// The commit that served from the database when it was dumped; `None` when none did.
+    pub serving: Option<String>,
 }
 
 /// The description of one backup.

@@ -57,14 +57,30 @@ fn apps_that_share_a_folder_of_backups_keep_each_others() {
         settings.keep = "1s";
     });
     shop.deploy("production");
+    // What an operator keeps beside it is nobody's to remove; what a cut-off removal has left is carried on.
+    let own = backups(&shared.join(shop.name()).join("production"));
+    let first = own.iter().find(|path| **path != misplaced).unwrap();
+    let kept = first.with_file_name(format!("{}-kept", first.file_name().unwrap().display()));
+    assert!(std::process::Command::new("cp").arg("-a").args([first, &kept]).status().unwrap().success());
+    std::fs::remove_dir_all(first.join("dump")).unwrap();
+    let spent = first.with_file_name("01JD0000000000000000000000");
+    std::fs::create_dir(&spent).unwrap();
+    std::fs::copy(first.join(".made-by-piton"), spent.join(".made-by-piton")).unwrap();
+
     shop.commit("v2", &[]);
     let load = shop.load("production").start().unwrap();
     shop.deploy("production");
     assert_nothing_failed(&shop, &shop.finish(load));
     assert_eq!(backups(&shared.join(other.name()).join("production")), backup_of_other);
-    let left = backups(&shared.join(shop.name()).join("production"));
-    assert_eq!(left.len(), 2, "its own of v2 and the one of another app: {left:?}");
-    assert!(left.contains(&misplaced));
+    let mut left = backups(&shared.join(shop.name()).join("production"));
+    left.retain(|path| *path != misplaced && *path != kept);
+    let [of_v2] = left.as_slice() else { panic!("its own of v2, and what is not its own: {left:?}") };
+    assert!(misplaced.is_dir() && kept.join("dump").is_dir());
+
+    let manifest = std::fs::read_to_string(of_v2.join("manifest.json")).unwrap();
+    let made_for = &serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["manifest"]["made_for"];
+    assert_eq!(made_for["commit"], shop.git(&["rev-parse", "HEAD"]));
+    assert_eq!(made_for["serving"], shop.git(&["rev-parse", "HEAD~1"]));
 }
 
 /// The folders of the backups in an environment's folder.

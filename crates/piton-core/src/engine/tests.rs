@@ -42,6 +42,7 @@ impl Project {
             dirs: Dirs::new(dir.path()),
             piton: "/nonexistent/piton".into(),
             released_before: Vec::new(),
+            backed_up_commit: None,
             serving: None,
             should_run: Vec::new(),
         };

@@ -37,7 +37,13 @@ pub struct Proof {
 }
 
 fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
-    MadeFor { app: ctx.plan.app.clone(), environment: ctx.plan.environment.clone() }
+    MadeFor {
+        app: ctx.plan.app.clone(),
+        environment: ctx.plan.environment.clone(),
+        release: ctx.plan.id.clone(),
+        commit: ctx.plan.commit.hash.clone(),
+        serving: ctx.world.backed_up_commit.clone(),
+    }
 }
 
 /// Lists the whole backups of the release's environment in a folder, each with the time of its snapshot, oldest first.
@@ -48,15 +54,32 @@ pub(super) fn list(ctx: &Ctx<'_, '_>, folder: &Path) -> Result<Vec<(PathBuf, Tim
         Err(error) => return Err(Fault::surroundings("the backups cannot be listed").caused_by(&error)),
     };
     let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    // A folder without a manifest is not a backup, and so not ours to judge; neither is another app's.
-    let ours = made_for(ctx);
+    // A folder without a manifest is not a backup, and so not ours to judge; neither is another app's, nor a copy that
+    // somebody keeps under a name of their own.
     let mut backups: Vec<_> = folders
         .filter_map(|path| Some((Manifest::read(&path).ok()?, path)))
-        .filter(|(found, _)| found.made_for == ours)
+        .filter(|(found, path)| {
+            let whose = &found.made_for;
+            let is_named = path.file_name().is_some_and(|name| name == whose.release.as_str());
+            is_named && whose.app == ctx.plan.app && whose.environment == ctx.plan.environment
+        })
         .map(|(found, path)| (path, found.snapshot_at))
         .collect();
     backups.sort_by_key(|(_, taken)| *taken);
     Ok(backups)
+}
+
+/// Removes what removals have left that were cut off at their end: folders that hold nothing but Piton's own marker.
+pub(super) fn clear_spent(folder: &Path) -> Result<(), DbError> {
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let is_release =
+            path.file_name().and_then(|name| name.to_str()?.parse::<ulid::Ulid>().ok()).is_some();
+        if is_release && path.is_dir() && backup::is_spent(&path)? {
+            backup::discard(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// A copy that may take the original's place keeps its owners; one for another environment belongs to that one's user.

@@ -205,6 +205,8 @@ pub struct World {
     pub piton: PathBuf,
     /// The commits that the environment named by `after` has released.
     pub released_before: Vec<String>,
+    /// The commit that serves from the database that is backed up.
+    pub backed_up_commit: Option<String>,
     /// How the release that serves was started.
     pub serving: Option<StartSlot>,
     /// What has to run now: the release that serves, and the one under way once it was started.

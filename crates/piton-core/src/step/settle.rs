@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use piton_db::backup;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -94,13 +95,18 @@ impl Act for Prune {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let cannot = || "an old backup cannot be removed".to_owned();
+        if self.folder.is_dir() {
+            super::backup::clear_spent(&self.folder).or_fault(cannot)?;
+        }
         let mut removed = Vec::new();
         for (folder, taken) in super::backup::list(ctx, &self.folder)? {
             let age: SignedDuration = Timestamp::now().duration_since(taken);
             let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
             // This release's own backup stays whatever its age: it is the newest anchor.
             if !own && Duration::try_from(age).is_ok_and(|age| age > self.keep) {
-                files::remove_folder(&folder).or_fault(|| "an old backup cannot be removed".into())?;
+                let old = folder.clone();
+                files::read_in_background(move || backup::discard(&old)).await.or_fault(cannot)?;
                 removed.push(folder.display().to_string());
             }
         }

@@ -15,7 +15,13 @@ use piton_testkit::postgres::eventually;
 use crate::{HARD, fresh, label, quiet, run};
 
 fn shop() -> MadeFor {
-    MadeFor { app: "shop".into(), environment: "production".into() }
+    MadeFor {
+        app: "shop".into(),
+        environment: "production".into(),
+        release: "r1".into(),
+        commit: "c1".into(),
+        serving: None,
+    }
 }
 
 async fn backed_up(source: &Database, dir: &Path) -> Manifest {
