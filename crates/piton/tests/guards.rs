@@ -83,6 +83,14 @@ fn equal_secrets_are_refused() {
     let said = refused(&stage, "staging", &["share the secret", "SESSION_SECRET", "[secrets] shared"]);
     let secret = &stage.settings().production.vars["SESSION_SECRET"];
     assert!(!said.stderr.contains(secret.as_str()), "the secret was printed");
+    // The same secret under another name.
+    stage.configure(|settings| {
+        let secret = settings.staging.vars.remove("SESSION_SECRET").expect("it is there");
+        settings.staging.vars.insert("COOKIE_KEY".into(), secret);
+    });
+    let said = refused(&stage, "staging", &["share the secret COOKIE_KEY (SESSION_SECRET in production)"]);
+    let secret = &stage.settings().production.vars["SESSION_SECRET"];
+    assert!(!said.stderr.contains(secret.as_str()), "the secret was printed");
     stage.configure(|settings| settings.more = "[secrets]\nshared = [\"SESSION_SECRET\"]\n".into());
     stage.piton(&["plan", "staging"]).expect(0);
 }

@@ -2,8 +2,10 @@
 //!
 //! Everything here answers with names: a value never leaves.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use percent_encoding::percent_decode_str;
 use piton_exec::{ExposeSecret, Secret};
 
 use super::settings::Settings;
@@ -41,17 +43,47 @@ pub fn secret_names(vars: &BTreeMap<String, Secret>) -> Vec<&str> {
     vars.iter().filter(|&entry| secret(entry)).map(|(name, _)| name.as_str()).collect()
 }
 
-/// Returns the names of the secrets that have the same value in both environments, without those declared shared.
+/// From how many characters on two secrets of different names are one by more than chance.
+const LONG: usize = 6;
+
+/// From how many characters on a value is a secret wherever it stands, once it is one anywhere.
+const UNMISTAKABLE: usize = 16;
+
+/// Returns the secrets that have the same value in both environments, by their names here and there, without those declared
+/// shared under either name.
 ///
-/// Of a URL with a password the password is compared: two databases that open with one password share a secret, whatever
-/// their hosts are called.
-pub fn equal_secrets<'a>(a: &'a Settings, b: &Settings) -> Vec<&'a str> {
-    let equal = |name: &str| match (a.vars.get(name), b.vars.get(name)) {
-        (Some(a), Some(b)) => secret_part(a.expose_secret()) == secret_part(b.expose_secret()),
-        _ => false,
-    };
-    let shared = |name: &str| a.shared_secrets.contains(name);
-    secret_names(&a.vars).into_iter().filter(|name| equal(name) && !shared(name)).collect()
+/// Whatever a secret is called there: `STRIPE_KEY` here may be `STRIPE_SECRET` in the other environment. Of a URL with a
+/// password the password is compared: two databases that open with one password share a secret, whatever their hosts are
+/// called.
+pub fn equal_secrets<'a>(a: &'a Settings, b: &'a Settings) -> Vec<(&'a str, &'a str)> {
+    let is_shared = |name: &str| a.shared_secrets.contains(name);
+    let mut equal = Vec::new();
+    for (own, value) in a.vars.iter().filter(|(own, _)| !is_shared(own)) {
+        let same =
+            |theirs: &str| b.vars.get(theirs).is_some_and(|other| is_one((own, value), (theirs, other)));
+        let others = b.vars.keys().map(String::as_str).filter(|theirs| *theirs != own);
+        let theirs =
+            std::iter::once(own.as_str()).chain(others).find(|theirs| same(theirs) && !is_shared(theirs));
+        equal.extend(theirs.map(|theirs| (own.as_str(), theirs)));
+    }
+    equal
+}
+
+/// Tells whether two variables hold one secret.
+fn is_one((own, a): (&str, &Secret), (theirs, b): (&str, &Secret)) -> bool {
+    let (a, b) = (a.expose_secret(), b.expose_secret());
+    let part = secret_part(a);
+    if part.is_empty() || part != secret_part(b) {
+        return false;
+    }
+    let (own_is, theirs_is) = (is_secret(own, a), is_secret(theirs, b));
+    if own == theirs {
+        return own_is;
+    }
+    let length = part.chars().count();
+    let is_public = |name: &str| has_word(name, &PUBLIC_WORDS);
+    (own_is && theirs_is && length >= LONG)
+        || ((own_is || theirs_is) && length >= UNMISTAKABLE && !is_public(own) && !is_public(theirs))
 }
 
 /// Returns the names of the variables that hold a payment key for real money although the environment is not protected.
@@ -69,13 +101,15 @@ pub(super) fn is_secret(name: &str, value: &str) -> bool {
     if password_of(value).is_some() || LIVE_PREFIXES.iter().any(|prefix| value.contains(prefix)) {
         return true;
     }
-    let name = name.to_ascii_uppercase();
-    let has = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
     // `TOKEN_TTL=3600` and `PASSWORD_LOGIN=true` are settings; so is an empty value.
     let is_setting = value.is_empty()
         || matches!(value, "true" | "false")
         || (value.len() <= 6 && value.bytes().all(|b| b.is_ascii_digit()));
-    has(&SECRET_WORDS) && !has(&PUBLIC_WORDS) && !is_setting
+    has_word(name, &SECRET_WORDS) && !has_word(name, &PUBLIC_WORDS) && !is_setting
+}
+
+fn has_word(name: &str, words: &[&str]) -> bool {
+    name.to_ascii_uppercase().split('_').any(|word| words.contains(&word))
 }
 
 /// Returns the password of a URL that has one.
@@ -86,8 +120,12 @@ pub(crate) fn password_of(value: &str) -> Option<&str> {
     user.split_once(':').map(|(_, password)| password).filter(|password| !password.is_empty())
 }
 
-fn secret_part(value: &str) -> &str {
-    password_of(value).unwrap_or(value)
+/// Returns what is secret of a value, as it is meant: in a URL it is written otherwise than alone.
+fn secret_part(value: &str) -> Cow<'_, str> {
+    match password_of(value) {
+        Some(password) => percent_decode_str(password).decode_utf8_lossy(),
+        None => Cow::Borrowed(value),
+    }
 }
 
 fn holding<'a>(vars: &'a BTreeMap<String, Secret>, prefixes: &[&str]) -> Vec<&'a str> {

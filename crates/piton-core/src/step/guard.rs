@@ -335,7 +335,12 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
     for other in world.others.iter().filter(|other| other.environment != *environment) {
         let equal = config::equal_secrets(settings, other);
         if !equal.is_empty() {
-            let names = equal.join(", ");
+            let told = |(own, theirs): &(&str, &str)| match own == theirs {
+                true => (*own).to_owned(),
+                false => format!("{own} ({theirs} in {})", other.environment),
+            };
+            let names = equal.iter().map(told).collect::<Vec<_>>().join(", ");
+            let own: Vec<&str> = equal.iter().map(|(own, _)| *own).collect();
             return Err(Fault::refused(format!(
                 "{environment} and {} share the secret {names}",
                 other.environment
@@ -343,7 +348,7 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
             .because("whoever learns it in one environment has it in the other")
             .hint(format!(
                 "give {environment} its own value, or name it in [secrets] shared = [\"{}\"]",
-                equal.join("\", \"")
+                own.join("\", \"")
             )));
         }
     }

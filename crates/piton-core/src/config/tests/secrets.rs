@@ -37,8 +37,41 @@ fn equal_secrets_are_named_unless_shared() {
         "production",
         "AUTH_SECRET=same\nAPI_KEY=two\nSENTRY_DSN=same\nLOG=info\nDB=postgres://b:pw@z/w\n",
     );
-    assert_eq!(equal_secrets(&staging, &production), ["AUTH_SECRET", "DB"]);
-    assert_eq!(equal_secrets(&production, &staging), ["AUTH_SECRET", "DB"]);
+    let both = [("AUTH_SECRET", "AUTH_SECRET"), ("DB", "DB")];
+    assert_eq!(equal_secrets(&staging, &production), both);
+    assert_eq!(equal_secrets(&production, &staging), both);
+}
+
+#[test]
+fn a_secret_is_known_under_another_name() {
+    let staging = settings(
+        "staging",
+        "STRIPE_KEY=sk_test_0a1b2c3d4e\nDB=postgres://a:p%40ssword@x/y\nPAYMENTS=rk_abcdefghijklmnop\n\
+         NEXT_PUBLIC_MAPS=maps-key-for-everybody\nCACHE_KEY=sid\nLEVEL=production\n",
+    );
+    let production = settings(
+        "production",
+        "STRIPE_SECRET=sk_test_0a1b2c3d4e\nPGPASS_PASSWORD=p@ssword\nPAYMENTS_KEY=rk_abcdefghijklmnop\n\
+         MAPS_KEY=maps-key-for-everybody\nSESSION_KEY=sid\nDB_PASSWORD=production\nSENTRY_DSN=rk_abcdefghijklmnop\n",
+    );
+    let pairs = [("DB", "PGPASS_PASSWORD"), ("PAYMENTS", "PAYMENTS_KEY"), ("STRIPE_KEY", "STRIPE_SECRET")];
+    assert_eq!(equal_secrets(&staging, &production), pairs);
+    let back = pairs.map(|(a, b)| (b, a));
+    assert_eq!(equal_secrets(&production, &staging), [back[1], back[0], back[2]]);
+}
+
+#[test]
+fn either_name_declares_a_secret_shared() {
+    let environments = || {
+        let own = settings("staging", "API_KEY=one-and-the-same\n");
+        (own, settings("production", "API_TOKEN=one-and-the-same\n"))
+    };
+    for name in ["API_KEY", "API_TOKEN"] {
+        let (mut a, b) = environments();
+        assert_eq!(equal_secrets(&a, &b), [("API_KEY", "API_TOKEN")]);
+        a.shared_secrets.insert(name.into());
+        assert!(equal_secrets(&a, &b).is_empty(), "{name}");
+    }
 }
 
 #[test]
