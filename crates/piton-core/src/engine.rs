@@ -255,6 +255,7 @@ async fn act(
     let step = planned.id.clone();
     let ctx = Ctx::new(recorder, world, index);
     let acting = async {
+        Box::pin(planned.step.finds_its_database(&ctx)).await?;
         if attempt > 1 {
             ctx.clear_leftovers().await;
             if let Observed::Done(outcome) = planned.step.observe(&ctx).await? {
@@ -313,6 +314,7 @@ async fn undo(
     let ctx = Ctx::new(recorder, world, index);
     let undoing = async {
         ctx.clear_leftovers().await;
+        Box::pin(planned.step.finds_its_database(&ctx)).await?;
         planned.step.undo(&ctx).await
     };
     match attend(recorder, undoing, interrupt).await? {

@@ -10,10 +10,9 @@ use crate::engine::{self, End, Recorder, Watcher};
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::files;
-use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State};
+use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State, StepState};
 use crate::plan::{self, Phase, Plan, PlannedStep};
-use crate::step::{self, Finding, Revived, Role, ShouldRun, StartSlot, Step, World};
-use piton_db::changes::TableChange;
+use crate::step::{self, Finding, Leaving, Other, Revived, Role, Seen, ShouldRun, StartSlot, Step, World};
 
 /// An opened project.
 #[derive(Debug)]
@@ -96,14 +95,29 @@ impl Project {
         self.settings(&data.environment).map(Some).map_err(|error| config_fault(&error))
     }
 
+    /// Looks what can be seen of another environment from this machine.
+    ///
+    /// One whose file of variables is not here is another machine's, and its database's mark can still be compared. A file that
+    /// is here and wrong is a mistake: who leaves it out compares with nothing.
+    fn other(&self, name: &str) -> Other {
+        let (env_file, is_here) = self.config.env_file_of(name);
+        let seen = match self.settings(name) {
+            Ok(settings) => Seen::Settings(Box::new(settings)),
+            Err(_) if !is_here => Seen::Elsewhere,
+            Err(error) => Seen::Broken(error.messages().map(str::to_owned).collect()),
+        };
+        let protected = self.config.is_protected(name);
+        Other { environment: name.to_owned(), protected, env_file, seen }
+    }
+
     /// Looks up what the steps of an environment need besides their plan.
     ///
     /// # Errors
     /// When the environment that the data comes from cannot be resolved.
     pub fn world(&self, settings: Settings, journal: &Journal) -> Result<World, Fault> {
         let from = self.data_source(&settings)?;
-        // An environment whose variables are not on this machine cannot be compared with; its mark still can.
-        let others = self.config.environments().iter().filter_map(|name| self.settings(name).ok()).collect();
+        let others = self.config.environments().into_iter().filter(|name| *name != settings.environment);
+        let others = others.map(|name| self.other(name)).collect();
         let released_before = match &settings.after {
             Some(after) => journal
                 .releases(Some(after))
@@ -228,7 +242,7 @@ impl Project {
         let world = self.world(settings, &journal)?;
         let pending = journal.pending(&recorder.state().plan.id).map_err(journal_fault)?;
         let goes_back = pending.iter().any(|pending| pending.request.goes_back());
-        if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back) {
+        if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back).await {
             recorder.finish().map_err(journal_fault)?;
             return Err(fault);
         }
@@ -319,28 +333,20 @@ impl Project {
         Ok(revived)
     }
 
-    /// Lists what differs from the backup of the release that is under way; nothing does before its migration.
+    /// Lists what leaves the live database when the release that is under way goes back with it.
     ///
     /// # Errors
-    /// A refusal when nothing is under way or the settings name another database than when it began; a fault of the
+    /// A refusal when nothing is under way or the settings lead to another database than when it began; a fault of the
     /// surroundings when its golden copy is not there.
-    pub async fn written_since_backup(
-        &self,
-        environment: &str,
-        settings: Settings,
-    ) -> Result<Vec<TableChange>, Fault> {
+    pub async fn leaving(&self, environment: &str, settings: Settings) -> Result<Leaving, Fault> {
         let journal = self.journal()?;
         let Some(open) = self.open_release(&journal, environment)? else {
             return Err(nothing_to_ask(&journal, environment)?);
         };
         engine::may_ask(&open, Request::Rollback { database: true })?;
         let world = self.world(settings, &journal)?;
-        same_databases(&open, &world)?;
-        let mut steps = open.plan.steps.iter().zip(&open.steps);
-        if !steps.any(|(planned, step)| planned.phase == Phase::Migrate && step.attempts > 0) {
-            return Ok(Vec::new());
-        }
-        step::written_since_backup(&open, &world.settings).await
+        same_databases(&open, &world, true).await?;
+        step::leaving(&open, &world.settings).await
     }
 
     /// Asks something of the environment's release that is under way.
@@ -349,7 +355,7 @@ impl Project {
     ///
     /// # Errors
     /// A refusal when nothing is under way or the request does not fit where the release stands.
-    pub fn ask(&self, environment: &str, request: Request) -> Result<(State, bool), Fault> {
+    pub async fn ask(&self, environment: &str, request: Request) -> Result<(State, bool), Fault> {
         let mut journal = self.journal()?;
         let open = match self.open_release(&journal, environment)? {
             Some(open) => open,
@@ -367,7 +373,7 @@ impl Project {
         if !held {
             // What is asked is kept until somebody runs the release: what this process would refuse must not wait for the next.
             let settings = self.settings(environment).map_err(|error| config_fault(&error))?;
-            same_databases(&open, &self.world(settings, &journal)?)?;
+            same_databases(&open, &self.world(settings, &journal)?, true).await?;
         }
         journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
         Ok((open, held))
@@ -431,14 +437,21 @@ fn started(state: &State) -> Option<StartSlot> {
     })
 }
 
-/// Refuses settings that name other databases than those that the release's guards have looked at.
-fn same_databases(state: &State, world: &World) -> Result<(), Fault> {
-    state.outcome("guard").map_or(Ok(()), |outcome| step::still_the_same(world, outcome))
+/// Refuses settings that lead to other databases than those that the release's guards have looked at.
+async fn same_databases(state: &State, world: &World, back: bool) -> Result<(), Fault> {
+    let Some(outcome) = state.outcome("guard") else { return Ok(()) };
+    let is_left = |step: &StepState| match back {
+        true => !matches!(step.progress, Progress::Pending | Progress::Undone),
+        false => step.progress != Progress::Done,
+    };
+    let steps = state.plan.steps.iter().zip(&state.steps);
+    let left = steps.filter(|(_, step)| is_left(step)).map(|(planned, _)| &planned.step);
+    Box::pin(step::still_the_same(world, outcome, left, back)).await
 }
 
 /// Refuses to go on where the guards of a release no longer hold: another database, a window that has closed since.
-fn may_carry_on(state: &State, world: &World, goes_back: bool) -> Result<(), Fault> {
-    same_databases(state, world)?;
+async fn may_carry_on(state: &State, world: &World, goes_back: bool) -> Result<(), Fault> {
+    same_databases(state, world, goes_back || state.back.is_some()).await?;
     let Some(window) = &world.settings.window else { return Ok(()) };
     let resumed = state.steps.iter().any(|step| step.attempts > 0);
     let mut steps = state.plan.steps.iter().zip(&state.steps);

@@ -39,6 +39,15 @@ pub fn counted(number: u64, thing: &str) -> String {
     format!("{} {thing}{plural}", count(number))
 }
 
+/// Names the first of many things: `a, b and 3 more`.
+pub fn some(things: &[String], shown: usize) -> String {
+    let first = things[..things.len().min(shown)].join(", ");
+    match things.len().saturating_sub(shown) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 /// Writes a length of time with one unit or two: `0.3 s`, `52.7 s`, `1 h 12 min`.
 pub fn span(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -78,6 +87,8 @@ mod tests {
             [0, 999, 1_000, 1_234_567, 1_200_000_000].map(bytes),
             ["0 B", "999 B", "1.0 kB", "1.2 MB", "1.2 GB"]
         );
+        assert_eq!(["a", "b"].map(|n| some(&vec![n.to_owned(); 3], 3)), ["a, a, a", "b, b, b"]);
+        assert_eq!(some(&["a".into(), "b".into(), "c".into()], 1), "a and 2 more");
         assert_eq!([7, 1_000, 1_204_311].map(count), ["7", "1,000", "1,204,311"]);
         assert_eq!(
             [4, 300, 52_700, 61_000, 4_320_000, 90_000_000].map(span),

@@ -87,6 +87,21 @@ pub async fn read(client: &Client) -> Result<Facts, DbError> {
     })
 }
 
+/// Lists everything that somebody has put into the database that the session is on, such as `sequence public.numbers`.
+///
+/// A database as `createdb` makes it from an untouched template has nothing. What belongs to the database and not to its
+/// contents (owner, privileges, settings, comment) is not listed; a swap keeps it.
+///
+/// # Errors
+/// When a catalogue cannot be read.
+pub async fn contents(client: &Client) -> Result<Vec<String>, DbError> {
+    let rows = client
+        .query(include_str!("contents.sql"), &[])
+        .await
+        .doing(|| "list what is in the database".into())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Tells whether the database exists, without opening a session on it.
 ///
 /// # Errors

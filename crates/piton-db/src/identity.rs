@@ -43,6 +43,8 @@ pub enum Purpose {
     Live,
     /// An environment's database that Piton cloned and may replace.
     Clone,
+    /// An environment's database that people made and left empty, whose place a clone may take.
+    Adopted,
     /// The restored copy that proved a backup.
     Golden,
     /// A short-lived copy on which migrations are tried.
@@ -55,6 +57,11 @@ impl Purpose {
     /// Tells whether Piton made the database and may drop it.
     pub fn made_by_piton(self) -> bool {
         matches!(self, Self::Clone | Self::Golden | Self::Rehearsal)
+    }
+
+    /// Tells whether the database is the one that an environment's URL leads to.
+    pub fn is_environments_own(self) -> bool {
+        matches!(self, Self::Live | Self::Clone | Self::Adopted)
     }
 }
 
@@ -172,6 +179,43 @@ pub async fn read_mark(client: &Client, database: &str) -> Result<MarkState, DbE
         }
         Some(mark) => MarkState::Copied(mark),
     })
+}
+
+/// What stands where a URL leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number that initdb gave the server's cluster.
+    pub system_identifier: String,
+    /// The database's oid; `None` when there is no database of that name.
+    pub oid: Option<u32>,
+    /// What its comment says; [`MarkState::Unmarked`] when there is none.
+    pub mark: MarkState,
+}
+
+impl Place {
+    /// Tells what a database of this app's environment is for, by its own mark.
+    pub fn purpose(&self, app: &str, environment: &str) -> Option<Purpose> {
+        let label = &self.mark.valid()?.label;
+        (label.app == app && label.environment == environment).then_some(label.purpose)
+    }
+}
+
+/// Looks which database stands where a target leads to, without a session on it.
+///
+/// # Errors
+/// When the server cannot be reached; [`DbError::Privilege`].
+pub async fn locate(database: &Database) -> Result<Place, DbError> {
+    let client = database.maintenance().await?;
+    let found = find(&client, &database.dbname).await?;
+    let mark = match &found {
+        Some(_) => read_mark(&client, &database.dbname).await?,
+        None => MarkState::Unmarked,
+    };
+    let system_identifier = match &found {
+        Some(found) => found.system_identifier.clone(),
+        None => identity(&client).await?.system_identifier,
+    };
+    Ok(Place { system_identifier, oid: found.map(|found| found.oid), mark })
 }
 
 /// Sets the mark of a database on the session's server; the rest of its comment is kept.

@@ -159,6 +159,83 @@ pub async fn drop_replaced(database: &Database, label: &Label) -> Result<bool, D
     Ok(true)
 }
 
+/// What became of a database that is dropped when nothing is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// It was empty, and is dropped.
+    Dropped,
+    /// There is none.
+    Gone,
+    /// It stays, because somebody has put this into it or is on it.
+    Kept(Vec<String>),
+}
+
+/// Drops a database that people made and an environment adopted, if it is empty to the last; otherwise it stays open as it was.
+///
+/// Nobody comes in between the look and the end: new sessions are refused, and one that is on it keeps it.
+///
+/// # Errors
+/// [`DbError::NotMade`] unless the database's own, valid mark says that it was adopted.
+pub async fn drop_adopted(database: &Database) -> Result<Adopted, DbError> {
+    let client = database.maintenance().await?;
+    let name = &database.dbname;
+    if !facts::exists_on(&client, name).await? {
+        return Ok(Adopted::Gone);
+    }
+    let mark = identity::read_mark(&client, name).await?;
+    if !mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Adopted) {
+        return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
+    }
+    // A predecessor that was killed in between left it closed.
+    allow_connections(&client, name, true).await?;
+    let inside = database.connect().await?;
+    allow_connections(&client, name, false).await?;
+    let found = in_use(&client, &inside, name).await;
+    drop(inside);
+    let found = match found {
+        Ok(found) if found.is_empty() => {
+            // Without force: a session that came in unseen keeps it, too.
+            let statement = format!("DROP DATABASE {}", quote::ident(name));
+            match client.batch_execute(&statement).await {
+                Ok(()) => return Ok(Adopted::Dropped),
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => sessions(&client, name).await,
+                Err(error) => Err(error).doing(|| format!("drop {name}")),
+            }
+        }
+        found => found,
+    };
+    allow_connections(&client, name, true).await?;
+    found.map(Adopted::Kept)
+}
+
+/// Lists what is in a database, who else is on it, and what is prepared in it.
+async fn in_use(client: &Client, inside: &Client, name: &str) -> Result<Vec<String>, DbError> {
+    let what = || format!("look who uses {name}");
+    let row = inside.query_one("select pg_catalog.pg_backend_pid()", &[]).await.doing(what)?;
+    let rows = client
+        .query(
+            "select 'session ' || pid || ' of ' || usename from pg_catalog.pg_stat_activity
+             where datname = $1 and pid <> $2 and usesysid is not null
+             union all
+             select 'prepared transaction ' || gid from pg_catalog.pg_prepared_xacts where database = $1",
+            &[&name, &row.get::<_, i32>(0)],
+        )
+        .await
+        .doing(what)?;
+    // What an ended session has left is seen after it was seen to have ended.
+    let mut found = facts::contents(inside).await?;
+    found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    Ok(found)
+}
+
+async fn allow_connections(client: &Client, name: &str, allow: bool) -> Result<(), DbError> {
+    let statement = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote::ident(name));
+    client.batch_execute(&statement).await.needing(
+        || format!("close {name} to look into it"),
+        || format!("ALTER DATABASE {} OWNER TO the user", quote::ident(name)),
+    )
+}
+
 /// Drops what an interrupted [`make`] left under the hidden name.
 ///
 /// It is recognised by three things that only such a leftover has together: the name made from a hash, connections refused

@@ -70,7 +70,7 @@ async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Res
 /// Renames `live` to `keep_old_as` and `replacement` to `live`, ending the sessions on both.
 ///
 /// The replacement takes over owner, privileges, connection limit, settings and comment of the live database, and a mark that
-/// protects it from [`made::drop_made`] unless the live database was itself Piton's clone. Done already, it does nothing. Swapping
+/// protects it from [`made::drop_made`] unless the live database was itself Piton's clone or an adopted one. Done already, it does nothing. Swapping
 /// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended. When the live database is
 /// [frozen](changes::freeze), its freeze ends after every other session on it.
 ///
@@ -102,6 +102,31 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
     Ok(Swapped { took: begin.elapsed(), now: true })
 }
 
+/// Renames a live database and marks it, ending the sessions on it; nothing takes its place. Done already, it does nothing.
+///
+/// # Errors
+/// As [`swap`].
+pub async fn put_aside(live: &Database, name: &str, label: &Label) -> Result<(), DbError> {
+    made::check_name(name)?;
+    let mut client = live.maintenance().await?;
+    let there = (facts::exists_on(&client, &live.dbname).await?, facts::exists_on(&client, name).await?);
+    match there {
+        (false, true) => return Ok(()),
+        (true, false) => {}
+        (true, true) => return Err(DbError::Swap(format!("{} and {name} are both there", live.dbname))),
+        (false, false) => {
+            return Err(DbError::NoDatabase { name: live.dbname.clone(), server: live.server() });
+        }
+    }
+    let patrol = Patrol(live.maintenance().await?);
+    refuse_prepared(&client, &[&live.dbname]).await?;
+    let what = || format!("put {} aside", live.dbname);
+    let transaction = client.transaction().await.doing(what)?;
+    rename(&transaction, &patrol, &live.dbname, name).await?;
+    identity::write_mark(transaction.client(), name, label).await?;
+    transaction.commit().await.doing(what)
+}
+
 /// Says what both databases will be after the swap.
 async fn labels(client: &Client, live: &str, replacement: &str) -> Result<(Label, Label), DbError> {
     let mark = identity::read_mark(client, replacement).await?;
@@ -113,9 +138,13 @@ async fn labels(client: &Client, live: &str, replacement: &str) -> Result<(Label
     };
     let live_mark = identity::read_mark(client, live).await?;
     let base = live_mark.valid().unwrap_or(own).label.clone();
-    let is_clone = live_mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Clone);
-    let (new, old) =
-        if is_clone { (Purpose::Clone, Purpose::Clone) } else { (Purpose::Live, Purpose::Replaced) };
+    let (new, old) = match (live_mark.valid().map(|mark| mark.label.purpose), own.label.purpose) {
+        // One that people made stays theirs under whatever name.
+        (Some(Purpose::Clone), Purpose::Adopted) => (Purpose::Adopted, Purpose::Clone),
+        (Some(Purpose::Adopted), _) => (Purpose::Clone, Purpose::Adopted),
+        (Some(Purpose::Clone), _) => (Purpose::Clone, Purpose::Clone),
+        _ => (Purpose::Live, Purpose::Replaced),
+    };
     Ok((Label { purpose: new, ..base.clone() }, Label { purpose: old, ..base }))
 }
 

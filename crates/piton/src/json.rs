@@ -97,6 +97,7 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             value["step"] = json!(step);
             value
         }),
+        "databases_kept": state.kept_databases(),
         "run_by": holder.map(|holder| json!({
             "user": holder.operator.user,
             "host": holder.operator.host,

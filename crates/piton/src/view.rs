@@ -217,8 +217,20 @@ pub(crate) fn unjudged_words(state: &State) -> Option<String> {
     })
 }
 
-/// Says how a release ended, in the two lines that matter.
+/// Says how a release ended, in the lines that matter.
 pub(crate) fn end_words(state: &State) -> String {
+    let mut lines = vec![how_it_ended(state)];
+    lines.extend(kept_words(state));
+    lines.join("\n")
+}
+
+/// Says which databases a release has left beside the live one.
+pub(crate) fn kept_words(state: &State) -> impl Iterator<Item = String> {
+    let kept = state.kept_databases().into_iter();
+    kept.map(|name| format!("Left beside the live database: {name}; dropdb {name} when nobody needs it."))
+}
+
+fn how_it_ended(state: &State) -> String {
     let plan = &state.plan;
     let environment = &plan.environment;
     match state.ended {

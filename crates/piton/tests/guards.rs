@@ -72,8 +72,13 @@ fn a_database_that_piton_did_not_make_is_not_replaced() {
     let Some(stage) = live_stage() else { return };
     let (database, role) = (stage.database("staging"), stage.role("staging"));
     stage.sql("postgres", &format!("create database \"{database}\" owner \"{role}\""));
-    stage.sql(&database, "create table precious (a int); insert into precious values (1)");
-    refused(&stage, "staging", &["not made by Piton", "1 tables and no mark", "dropdb"]);
+    for (make, holds) in [
+        ("create table precious (a int); insert into precious values (1)", "holds table public.precious;"),
+        ("drop table precious; create sequence numbers", "holds sequence public.numbers;"),
+    ] {
+        stage.sql(&database, make);
+        refused(&stage, "staging", &["not made by Piton", holds, "dropdb"]);
+    }
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn another_database_is_neither_shown_nor_put_back_and_the_request_does_not_wait(
     let load = stage.load("production").start().unwrap();
     let deploy = stage.spawn(&["deploy", "production"], &[]);
     stage.eventually("the watch", || stage.is_running("production", "watch"));
-    let url = stage.url("production").replace(&stage.database("production"), "postgres");
+    let url = stage.cluster().url_as(&stage.role("production"), "another", "postgres");
     stage.configure(|settings| {
         settings.production.vars.insert("DATABASE_URL".into(), url.clone());
     });

@@ -1,12 +1,13 @@
-use piton_db::identity::Purpose;
-use piton_db::{facts, made, quote, swap};
+use piton_db::identity::{self, Purpose};
+use piton_db::{Database, facts, made, quote, swap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::hold::Hold;
-use super::rewind::swapped;
-use super::{Act, Ctx, Site, Words};
+use super::rewind::{Rewind, swapped};
+use super::{Act, Ctx, Site, Words, guard};
 use crate::fault::{Fault, OrFault};
+use crate::plan::Phase;
 
 /// Replaces staging's database by a copy of the golden copy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,17 +20,18 @@ pub struct CloneData {
     pub replaced: String,
 }
 
-impl CloneData {
-    fn existed(&self, ctx: &Ctx<'_, '_>) -> bool {
-        let noted = ctx.noted().as_ref().and_then(|note| note.get("existed")).and_then(Value::as_bool);
-        noted.unwrap_or(true)
-    }
+/// Tells from the step's note whether the environment had a database before.
+pub(super) fn existed(note: Option<&Value>) -> bool {
+    note.and_then(|note| note.get("existed")).and_then(Value::as_bool).unwrap_or(true)
 }
 
 impl Act for CloneData {
     fn words(&self, site: &Site<'_>) -> Words {
         let does = format!("{}'s database is made anew from the golden copy", site.settings.environment);
-        let words = Words::new(does, "the database before takes its place again");
+        let words = Words::new(
+            does,
+            "the database before takes its place again; this one stays beside it if somebody wrote into it",
+        );
         let Ok(live) = super::database_of(site.settings) else { return words };
         let rename = |from: &str, to: &str| {
             format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
@@ -50,7 +52,7 @@ impl Act for CloneData {
         }
         let label = super::label(ctx, Purpose::Clone);
         let cannot = || "staging's database cannot be made".to_owned();
-        if !self.existed(ctx) {
+        if !existed(ctx.noted().as_ref()) {
             made::clone_from(&live, &self.golden, &label).await.or_fault(cannot)?;
             return Ok(json!({ "new": true }));
         }
@@ -60,7 +62,12 @@ impl Act for CloneData {
         made::clone_from(&live.with_name(&self.fresh), &self.golden, &label).await.or_fault(cannot)?;
         let mut hold = Hold::new(ctx).await?;
         hold.begin().await?;
-        let swapped = swap::swap(&live, &self.fresh, &self.replaced).await.or_fault(cannot);
+        let swapped = async {
+            // What was put into it since the guard looked; what comes in still is seen before it would be dropped.
+            guard::is_replaceable(ctx.settings(), &live).await?;
+            swap::swap(&live, &self.fresh, &self.replaced).await.or_fault(cannot)
+        };
+        let swapped = swapped.await;
         Hold::let_recover(ctx).await;
         hold.end().await?;
         swapped?;
@@ -72,21 +79,69 @@ impl Act for CloneData {
             return Ok(Value::Null);
         }
         let live = super::database_of(ctx.settings())?;
-        if !self.existed(ctx) {
+        let had_traffic = ctx.began(Phase::Shift);
+        if existed(ctx.noted().as_ref()) {
+            self.put_back(ctx, &live).await?;
+        } else if had_traffic {
+            // After a kill it may have been dropped already; what somebody made there since is not this release's.
+            let cannot = || "the database that this release made cannot be put aside".to_owned();
+            let label = super::label(ctx, Purpose::Clone);
+            let place = identity::locate(&live).await.or_fault(cannot)?;
+            if place.mark.valid().is_some_and(|mark| mark.label == label) {
+                swap::put_aside(&live, &self.fresh, &label).await.or_fault(cannot)?;
+            }
+        } else {
             super::drop_made(&live, &live.dbname).await?;
-            return Ok(Value::Null);
         }
+        let fresh = live.with_name(&self.fresh);
+        if had_traffic && let Some(why) = self.written_into(ctx, &fresh).await? {
+            keep(ctx, &fresh).await?;
+            return Ok(json!({ "existed": existed(ctx.noted().as_ref()), "kept": self.fresh, "why": why }));
+        }
+        super::drop_made(&live, &self.fresh).await?;
+        Ok(json!({ "existed": existed(ctx.noted().as_ref()) }))
+    }
+}
+
+impl CloneData {
+    /// Lets the database before take its place again.
+    async fn put_back(&self, ctx: &Ctx<'_, '_>, live: &Database) -> Result<(), Fault> {
         let cannot = || "the database before cannot be put back".to_owned();
         let mut hold = Hold::new(ctx).await?;
         hold.begin().await?;
         let put_back = async {
-            if swapped(&live, &self.fresh, &self.replaced).await? {
-                swap::swap(&live, &self.replaced, &self.fresh).await.or_fault(cannot)?;
+            if swapped(live, &self.fresh, &self.replaced).await? {
+                swap::swap(live, &self.replaced, &self.fresh).await.or_fault(cannot)?;
             }
-            super::drop_made(&live, &self.fresh).await
+            Ok(())
         };
         let put_back = put_back.await;
         hold.end().await?;
-        put_back.map(|_| Value::Null)
+        put_back
     }
+
+    /// Says what people have put into the database that this release made, now that nobody is on it any more; nothing when
+    /// all that is in it came from the golden copy or the migration.
+    async fn written_into(&self, ctx: &Ctx<'_, '_>, fresh: &Database) -> Result<Option<String>, Fault> {
+        let server = || format!("{} cannot be asked", fresh.server());
+        // After a kill: it was seen to hold nothing, and is dropped already.
+        if !facts::exists(fresh).await.or_fault(server)? {
+            return Ok(None);
+        }
+        if !facts::exists(&fresh.with_name(&self.golden)).await.or_fault(server)? {
+            return Ok(Some(format!("the golden copy {} is gone, so nothing can be compared", self.golden)));
+        }
+        let rewind = Rewind { ctx, live: fresh, golden: &self.golden, replaced: &self.replaced };
+        Ok(rewind.what_is_lost().await)
+    }
+}
+
+/// Marks a database as one that no step drops.
+async fn keep(ctx: &Ctx<'_, '_>, database: &Database) -> Result<(), Fault> {
+    let cannot = || format!("{} cannot be marked as kept", database.dbname);
+    let client = database.maintenance().await.or_fault(cannot)?;
+    identity::write_mark(&client, &database.dbname, &super::label(ctx, Purpose::Replaced))
+        .await
+        .or_fault(cannot)?;
+    Ok(())
 }

@@ -11,7 +11,8 @@ use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words, World};
+use super::which::{self, Guarded};
+use super::{Act, Ctx, Seen, Site, Words, World};
 use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::plan::port_of;
@@ -56,7 +57,11 @@ impl Act for Guard {
         let mut refusals: Vec<Fault> =
             findings.iter().filter_map(|finding| finding.refusal.clone()).collect();
         match refusals.len() {
-            0 => Ok(json!({ "guards": GUARDS.len(), "databases": databases(ctx.world)? })),
+            0 => {
+                let databases =
+                    which::look(ctx.world).await.map_err(|fault| Fault { kind: Kind::Refused, ..fault })?;
+                Ok(json!(Guarded { guards: GUARDS.len(), databases }))
+            }
             1 => Err(refusals.remove(0)),
             count => {
                 let mut all = Fault::refused(format!("{count} guards refuse this release"));
@@ -73,33 +78,6 @@ impl Act for Guard {
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         Ok(Value::Null)
     }
-}
-
-/// Names the databases that a release works on, as the settings have them now.
-fn databases(world: &World) -> Result<Vec<String>, Fault> {
-    let mut names = Vec::new();
-    for settings in std::iter::once(&world.settings).chain(&world.from) {
-        if let Some(database) = database(settings)? {
-            names.push(format!("{}/{}", database.server(), database.dbname));
-        }
-    }
-    Ok(names)
-}
-
-/// Refuses to carry on a release whose settings name other databases than those that its guards looked at.
-pub(crate) fn still_the_same(world: &World, outcome: &Value) -> Result<(), Fault> {
-    let Some(then) = outcome.get("databases") else { return Ok(()) };
-    let now = databases(world)?;
-    if *then == json!(now) {
-        return Ok(());
-    }
-    let environment = &world.settings.environment;
-    let then: Vec<&str> = then.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    Err(Fault::refused(format!("{environment} names another database than when the release began"))
-        .because(format!("then {}, now {}", then.join(" and "), now.join(" and ")))
-        .hint(format!(
-            "put DATABASE_URL back as it was, then piton resume {environment} or piton abort {environment}"
-        )))
 }
 
 impl Guard {
@@ -178,7 +156,7 @@ fn shared_port(world: &World) -> Result<(), Fault> {
     let ports =
         |settings: &Settings| [settings.listen.port(), settings.run.ports.blue, settings.run.ports.green];
     let own = ports(&world.settings);
-    for other in world.others.iter().filter(|other| other.environment != world.settings.environment) {
+    for other in world.others() {
         if let Some(port) = ports(other).into_iter().find(|port| own.contains(port)) {
             return Err(Fault::refused(format!(
                 "{} and {} both use port {port}",
@@ -212,6 +190,7 @@ fn other_address(settings: &Settings, proxy: &Status) -> Fault {
 async fn identity_guard(world: &World) -> Result<(), Fault> {
     let settings = &world.settings;
     let environment = &settings.environment;
+    broken_guard(world)?;
     let Some(database) = database(settings)? else { return Ok(()) };
     if settings.data.is_some() && ["postgres", "template0", "template1"].contains(&database.dbname.as_str()) {
         return Err(Fault::refused(format!(
@@ -240,11 +219,20 @@ async fn identity_guard(world: &World) -> Result<(), Fault> {
         }
         MarkState::Copied(_) | MarkState::Unmarked => {}
     }
-    for other in world.others.iter().filter(|other| other.environment != settings.environment) {
+    let mut uncompared = elsewhere(world);
+    for other in world.others() {
         let Some(theirs) = self::database(other)? else { continue };
         match identity::same_database(&database, &theirs).await {
-            // One that is not there yet, or out of reach from here: the mark speaks for it then.
-            Err(DbError::Connect { .. } | DbError::NoDatabase { .. }) => {}
+            // One that is not there yet.
+            Err(DbError::NoDatabase { .. }) => {}
+            // Out of reach from here: the mark speaks for it, when there is one.
+            Err(DbError::Connect { .. }) => {
+                if other.protected {
+                    let why =
+                        format!("{}'s database {theirs} cannot be reached from here", other.environment);
+                    uncompared.get_or_insert((why, format!("let {theirs} be reached from this machine")));
+                }
+            }
             Err(error) => {
                 return Err(Fault::refused(format!(
                     "{environment}'s database cannot be told apart from {}'s",
@@ -266,18 +254,69 @@ async fn identity_guard(world: &World) -> Result<(), Fault> {
             .because(format!("{database} is a standby or read-only"))
             .hint("point DATABASE_URL at the primary"));
     }
-    if settings.data.is_some() && mark.valid().is_none() {
-        let tables = measured.tables.len();
-        if tables > 0 {
-            return Err(Fault::refused(format!("{}'s database was not made by Piton", settings.environment))
-                .because(format!("{database} holds {tables} tables and no mark; a release would replace it"))
-                .hint(format!(
-                    "if it may be replaced: dropdb -h {} -p {} {}; Piton makes it anew",
-                    database.host, database.port, database.dbname
-                )));
-        }
+    if settings.data.is_some() {
+        return is_replaceable(settings, &database).await;
+    }
+    let Some((why, way_on)) = uncompared.filter(|_| !settings.protected && mark.valid().is_none()) else {
+        return Ok(());
+    };
+    let found = facts::contents(&client).await.or_fault(unreadable)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("nobody can tell whose {environment}'s database is"))
+        .because(format!("{database} holds {} and no mark", words::some(&found, 3)))
+        .because(why)
+        .hint(way_on))
+}
+
+/// Refuses to compare with what is wrong: a mistake in another environment's variables must not switch a guard off.
+fn broken_guard(world: &World) -> Result<(), Fault> {
+    for other in &world.others {
+        let Seen::Broken(messages) = &other.seen else { continue };
+        let theirs = &other.environment;
+        let mut fault = Fault::refused(format!(
+            "{} cannot be compared with {theirs}: its variables are not usable",
+            world.settings.environment
+        ));
+        fault.why.clone_from(messages);
+        return Err(fault.hint(format!(
+            "mend {}; piton config {theirs} points at the mistake",
+            other.env_file.display()
+        )));
     }
     Ok(())
+}
+
+/// Says which protected environment cannot be compared with because its variables are not here, and what mends that.
+fn elsewhere(world: &World) -> Option<(String, String)> {
+    let mut hidden = world.others.iter().filter(|other| matches!(other.seen, Seen::Elsewhere));
+    let other = hidden.find(|other| other.protected)?;
+    let (theirs, file) = (&other.environment, other.env_file.display());
+    Some((
+        format!("{theirs}'s variables are not on this machine: it may be {theirs}'s"),
+        format!("put {file} beside piton.toml with {theirs}'s DATABASE_URL, so that the two can be compared"),
+    ))
+}
+
+/// Refuses to replace a database that Piton did not make, unless nothing is in it.
+pub(super) async fn is_replaceable(settings: &Settings, database: &Database) -> Result<(), Fault> {
+    let unreadable = || format!("{database} cannot be looked into");
+    let client = database.connect().await.or_fault(unreadable)?;
+    let mark = identity::read_mark(&client, &database.dbname).await.or_fault(unreadable)?;
+    if mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Clone) {
+        return Ok(());
+    }
+    let found = facts::contents(&client).await.or_fault(unreadable)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("{}'s database was not made by Piton", settings.environment))
+        .because(format!("{database} holds {}; a release would replace it", words::some(&found, 3)))
+        .hint(format!(
+            "if it may be replaced: dropdb -h {} -p {} {}; Piton makes it anew",
+            database.host, database.port, database.dbname
+        )))
 }
 
 fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> Result<(), Fault> {
@@ -300,7 +339,7 @@ fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> 
                 database.host, database.port, database.dbname
             )));
     }
-    if label.purpose != Purpose::Live && label.purpose != Purpose::Clone {
+    if !label.purpose.is_environments_own() {
         return Err(Fault::refused(format!("{database} is a copy that a release made to work with"))
             .because(format!("its mark says: {:?}", label.purpose))
             .hint("point DATABASE_URL at the environment's own database"));
@@ -332,7 +371,7 @@ fn database(settings: &Settings) -> Result<Option<Database>, Fault> {
 fn secrets_guard(world: &World) -> Result<(), Fault> {
     let settings = &world.settings;
     let environment = &settings.environment;
-    for other in world.others.iter().filter(|other| other.environment != *environment) {
+    for other in world.others() {
         let equal = config::equal_secrets(settings, other);
         if !equal.is_empty() {
             let told = |(own, theirs): &(&str, &str)| match own == theirs {
@@ -523,8 +562,8 @@ impl Mark {
             app: self.app.clone(),
             environment: ctx.plan.environment.clone(),
             release: Some(ctx.plan.id.clone()),
-            // One that is made from another's data may be replaced; the guard has seen that it is empty.
-            purpose: if ctx.settings().data.is_some() { Purpose::Clone } else { Purpose::Live },
+            // One whose place a clone takes: the guard has seen that it is empty, and who made it may still put something in.
+            purpose: if ctx.settings().data.is_some() { Purpose::Adopted } else { Purpose::Live },
         }
     }
 }

@@ -14,6 +14,7 @@ mod rewind;
 mod settle;
 mod shift;
 mod slot;
+mod which;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -34,7 +35,6 @@ pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
-pub(crate) use guard::still_the_same;
 pub use guard::{Finding, Guard, Mark};
 pub use migrate::Migrate;
 pub use proxy::Connect;
@@ -43,6 +43,7 @@ use rehearse::Rehearsed;
 pub use settle::{DropCopies, Prune, StopSlot};
 pub use shift::{Shift, Watch};
 pub use slot::StartSlot;
+pub(crate) use which::still_the_same;
 
 use crate::config::{self, Settings};
 use crate::dirs::Dirs;
@@ -197,8 +198,8 @@ pub struct World {
     pub settings: Settings,
     /// The settings of the environment that the data comes from.
     pub from: Option<Settings>,
-    /// The settings of all environments that can be resolved here, for guards that compare them.
-    pub others: Vec<Settings>,
+    /// The other environments of the file, for guards that compare them.
+    pub others: Vec<Other>,
     /// The folders.
     pub dirs: Dirs,
     /// The `piton` program itself, to start the proxy with.
@@ -242,6 +243,40 @@ pub struct Revived {
     pub missed: Vec<Fault>,
     /// Why nothing may be carried on: what traffic needs could not be started. All else that could be runs.
     pub fault: Option<Fault>,
+}
+
+/// Another environment of the file, as far as it can be seen from this machine.
+#[derive(Debug)]
+pub struct Other {
+    /// Its name.
+    pub environment: String,
+    /// Whether people depend on it.
+    pub protected: bool,
+    /// Its file of variables, as configured.
+    pub env_file: PathBuf,
+    /// What can be compared with.
+    pub seen: Seen,
+}
+
+/// How much of another environment's settings can be seen.
+#[derive(Debug)]
+pub enum Seen {
+    /// All of them.
+    Settings(Box<Settings>),
+    /// None: its variables are on another machine.
+    Elsewhere,
+    /// None: something in them is wrong, in these words.
+    Broken(Vec<String>),
+}
+
+impl World {
+    /// Returns the settings of the other environments that can be resolved here.
+    fn others(&self) -> impl Iterator<Item = &Settings> {
+        self.others.iter().filter_map(|other| match &other.seen {
+            Seen::Settings(settings) => Some(&**settings),
+            Seen::Elsewhere | Seen::Broken(_) => None,
+        })
+    }
 }
 
 /// A step's view of its release.
@@ -413,29 +448,65 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
     })
 }
 
-/// Lists the tables whose rows differ from the golden copy of a release.
-pub(crate) async fn written_since_backup(
-    state: &State,
-    settings: &Settings,
-) -> Result<Vec<TableChange>, Fault> {
+/// What a rollback with the database takes out of the live one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaving {
+    /// What differs from the golden copy; nothing where nobody can have written yet.
+    pub written: Vec<TableChange>,
+    /// Set where the release has made the database anew, and not the golden copy takes its place.
+    pub made_anew: Option<MadeAnew>,
+}
+
+/// A database that a release has made anew from another environment's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeAnew {
+    /// What it is kept as, if anything was written into it.
+    pub kept_as: String,
+    /// Whether there was a database before, which takes its place again.
+    pub replaced_one: bool,
+    /// Whether it has had traffic.
+    pub had_traffic: bool,
+}
+
+/// Lists what leaves the live database when a release goes back with it.
+pub(crate) async fn leaving(state: &State, settings: &Settings) -> Result<Leaving, Fault> {
     let plan = &state.plan;
-    let golden = plan.steps.iter().find_map(|planned| match &planned.step {
+    let steps = || plan.steps.iter().zip(&state.steps);
+    let began = |phase: Phase| steps().any(|(planned, step)| planned.phase == phase && step.attempts > 0);
+    let golden = steps().find_map(|(planned, _)| match &planned.step {
         Step::Migrate(migrate) => Some(migrate.golden.as_str()),
+        Step::CloneData(clone) => Some(clone.golden.as_str()),
         _ => None,
     });
     let Some(golden) = golden else {
         return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
     };
+    let made_anew = steps().find_map(|(planned, step)| match &planned.step {
+        Step::CloneData(clone) => Some(MadeAnew {
+            kept_as: clone.fresh.clone(),
+            replaced_one: clone::existed(step.note.as_ref()),
+            had_traffic: began(Phase::Shift),
+        }),
+        _ => None,
+    });
+    let may_be_written = match &made_anew {
+        Some(made) => made.had_traffic,
+        None => began(Phase::Migrate),
+    };
+    if !may_be_written {
+        return Ok(Leaving { written: Vec::new(), made_anew });
+    }
     let live = database_of(settings)?;
     let rehearsed = state.outcome("rehearse").and_then(|outcome| Rehearsed::deserialize(outcome).ok());
     let expected = rehearsed.and_then(|rehearsed| rehearsed.expected);
-    let counted = rewind::written_since(&live.with_name(golden), &live, expected.as_ref()).await;
-    counted.map_err(|fault| {
+    let written = rewind::written_since(&live.with_name(golden), &live, expected.as_ref()).await;
+    let written = written.map_err(|fault| {
         fault.hint(format!(
             "piton rollback {} sends the traffic and the code back, and leaves the database",
             plan.environment
         ))
-    })
+    })?;
+    Ok(Leaving { written, made_anew })
 }
 
 /// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the

@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::Step;
+use crate::journal::State;
 use crate::words;
 
 impl Step {
@@ -52,10 +53,17 @@ impl Step {
                 0 => format!("{} stopped", stop.slot),
                 count => format!("{} stopped, {} cut off", stop.slot, words::counted(count, "request")),
             },
-            Step::DropCopies(drop) => match drop.names.len() {
-                1 => "golden copy dropped".into(),
-                count => format!("{count} databases dropped"),
-            },
+            Step::DropCopies(_) => {
+                let mut words = match outcome.get("dropped").and_then(Value::as_array).map_or(0, Vec::len) {
+                    1 => "golden copy dropped".to_owned(),
+                    count => format!("{count} databases dropped"),
+                };
+                for kept in outcome.get("kept").and_then(Value::as_array).into_iter().flatten() {
+                    let holds = kept.get("holds").and_then(Value::as_str).unwrap_or_default();
+                    words.push_str(&format!("; one stays, it holds {holds}"));
+                }
+                words
+            }
             Step::Prune(_) => match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
                 0 => "none is too old".into(),
                 removed => format!("{removed} too old, removed"),
@@ -93,11 +101,38 @@ impl Step {
                 words
             }
             Step::Migrate(_) if flag("nothing_applied") => "nothing had been applied".into(),
-            Step::CloneData(_) => "the database before is back".into(),
+            Step::CloneData(_) if outcome.is_object() => {
+                let back =
+                    if flag("existed") { "the database before is back" } else { "no database, as before" };
+                match text("kept") {
+                    "" => back.to_owned(),
+                    kept => format!("{back}; this release's is kept as {kept} ({})", text("why")),
+                }
+            }
             Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),
             Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
             _ => String::new(),
         }
+    }
+}
+
+impl State {
+    /// Returns the names of the databases that the release has left beside the live one, for a person to look at and drop.
+    pub fn kept_databases(&self) -> Vec<&str> {
+        let steps = self.plan.steps.iter().zip(&self.steps);
+        let kept = steps.flat_map(|(planned, step)| {
+            let undone = |key: &str| step.undo_outcome.as_ref()?.get(key)?.as_str();
+            match planned.step {
+                Step::Migrate(_) => undone("replaced").into_iter().collect(),
+                Step::CloneData(_) => undone("kept").into_iter().collect(),
+                Step::DropCopies(_) => {
+                    let kept = step.outcome.as_ref().and_then(|outcome| outcome.get("kept")?.as_array());
+                    kept.into_iter().flatten().filter_map(|kept| kept.get("name")?.as_str()).collect()
+                }
+                _ => Vec::new(),
+            }
+        });
+        kept.collect()
     }
 }
 

@@ -67,7 +67,7 @@ impl Rewind<'_, '_, '_> {
             return self.without_golden();
         }
         let began = Instant::now();
-        let leaving = self.look().await?;
+        let leaving = self.look(!self.ctx.database).await?;
         if !self.ctx.database {
             if let Some(why) = self.obstacle(&leaving) {
                 return Ok(kept(&leaving, &why));
@@ -117,7 +117,7 @@ impl Rewind<'_, '_, '_> {
             });
         };
         // What came in between the first look and the hold counts, too.
-        let leaving = match tokio::time::timeout(PART, self.look()).await {
+        let leaving = match tokio::time::timeout(PART, self.look(true)).await {
             Ok(look) => look?,
             Err(_) => return Ok(Attempt::Kept { leaving, why: TOO_LONG.into() }),
         };
@@ -143,7 +143,8 @@ impl Rewind<'_, '_, '_> {
         Ok(())
     }
 
-    async fn look(&self) -> Result<Leaving, Fault> {
+    /// Looks what would leave; with `count` also at the rows, unless it is decided without them.
+    async fn look(&self, count: bool) -> Result<Leaving, Fault> {
         let golden = self.live.with_name(self.golden);
         let unfrozen = unfrozen(self.live).await?;
         let structure = structure_of(self.live).await?;
@@ -156,13 +157,25 @@ impl Rewind<'_, '_, '_> {
             |object: &str| own.get(object).is_some_and(|end| end.as_ref() == structure.0.get(object));
         let objects = changes.iter().map(|change| change.object().to_owned());
         let foreign: Vec<String> = objects.filter(|object| !is_own(object)).collect();
-        let written = match foreign.is_empty() && !self.ctx.database {
+        // What somebody made need not even be readable.
+        let written = match count && foreign.is_empty() {
             true => Some(written_since(&golden, self.live, expected.as_ref()).await?),
-            // A person has said yes beforehand, or it is decided without: what somebody made need not even be readable.
             false => None,
         };
         let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
         Ok(Leaving { written, foreign, overwritten, unfrozen })
+    }
+
+    /// Looks once more and says what could be lost; for a database that nobody is on any more.
+    pub(super) async fn what_is_lost(&self) -> Option<String> {
+        match self.look(true).await {
+            // What cannot be looked at may be anything.
+            Err(fault) => Some(fault.what),
+            Ok(leaving) if leaving.written.is_none() => {
+                Some("not all that was written can be counted".into())
+            }
+            Ok(leaving) => self.obstacle(&leaving),
+        }
     }
 
     /// Says what could be lost; nothing when it is sure that nothing is.

@@ -2,7 +2,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use piton_db::backup;
+use piton_db::identity::{self, Purpose};
+use piton_db::made::{self, Adopted};
+use piton_db::{Database, backup};
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ use super::proxy::{DRAIN, client, no_answer};
 use super::{Act, Ctx, Site, Words, slot};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
-use crate::files;
+use crate::{files, words};
 
 /// Stops the release that served before, after its last request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,15 +79,34 @@ impl Act for DropCopies {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
+        let (mut dropped, mut kept) = (Vec::new(), Vec::new());
         for name in &self.names {
-            super::drop_made(&database, name).await?;
+            match drop_copy(&database.with_name(name)).await? {
+                None => dropped.push(name),
+                Some(holds) => kept.push(json!({ "name": name, "holds": holds })),
+            }
         }
-        Ok(json!({ "dropped": self.names }))
+        Ok(json!({ "dropped": dropped, "kept": kept }))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         Err(cannot_be_undone())
     }
+}
+
+/// Drops a database that Piton made, or one that people made and left empty; says what is in it when it stays.
+async fn drop_copy(database: &Database) -> Result<Option<String>, Fault> {
+    let name = &database.dbname;
+    let cannot = || format!("{name} cannot be dropped");
+    let place = identity::locate(database).await.or_fault(cannot)?;
+    if !place.mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Adopted) {
+        super::drop_made(database, name).await?;
+        return Ok(None);
+    }
+    Ok(match made::drop_adopted(database).await.or_fault(cannot)? {
+        Adopted::Dropped | Adopted::Gone => None,
+        Adopted::Kept(found) => Some(words::some(&found, 3)),
+    })
 }
 
 impl Act for Prune {

@@ -1,5 +1,5 @@
 use piton_db::identity::{MarkState, Purpose, read_mark, write_mark};
-use piton_db::made::{Made, clone_from, create, drop_made};
+use piton_db::made::{Adopted, Made, clone_from, create, drop_adopted, drop_made};
 use piton_db::properties::Properties;
 use piton_db::{Database, DbError, facts};
 use piton_testkit::postgres::{Cluster, eventually};
@@ -44,6 +44,52 @@ async fn only_what_piton_made_is_dropped() {
     let _session = golden.connect().await.unwrap();
     assert!(drop_made(&golden).await.unwrap());
     assert!(!drop_made(&golden).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_people_made_is_dropped_only_while_it_is_empty() {
+    let Some((_, theirs)) = fresh("by_people").await else { return };
+    let client = theirs.maintenance().await.unwrap();
+    assert!(matches!(drop_adopted(&theirs).await, Err(DbError::NotMade { .. })), "unmarked");
+    write_mark(&client, "by_people", &label(Purpose::Clone)).await.unwrap();
+    assert!(matches!(drop_adopted(&theirs).await, Err(DbError::NotMade { .. })), "a clone");
+    write_mark(&client, "by_people", &label(Purpose::Adopted)).await.unwrap();
+    assert!(matches!(drop_made(&theirs).await, Err(DbError::NotMade { .. })), "not made by Piton");
+
+    // Each of these alone is somebody's.
+    for (make, told, unmake) in [
+        ("create table t ()", "table public.t", "drop table t"),
+        ("create sequence s", "sequence public.s", "drop sequence s"),
+        ("create view v as select 1", "view public.v", "drop view v"),
+        (
+            "create function f() returns int language sql as 'select 1'",
+            "function public.f",
+            "drop function f",
+        ),
+        ("create type mood as enum ('good')", "type public.mood", "drop type mood"),
+        ("create type pair as (a int)", "type public.pair", "drop type pair"),
+        ("create domain d as int", "type public.d", "drop domain d"),
+        ("create schema \"My\"", "schema \"My\"", "drop schema \"My\""),
+        ("select lo_from_bytea(42, 'x')", "large object 42", "select lo_unlink(42)"),
+        ("create foreign data wrapper w", "foreign data wrapper w", "drop foreign data wrapper w"),
+        ("create publication p", "publication p", "drop publication p"),
+    ] {
+        run(&theirs, make).await;
+        eventually(make, async || {
+            drop_adopted(&theirs).await.unwrap() == Adopted::Kept(vec![told.to_owned()])
+        })
+        .await;
+        run(&theirs, unmake).await;
+    }
+    let session = theirs.connect().await.unwrap();
+    let Adopted::Kept(found) = drop_adopted(&theirs).await.unwrap() else { panic!("it was in use") };
+    assert!(found[0].starts_with("session "), "{found:?}");
+    drop(session);
+    // As a predecessor leaves it that was killed on the way.
+    client.batch_execute("alter database by_people allow_connections false").await.unwrap();
+    eventually("the session has ended", async || drop_adopted(&theirs).await.unwrap() == Adopted::Dropped)
+        .await;
+    assert_eq!(drop_adopted(&theirs).await.unwrap(), Adopted::Gone);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use piton_db::identity::{MarkState, Purpose, identity, read_mark, write_mark};
 use piton_db::made::{clone_from, drop_made};
 use piton_db::properties::Properties;
-use piton_db::swap::{SwapState, observe, swap};
+use piton_db::swap::{SwapState, observe, put_aside, swap};
 use piton_db::{Database, DbError, facts};
 use piton_testkit::postgres::{Cluster, Options, StopMode, eventually};
 
@@ -114,6 +114,40 @@ async fn a_staging_clone_stays_a_clone() {
     swap(&live, &replacement, "staged_old").await.unwrap();
     assert!(drop_made(&live.with_name("staged_old")).await.unwrap());
     assert_eq!(read_mark(&client, "staged").await.unwrap().valid().unwrap().label.purpose, Purpose::Clone);
+}
+
+#[tokio::test]
+async fn what_people_made_stays_theirs_under_whatever_name() {
+    let Some((cluster, _)) = fresh("adopted").await else { return };
+    let (live, replacement) = pair(cluster, "adopted").await;
+    let client = live.maintenance().await.unwrap();
+    let purpose =
+        async |name: &str| read_mark(&client, name).await.unwrap().valid().map(|mark| mark.label.purpose);
+    write_mark(&client, "adopted", &label(Purpose::Adopted)).await.unwrap();
+    swap(&live, &replacement, "adopted_old").await.unwrap();
+    assert_eq!(purpose("adopted").await, Some(Purpose::Clone));
+    assert_eq!(purpose("adopted_old").await, Some(Purpose::Adopted));
+    assert!(matches!(drop_made(&live.with_name("adopted_old")).await, Err(DbError::NotMade { .. })));
+    swap(&live, "adopted_old", &replacement).await.unwrap();
+    assert_eq!(purpose("adopted").await, Some(Purpose::Adopted));
+    assert_eq!(purpose(&replacement).await, Some(Purpose::Clone));
+    assert_eq!(which(&live).await, "old");
+}
+
+#[tokio::test]
+async fn a_database_is_put_aside_with_a_session_on_it_and_nothing_takes_its_place() {
+    let Some((_, live)) = fresh("aside").await else { return };
+    let _session = live.connect().await.unwrap();
+    put_aside(&live, "aside_kept", &label(Purpose::Replaced)).await.unwrap();
+    put_aside(&live, "aside_kept", &label(Purpose::Replaced)).await.unwrap();
+    assert!(!facts::exists(&live).await.unwrap());
+    let kept = live.with_name("aside_kept");
+    assert!(matches!(drop_made(&kept).await, Err(DbError::NotMade { .. })));
+    put_aside(&kept, "aside", &label(Purpose::Live)).await.unwrap();
+    assert!(matches!(
+        put_aside(&kept, "neither", &label(Purpose::Live)).await,
+        Err(DbError::NoDatabase { .. })
+    ));
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Log(args) => log::run(&open(&dir)?, &args),
         Command::Resume(args) => block_on(resume::run(&open(&dir)?, &args)),
         Command::Abort(args) => block_on(abort::run(&open(&dir)?, &args)),
-        Command::Hold(args) => hold::hold(&open(&dir)?, &args),
-        Command::Continue(args) => hold::go_on(&open(&dir)?, &args),
+        Command::Hold(args) => block_on(hold::hold(&open(&dir)?, &args)),
+        Command::Continue(args) => block_on(hold::go_on(&open(&dir)?, &args)),
         Command::Migration(args) => block_on(migration::run(&open(&dir)?, &args)),
         Command::Rollback(args) => block_on(rollback::run(&open(&dir)?, &args)),
     }
@@ -149,7 +149,9 @@ fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
             state.plan.short_id()
         )),
     }
-    if let (End::Stopped(_) | End::Left, Some(words)) = (end, view::unjudged_words(state)) {
+    // A step that stands at a fault says itself where the traffic is.
+    let unwatched = matches!(end, End::Left) || (matches!(end, End::Stopped(_)) && state.back.is_some());
+    if let (true, Some(words)) = (unwatched, view::unjudged_words(state)) {
         ui::talk(&words);
     }
     if as_json {
@@ -166,7 +168,7 @@ async fn ask(
     as_json: bool,
 ) -> Result<ExitCode, Error> {
     let shown = watch::last_event(project, environment)?;
-    let (_, held) = project.ask(environment, request)?;
+    let (_, held) = project.ask(environment, request).await?;
     if held {
         return watch::follow(project, environment, shown, as_json).await;
     }

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use piton_core::fault::{Fault, Kind};
 use piton_core::journal::Request;
 use piton_core::project::Project;
+use piton_core::step::MadeAnew;
 use piton_core::words;
 use piton_db::changes::{self, Presence, TableChange};
 
@@ -32,20 +33,64 @@ pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, 
     Ok(asked_to_go_back(code))
 }
 
-/// Says how many rows were written since the backup, and in which tables: they leave the live database.
+/// Says what was written and leaves the live database, and where it can be found then.
 async fn say_what_would_leave(project: &Project, environment: &str) -> Result<(), Error> {
     let settings = project.settings(environment)?;
-    let tables = project.written_since_backup(environment, settings).await?;
-    if tables.is_empty() {
+    let leaving = project.leaving(environment, settings).await?;
+    if let Some(made) = &leaving.made_anew {
+        say_of_one_made_anew(made, &leaving.written);
+        return Ok(());
+    }
+    if leaving.written.is_empty() {
         ui::talk("Nothing was written since the backup: the database goes back without a loss.");
         return Ok(());
     }
     ui::talk("Written since the backup, and gone from the live database after the rollback:");
-    for table in &tables {
+    for table in &leaving.written {
         ui::talk(&format!("  {:<40} {}", table.table, change_words(table)));
     }
     ui::talk("The database that is replaced is kept beside it, with all of these rows.");
     Ok(())
+}
+
+/// Says the same where not the golden copy takes the place, but the environment's own database of before.
+fn say_of_one_made_anew(made: &MadeAnew, written: &[TableChange]) {
+    let before = if made.replaced_one { "; the one before takes its place" } else { "" };
+    if !made.had_traffic {
+        ui::talk(&format!("The database that this release made has had no traffic: it goes{before}."));
+        return;
+    }
+    if written.is_empty() {
+        ui::talk(&format!("Nothing was written into the database that this release made: it goes{before}."));
+        return;
+    }
+    ui::talk("Written into the database that this release made, or by its migration:");
+    for table in written {
+        ui::talk(&format!("  {:<40} {}", table.table, written_words(table)));
+    }
+    ui::talk(&format!("It is kept as {}, with all of this{before}.", made.kept_as));
+}
+
+fn written_words(table: &TableChange) -> String {
+    let thing = match (table.kind, table.presence) {
+        (changes::Kind::Sequence, _) => return "gave numbers".into(),
+        (_, Presence::Golden) => return "dropped".into(),
+        (changes::Kind::Table, _) => "row",
+        (changes::Kind::LargeObjects, _) => "object",
+    };
+    let mut parts = Vec::new();
+    for (count, what) in [(table.only_in_live, "new or changed"), (table.only_in_golden, "gone or changed")] {
+        if count > 0 {
+            parts.push(format!("{} {what}", words::counted(count, thing)));
+        }
+    }
+    if table.presence == Presence::Live {
+        parts.push("the table itself is new".into());
+    }
+    if !table.new_columns.is_empty() {
+        parts.push(format!("new columns: {}", table.new_columns.join(", ")));
+    }
+    parts.join("; ")
 }
 
 fn change_words(table: &TableChange) -> String {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Status;
 use crate::error::Error;
-use crate::view::{back_words, outcome_words};
+use crate::view::{back_words, kept_words, outcome_words};
 use crate::{json as contract, ui};
 
 /// Shows what serves each environment and where a release stands.
@@ -165,6 +165,7 @@ fn release_lines(state: &State) -> Vec<String> {
         )];
         lines.extend(state.back.as_ref().map(|turned| format!("    {}", back_words(&turned.reason))));
         lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
+        lines.extend(kept_words(state).map(|words| format!("    {words}")));
         return lines;
     }
     let mut lines = vec![format!(
