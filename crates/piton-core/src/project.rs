@@ -319,16 +319,16 @@ impl Project {
         .await;
         journal.give_back(&lease).map_err(journal_fault)?;
         let mut revived = revived?;
-        if let (Some(fault), Some(live)) = (revived.fault.take(), &latest.plan.live) {
+        if let Some(live) = &latest.plan.live {
             let new = started(&latest);
             // Where its traffic went back already it was not started again now; it may well run.
             let may_run = latest.back.is_some() && !has_traffic(&latest)
                 || new.as_ref().is_some_and(StartSlot::listens);
-            let way_on = engine::may_go_forward(&latest) && new.is_some() && may_run && !live.start.listens();
-            revived.fault = Some(match way_on {
-                true => step::without_way_back(fault, &environment, live.start.slot, latest.plan.slot),
-                false => fault,
-            });
+            if engine::may_go_forward(&latest) && new.is_some() && may_run && !live.start.listens() {
+                let (dead, new) = (live.start.slot, latest.plan.slot);
+                revived.fault =
+                    revived.fault.map(|fault| step::without_way_back(fault, &environment, dead, new));
+            }
         }
         Ok(revived)
     }
