@@ -116,13 +116,6 @@ impl Gate {
             }
             return Verdict::RollBack(monitor.words(&monitor.candidate));
         }
-        if monitors.is_empty() {
-            return if time_has_passed {
-                Verdict::Continue("no limit is configured".into())
-            } else {
-                Verdict::Hold("the step's time has not passed".into())
-            };
-        }
         let seen = self.step.responses;
         let least = u64::from(self.limits.at_least);
         if seen < least {
@@ -150,16 +143,14 @@ impl Gate {
     }
 
     fn monitors(&self) -> Vec<Monitor> {
-        let mut monitors = Vec::new();
-        if let Some(limit) = self.limits.errors {
-            let count = |tally: &Tally| Count { hits: tally.bad, of: tally.responses };
-            monitors.push(Monitor {
-                what: format!("bad answers, limit {limit}"),
-                limit: limit.fraction(),
-                candidate: count(&self.candidate),
-                stable: count(&self.stable),
-            });
-        }
+        let limit = self.limits.errors;
+        let count = |tally: &Tally| Count { hits: tally.bad, of: tally.responses };
+        let mut monitors = vec![Monitor {
+            what: format!("bad answers, limit {limit}"),
+            limit: limit.fraction(),
+            candidate: count(&self.candidate),
+            stable: count(&self.stable),
+        }];
         if let Some(limit) = self.limits.p95 {
             let count = |tally: &Tally| Count { hits: tally.slow, of: tally.timed };
             monitors.push(Monitor {
@@ -173,9 +164,9 @@ impl Gate {
     }
 }
 
-/// Says in one sentence how soon the gate sends back what is how bad; `None` without a limit on errors.
+/// Says in one sentence how soon the gate sends back what is how bad; `None` when its limit is too near to 100 %.
 pub fn reach(limits: config::Gate) -> Option<String> {
-    let limit = limits.errors?;
+    let limit = limits.errors;
     let finds = |share: f64| {
         (1..1_000_000_u64).find(|of| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
@@ -250,10 +241,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Percent;
 
-    fn limits(errors: Option<&str>, p95: Option<u64>, at_least: u32) -> config::Gate {
+    fn limits(errors: &str, p95: Option<u64>, at_least: u32) -> config::Gate {
         config::Gate {
-            errors: errors.map(|text| text.parse().unwrap()),
+            errors: errors.parse().unwrap(),
             p95: p95.map(Duration::from_millis),
             at_least,
         }
@@ -264,7 +256,7 @@ mod tests {
     }
 
     fn seen(candidate: (u64, u64), stable: (u64, u64)) -> Gate {
-        let mut gate = Gate::new(limits(Some("1%"), None, 50));
+        let mut gate = Gate::new(limits("1%", None, 50));
         gate.see(&answers(candidate.0, candidate.1), &answers(stable.0, stable.1));
         gate
     }
@@ -302,8 +294,9 @@ mod tests {
 
     #[test]
     fn what_a_plan_promises_is_what_the_gate_does() {
-        let limits = limits(Some("1%"), None, 50);
+        let limits = limits("1%", None, 50);
         let words = reach(limits).unwrap();
+        assert_eq!(reach(config::Gate { errors: Percent::FULL, ..limits }), None);
         let after: Vec<u64> = words
             .split("after about ")
             .skip(1)
@@ -314,7 +307,6 @@ mod tests {
             assert!(matches!(answered(of), Verdict::RollBack(_)), "{words}");
             assert!(matches!(answered(of - 1), Verdict::Hold(_)), "{words}");
         }
-        assert_eq!(reach(config::Gate { errors: None, ..limits }), None);
     }
 
     #[test]
@@ -330,9 +322,9 @@ mod tests {
 
     #[test]
     fn looks_may_be_grouped_in_any_way_and_the_state_stored_between() {
-        let mut whole = Gate::new(limits(Some("1%"), None, 50));
+        let mut whole = Gate::new(limits("1%", None, 50));
         whole.see(&answers(300, 3), &answers(900, 9));
-        let mut parts = Gate::new(limits(Some("1%"), None, 50));
+        let mut parts = Gate::new(limits("1%", None, 50));
         for _ in 0..3 {
             parts.see(&answers(100, 1), &answers(300, 3));
             let stored = serde_json::to_string(&parts).unwrap();
@@ -349,13 +341,6 @@ mod tests {
         assert!(matches!(gate.verdict(true), Verdict::Continue(_)));
         gate.see(&answers(200, 100), &answers(0, 0));
         assert!(matches!(gate.verdict(true), Verdict::RollBack(_)));
-    }
-
-    #[test]
-    fn without_limits_only_time_decides() {
-        let gate = Gate::new(limits(None, None, 50));
-        assert!(matches!(gate.verdict(false), Verdict::Hold(_)));
-        assert!(matches!(gate.verdict(true), Verdict::Continue(_)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A plain GET to an app on this machine; redirects are answers, not followed.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
@@ -19,8 +19,6 @@ pub(crate) struct Answer {
     /// Where a redirect points.
     pub(crate) location: Option<String>,
     pub(crate) body: Bytes,
-    /// From the connection's begin to the body's end.
-    pub(crate) took: Duration,
 }
 
 /// Why there is no answer.
@@ -46,7 +44,6 @@ pub(crate) async fn get(port: u16, path: &str, limit: Duration) -> Result<Answer
 }
 
 async fn get_unbounded(port: u16, path: &str) -> Result<Answer, HttpError> {
-    let start = Instant::now();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::ConnectionRefused => HttpError::Refused(port),
@@ -63,7 +60,7 @@ async fn get_unbounded(port: u16, path: &str) -> Result<Answer, HttpError> {
         let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let body =
             Limited::new(response.into_body(), LARGEST_BODY).collect().await.map_err(HttpError::Body)?;
-        Ok(Answer { status, location, body: body.to_bytes(), took: start.elapsed() })
+        Ok(Answer { status, location, body: body.to_bytes() })
     };
     let mut exchange = std::pin::pin!(exchange);
     let mut connection = std::pin::pin!(connection);

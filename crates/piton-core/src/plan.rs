@@ -251,12 +251,8 @@ impl Draft<'_> {
     }
 
     fn guard(&mut self) {
-        let from = self.settings.data.as_ref().map(|data| data.environment.clone());
-        self.add(
-            "guard",
-            Phase::Guard,
-            Guard { commit: self.facts.commit.hash.clone(), slot: self.slot, from },
-        );
+        let guard = Guard { commit: self.facts.commit.hash.clone(), slot: self.slot };
+        self.add("guard", Phase::Guard, guard);
         if self.facts.unmarked {
             self.add("guard.mark", Phase::Guard, Mark { app: self.settings.app.clone() });
         }

@@ -68,14 +68,6 @@ pub enum ExecError {
         /// What it said.
         output: Box<Output>,
     },
-    /// The program took longer than allowed and was ended.
-    #[error("{command} was ended after {} s", limit.as_secs())]
-    TimedOut {
-        /// The command as printed.
-        command: String,
-        /// The limit.
-        limit: Duration,
-    },
 }
 
 fn last_words(output: &Output) -> String {
@@ -161,18 +153,8 @@ pub async fn run(command: &Command) -> Result<Output, ExecError> {
     }
 }
 
-/// Runs the command and wants exit code 0 within the limit.
-///
-/// # Errors
-/// As [`run`], and [`ExecError::TimedOut`].
-pub async fn run_within(command: &Command, limit: Duration) -> Result<Output, ExecError> {
-    tokio::time::timeout(limit, run(command))
-        .await
-        .unwrap_or_else(|_| Err(ExecError::TimedOut { command: command.to_string(), limit }))
-}
-
 /// Builds the operating system's form of the command, with its streams still inherited.
-pub fn prepare(command: &Command) -> std::process::Command {
+fn prepare(command: &Command) -> std::process::Command {
     let mut prepared = std::process::Command::new(&command.program);
     prepared.args(&command.args);
     for (name, value) in &command.env {
@@ -188,7 +170,7 @@ pub fn prepare(command: &Command) -> std::process::Command {
 }
 
 /// Tells which error a failed spawn is.
-pub fn spawn_error(command: &Command, source: std::io::Error) -> ExecError {
+fn spawn_error(command: &Command, source: std::io::Error) -> ExecError {
     let program = command.program.clone();
     match &command.cwd {
         Some(dir) if !dir.is_dir() => ExecError::NoFolder { program, dir: dir.clone() },
@@ -374,13 +356,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_timeout_kills_the_whole_group() {
+    async fn a_caller_that_stops_waiting_kills_the_whole_group() {
         let dir = tempfile::tempdir().unwrap();
         let flag = dir.path().join("flag");
         let script = format!("(sleep 1; touch {}) & wait", flag.display());
-        let error = run_within(&sh(&script), Duration::from_millis(200)).await.unwrap_err();
-        assert!(matches!(error, ExecError::TimedOut { .. }));
+        let command = sh(&script);
+        tokio::time::timeout(Duration::from_millis(200), run(&command)).await.unwrap_err();
         tokio::time::sleep(Duration::from_millis(1300)).await;
-        assert!(!flag.exists(), "a grandchild went on after the timeout");
+        assert!(!flag.exists(), "a grandchild went on");
     }
 }

@@ -23,11 +23,6 @@ pub struct Marked {
 ///
 /// Zombies and processes of other users are left out.
 pub fn find(name: &str, value: &str) -> Vec<Marked> {
-    find_where(name, |found| found == value)
-}
-
-/// Lists the living processes whose environment holds `name` with a value that the test accepts, oldest first.
-pub fn find_where(name: &str, accepts: impl Fn(&str) -> bool) -> Vec<Marked> {
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
@@ -35,8 +30,7 @@ pub fn find_where(name: &str, accepts: impl Fn(&str) -> bool) -> Vec<Marked> {
         .flatten()
         .filter_map(|process| {
             let environ = process.environ().ok()?;
-            let value = environ.get(std::ffi::OsStr::new(name))?.to_str()?;
-            accepts(value).then(|| describe(&process))?
+            (environ.get(std::ffi::OsStr::new(name))? == value).then(|| describe(&process))?
         })
         .collect();
     marked.sort_by_key(|m| (m.started, m.pid));

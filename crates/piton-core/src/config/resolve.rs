@@ -168,7 +168,7 @@ fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
     let p95 = cx.optional("gate.p95", gate.and_then(|g| g.p95.as_deref()), parse_duration);
     let at_least = gate.and_then(|g| g.at_least).unwrap_or(50);
     cx.note("gate.at_least", at_least);
-    Some(Gate { errors: Some(errors?), p95: p95?, at_least })
+    Some(Gate { errors: errors?, p95: p95?, at_least })
 }
 
 fn listen(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<SocketAddr> {

@@ -160,8 +160,8 @@ pub struct Rollout {
 /// What sends a release back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
-    /// The largest share of failed responses, 1 % when the file says nothing; `None` is no limit.
-    pub errors: Option<Percent>,
+    /// The largest share of failed responses, 1 % when the file says nothing.
+    pub errors: Percent,
     /// The largest 95th percentile of the latency; `None` is no limit.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub p95: Option<Duration>,

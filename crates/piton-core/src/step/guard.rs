@@ -25,8 +25,6 @@ pub struct Guard {
     pub commit: String,
     /// The slot that has to be free.
     pub slot: Slot,
-    /// The environment that the data comes from.
-    pub from: Option<String>,
 }
 
 /// What one guard found.

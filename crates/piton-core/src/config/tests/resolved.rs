@@ -34,7 +34,7 @@ fn every_key_arrives() {
     assert_eq!(settings.listen.to_string(), "0.0.0.0:80");
     assert_eq!(settings.rollout.steps[0].share, Percent::from_basis_points(500).unwrap());
     assert_eq!(settings.rollout.watch, Duration::from_secs(86_400));
-    assert_eq!(settings.gate.errors, Percent::from_basis_points(50));
+    assert_eq!(settings.gate.errors, Percent::from_basis_points(50).unwrap());
     assert_eq!((settings.gate.p95, settings.gate.at_least), (Some(Duration::from_millis(500)), 100));
     assert_eq!(settings.data, None);
     assert_eq!(settings.backup.keep, Duration::from_secs(14 * 86_400));
