@@ -29,9 +29,19 @@ impl Dirs {
         self.base.join("journal.db")
     }
 
+    /// Returns the folder of all builds.
+    pub fn builds(&self) -> PathBuf {
+        self.base.join("artifacts")
+    }
+
+    /// Returns the folder of all releases' logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.base.join("logs")
+    }
+
     /// Returns the folder in which a commit is built; every environment takes the same one.
     pub fn artifact(&self, commit: &str) -> PathBuf {
-        self.base.join("artifacts").join(commit)
+        self.builds().join(commit)
     }
 
     /// Returns the folder from which a release runs.
@@ -46,7 +56,7 @@ impl Dirs {
 
     /// Returns the folder of a release's logs.
     pub fn logs(&self, release: &str) -> PathBuf {
-        self.base.join("logs").join(release)
+        self.all_logs().join(release)
     }
 
     /// Returns the folder of an environment's backups; the one above its app's may be shared with other apps.

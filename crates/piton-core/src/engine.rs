@@ -131,6 +131,14 @@ impl<'a> Recorder<'a> {
         Ok(planned)
     }
 
+    /// Lists all releases of all environments, oldest first, with where each stands.
+    ///
+    /// # Errors
+    /// When the journal is damaged.
+    pub fn releases(&self) -> Result<Vec<State>, JournalError> {
+        self.journal.releases(None)
+    }
+
     /// Returns the fold of all events so far.
     pub fn state(&self) -> &State {
         &self.state
@@ -293,12 +301,12 @@ fn failed(
             recorder.append(&Event::Ended { outcome: Outcome::Refused })?;
             return Ok(Some(End::Over(Outcome::Refused)));
         }
-        Kind::Surroundings => return Ok(Some(End::Stopped(fault))),
+        Kind::Surroundings | Kind::Undecided => return Ok(Some(End::Stopped(fault))),
         _ if recorder.state().past_return() || stay => return Ok(Some(End::Stopped(fault))),
         Kind::Verdict => Back::Verdict { why: fault.what },
         Kind::Release | Kind::Refused => Back::Fault { step },
     };
-    recorder.append(&Event::TurnedBack { reason, database: false })?;
+    recorder.append(&Event::TurnedBack { reason, database: false, undecided: false })?;
     Ok(None)
 }
 
@@ -391,16 +399,16 @@ fn follow(recorder: &mut Recorder<'_>, pending: &Pending) -> Result<bool, Journa
         return Ok(false);
     }
     recorder.append(&asked)?;
-    let database = match pending.request {
+    let (database, undecided) = match pending.request {
         // The step that judges sees it in the state.
         Request::Hold | Request::Continue { .. } => return Ok(false),
         // The step begins anew: with all the traffic, and without the gate.
         Request::Forward => return Ok(true),
-        Request::Abort => false,
-        Request::Rollback { database } => database,
+        Request::Abort => (false, false),
+        Request::Rollback { database, undecided } => (database, undecided),
     };
     let reason = Back::Asked { by: pending.by.to_string() };
-    let event = Event::TurnedBack { reason, database };
+    let event = Event::TurnedBack { reason, database, undecided };
     // It asks for what is already so, or for what can no longer be: said, and otherwise left alone.
     if recorder.state.check(&event).is_err() {
         return Ok(false);
@@ -437,12 +445,15 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
         return Err(Fault::refused(format!("the release {} ended at {at}", state.plan.short_id())).hint(hint));
     }
     let back = match request {
-        Request::Abort => Some(false),
-        Request::Rollback { database } => Some(database),
+        Request::Abort => Some((false, false)),
+        Request::Rollback { database, undecided } => Some((database, undecided)),
         Request::Hold | Request::Continue { .. } | Request::Forward => None,
     };
-    if let (Some(database), Some(turned)) = (back, &state.back)
-        && (turned.database == database || !state.may_still_change_back())
+    // Who is to be asked once more has the rows counted once more.
+    let asks_again = state.waits_for_a_word() && back == Some((false, true));
+    if let (Some(asked), Some(turned)) = (back, &state.back)
+        && !asks_again
+        && (asked == (turned.database, turned.undecided) || !state.may_still_change_back())
     {
         return Err(Fault::refused(format!("release {} goes back already", state.plan.short_id())).hint(
             format!(

@@ -28,6 +28,8 @@ pub enum Kind {
     Refused,
     /// The gate decided to roll back.
     Verdict,
+    /// A person has to say something first: the release stays where it is.
+    Undecided,
 }
 
 impl Fault {

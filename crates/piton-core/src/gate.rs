@@ -244,11 +244,7 @@ mod tests {
     use crate::config::Percent;
 
     fn limits(errors: &str, p95: Option<u64>, at_least: u32) -> config::Gate {
-        config::Gate {
-            errors: errors.parse().unwrap(),
-            p95: p95.map(Duration::from_millis),
-            at_least,
-        }
+        config::Gate { errors: errors.parse().unwrap(), p95: p95.map(Duration::from_millis), at_least }
     }
 
     fn answers(responses: u64, bad: u64) -> Answers {

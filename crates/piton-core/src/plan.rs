@@ -14,7 +14,7 @@ use crate::facts::{Facts, Source};
 use crate::gate;
 use crate::step::{
     Backup, Build, Checks, CloneData, Connect, DropCopies, Guard, Mark, Migrate, Proof, Prune, Rehearse,
-    Shift, Site, StartSlot, Step, StopSlot, Watch,
+    Shift, Site, StartSlot, Step, StopSlot, Tidy, Watch,
 };
 use crate::words;
 
@@ -384,6 +384,12 @@ impl Draft<'_> {
             let prune = Prune { folder, keep: self.settings.backup.keep };
             self.add("settle.backups", Phase::Settle, prune);
         }
+        let keep = self.settings.backup.keep;
+        self.add(
+            "settle.builds",
+            Phase::Settle,
+            Tidy { builds: self.dirs.builds(), logs: self.dirs.all_logs(), keep },
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::files;
 use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State, StepState};
 use crate::plan::{self, Phase, Plan, PlannedStep};
-use crate::step::{self, Finding, Leaving, Other, Revived, Role, Seen, ShouldRun, StartSlot, Step, World};
+use crate::step::{self, Finding, Other, Revived, Role, Seen, ShouldRun, StartSlot, Step, World};
 
 /// An opened project.
 #[derive(Debug)]
@@ -333,20 +333,19 @@ impl Project {
         Ok(revived)
     }
 
-    /// Lists what leaves the live database when the release that is under way goes back with it.
+    /// Reads a migration's file of a release's commit, not of the working tree; `None` when the commit has none of this name.
     ///
     /// # Errors
-    /// A refusal when nothing is under way or the settings lead to another database than when it began; a fault of the
-    /// surroundings when its golden copy is not there.
-    pub async fn leaving(&self, environment: &str, settings: Settings) -> Result<Leaving, Fault> {
-        let journal = self.journal()?;
-        let Some(open) = self.open_release(&journal, environment)? else {
-            return Err(nothing_to_ask(&journal, environment)?);
-        };
-        engine::may_ask(&open, Request::Rollback { database: true })?;
-        let world = self.world(settings, &journal)?;
-        same_databases(&open, &world, true).await?;
-        step::leaving(&open, &world.settings).await
+    /// When git cannot tell.
+    pub async fn migration_file(
+        &self,
+        state: &State,
+        settings: &Settings,
+        name: &str,
+    ) -> Result<Option<String>, Fault> {
+        let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+        let Some(migrations) = migrations else { return Ok(None) };
+        step::file_of(&state.plan.commit.hash, &settings.root, &migrations.folder.join(name)).await
     }
 
     /// Asks something of the environment's release that is under way.

@@ -12,7 +12,7 @@ use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
 use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt};
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
@@ -73,7 +73,7 @@ pub async fn dump(
     dir: &Path,
     made_for: &MadeFor,
     options: DumpOptions,
-    progress: OnProgress<'_>,
+    report: OnReport<'_>,
 ) -> Result<Manifest, DbError> {
     match Manifest::read(dir) {
         Ok(finished) => return Ok(finished),
@@ -81,7 +81,7 @@ pub async fn dump(
         Err(other) => return Err(other),
     }
     files::claim(dir)?;
-    let made = dump_claimed(database, dir, made_for, options, progress).await;
+    let made = dump_claimed(database, dir, made_for, options, report).await;
     if made.is_err() {
         // The dump's error is the one to tell; leftovers carry the marker and go with the next attempt.
         let _ = files::discard(dir);
@@ -113,7 +113,7 @@ async fn dump_claimed(
     dir: &Path,
     made_for: &MadeFor,
     options: DumpOptions,
-    progress: OnProgress<'_>,
+    report: OnReport<'_>,
 ) -> Result<Manifest, DbError> {
     let client = database.connect().await?;
     let source = identity::identity(&client).await?;
@@ -126,10 +126,10 @@ async fn dump_claimed(
     let properties = Properties::read(&client, &source.name).await?;
 
     let command = dump_command(&tools, database, dir, &snapshot.id, options);
-    run_dump(&command, snapshot.tables.len() as u64, progress).await?;
+    run_dump(&command, snapshot.tables.len() as u64, report).await?;
     drop(client);
 
-    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, options.jobs, progress).await?;
+    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, options.jobs, report).await?;
     files::sync_dir(&dir.join(DUMP))?;
     let manifest = Manifest {
         format: Manifest::format(),
@@ -247,12 +247,12 @@ pub(crate) async fn large_objects(client: &Client) -> Result<u64, DbError> {
     Ok(row.get::<_, i64>(0).unsigned_abs())
 }
 
-async fn run_dump(command: &Command, total: u64, progress: OnProgress<'_>) -> Result<(), DbError> {
+async fn run_dump(command: &Command, total: u64, report: OnReport<'_>) -> Result<(), DbError> {
     let mut done = 0;
-    let output = local::run_with(command, |_, line| {
+    let output = progress::run(command, report, |line, report| {
         if let Some(what) = finished_table(line) {
             done += 1;
-            progress(Progress { doing: "dump", what: what.to_owned(), done, total });
+            report(Report::Progress(Progress { doing: "dump", what: what.to_owned(), done, total }));
         }
     })
     .await?;
@@ -287,9 +287,9 @@ async fn sum_dump(
     dir: &Path,
     tables: &[Table],
     jobs: u32,
-    progress: OnProgress<'_>,
+    report: OnReport<'_>,
 ) -> Result<(Rows, BTreeMap<String, FileSum>), DbError> {
-    let data_files = data_files(tools, dir).await?;
+    let data_files = data_files(tools, dir, report).await?;
     let mut rows = Rows::new();
     let mut sums = BTreeMap::new();
     let names: BTreeMap<u32, String> = tables.iter().map(|table| (table.oid, table.quoted())).collect();
@@ -316,7 +316,7 @@ async fn sum_dump(
         let what = table.as_ref().map_or_else(|| file.display().to_string(), |(name, _)| name.clone());
         rows.extend(table);
         sums.insert(file.display().to_string(), sum);
-        progress(Progress { doing: "sum", what, done: sums.len() as u64, total });
+        report(Report::Progress(Progress { doing: "sum", what, done: sums.len() as u64, total }));
     }
     match tables.iter().find(|table| !rows.contains_key(&table.quoted())) {
         Some(table) => {
@@ -328,12 +328,16 @@ async fn sum_dump(
 }
 
 /// Maps each table file of the dump to its table's oid, by the dump's own table of contents.
-async fn data_files(tools: &Tools, dir: &Path) -> Result<BTreeMap<PathBuf, u32>, DbError> {
+async fn data_files(
+    tools: &Tools,
+    dir: &Path,
+    report: OnReport<'_>,
+) -> Result<BTreeMap<PathBuf, u32>, DbError> {
     let mut found = BTreeMap::new();
     let list = Command::new(tools.pg_restore.display().to_string())
         .arg("--list")
         .arg(dir.join(DUMP).display().to_string());
-    let output = local::run_with(&list, |_, line| {
+    let output = progress::run(&list, report, |line, _| {
         if let Some((id, oid)) = listed_table(line) {
             found.insert(PathBuf::from(DUMP).join(format!("{id}.dat.gz")), oid);
         }

@@ -163,6 +163,30 @@ impl DbError {
     }
 }
 
+/// What of the surroundings failed, and not the statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The session is gone, or the server does not go on.
+    Away,
+    /// The server has no disk, memory or connection left.
+    Room,
+}
+
+impl Trouble {
+    /// Tells what of the surroundings made a statement fail, by the class of the server's error; `None` when it was the statement.
+    pub fn of(error: &tokio_postgres::Error) -> Option<Self> {
+        let Some(code) = error.code() else {
+            // The server did not speak: the connection ended, or what came over it was no answer.
+            return Some(Self::Away);
+        };
+        match code.code().get(..3)? {
+            class if class.starts_with("08") || class.starts_with("58") || class == "57P" => Some(Self::Away),
+            class if class.starts_with("53") => Some(Self::Room),
+            _ => None,
+        }
+    }
+}
+
 /// What the server or the connection to it said, in one line.
 #[derive(Debug)]
 pub struct SqlError(pub(crate) tokio_postgres::Error);

@@ -27,8 +27,8 @@ mod target;
 mod tls;
 pub mod tools;
 
-pub use error::{DbError, SqlError};
-pub use progress::{OnProgress, Progress};
+pub use error::{DbError, SqlError, Trouble};
+pub use progress::{OnProgress, OnReport, Progress, Ran, Report};
 pub use rowsum::{RowSum, Sum};
 pub use tables::Table;
 pub use target::{Database, Session};

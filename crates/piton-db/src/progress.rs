@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use piton_exec::{Command, ExecError, Output, local};
+
 /// What long work is doing, for a progress bar or a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -13,3 +17,37 @@ pub struct Progress {
 
 /// Takes progress as it comes.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress);
+
+/// A program that has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The command as a person would type it, without secrets.
+    pub command: String,
+    /// Its exit code.
+    pub code: i32,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+/// What work tells while it goes on that runs programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// How far it is.
+    Progress(Progress),
+    /// A program has ended, however it did.
+    Ran(Ran),
+}
+
+/// Takes reports as they come.
+pub type OnReport<'a> = &'a mut dyn FnMut(Report);
+
+/// Runs a program, hands its lines to `on_line` together with `report`, and reports its end.
+pub(crate) async fn run(
+    command: &Command,
+    report: OnReport<'_>,
+    mut on_line: impl FnMut(&str, &mut dyn FnMut(Report)),
+) -> Result<Output, ExecError> {
+    let output = local::run_with(command, |_, line| on_line(line, report)).await?;
+    report(Report::Ran(Ran { command: command.to_string(), code: output.code, took: output.elapsed }));
+    Ok(output)
+}

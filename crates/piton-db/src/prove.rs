@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use piton_exec::{Command, local};
+use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -13,7 +13,7 @@ use crate::fingerprint::{Change, Rows, Structure};
 use crate::identity::{self, Label, Purpose};
 use crate::made::{self, Made};
 use crate::manifest::{Manifest, SequenceAt};
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{self, OnProgress, OnReport, Progress, Report};
 use crate::rowsum::RowSum;
 use crate::tools::Tools;
 use crate::{Database, DbError};
@@ -55,7 +55,7 @@ pub async fn restore(
     label: &Label,
     owners: Owners,
     jobs: u32,
-    progress: OnProgress<'_>,
+    report: OnReport<'_>,
 ) -> Result<(), DbError> {
     let manifest = Manifest::read(dir)?;
     let label = Label { purpose: Purpose::Golden, ..label.clone() };
@@ -63,7 +63,7 @@ pub async fn restore(
         made::drop_made(into).await?;
         made::create(into, &manifest.properties, &label).await?;
     }
-    let restored = fill(&manifest, dir, into, owners, jobs, progress).await;
+    let restored = fill(&manifest, dir, into, owners, jobs, report).await;
     if restored.is_err() {
         // The restore's error is the one to tell; a leftover carries the golden mark and goes with the next attempt.
         let _ = made::drop_made(into).await;
@@ -77,7 +77,7 @@ async fn fill(
     into: &Database,
     owners: Owners,
     jobs: u32,
-    progress: OnProgress<'_>,
+    report: OnReport<'_>,
 ) -> Result<(), DbError> {
     let client = into.connect().await?;
     let tools = Tools::find(identity::identity(&client).await?.major()).await?;
@@ -88,10 +88,10 @@ async fn fill(
     let command = restore_command(&tools, into, dir, owners, jobs);
     let total = manifest.tables.len() as u64;
     let mut done = 0;
-    let output = local::run_with(&command, |_, line| {
+    let output = progress::run(&command, report, |line, report| {
         if let Some(what) = finished_table(line) {
             done += 1;
-            progress(Progress { doing: "restore", what: what.to_owned(), done, total });
+            report(Report::Progress(Progress { doing: "restore", what: what.to_owned(), done, total }));
         }
     })
     .await?;

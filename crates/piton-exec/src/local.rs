@@ -153,6 +153,23 @@ pub async fn run(command: &Command) -> Result<Output, ExecError> {
     }
 }
 
+/// Runs the command, wants exit code 0, and returns its stdout byte for byte.
+///
+/// # Errors
+/// As [`run`].
+pub async fn read(command: &Command) -> Result<Vec<u8>, ExecError> {
+    let start = Instant::now();
+    let ended = spawn(command)?.wait_with_output().await;
+    let ended = ended.map_err(|source| ExecError::Io { program: command.program.clone(), source })?;
+    let code = exit_code(ended.status);
+    if code == 0 {
+        return Ok(ended.stdout);
+    }
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let output = Output { code, stdout: String::new(), stderr, elapsed: start.elapsed() };
+    Err(ExecError::Failed { command: command.to_string(), output: Box::new(output) })
+}
+
 /// Builds the operating system's form of the command, with its streams still inherited.
 fn prepare(command: &Command) -> std::process::Command {
     let mut prepared = std::process::Command::new(&command.program);

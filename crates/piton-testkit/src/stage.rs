@@ -263,6 +263,18 @@ impl Stage {
         Piton::start(command, &self.folder.path().join("tmp"))
     }
 
+    /// Starts `piton` on a terminal of its own, through `script` of util-linux; all that it says comes to stdout.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn_on_terminal(&self, args: &[&str]) -> Piton {
+        let mut command = self.seal(Command::new("script"));
+        let line =
+            piton_exec::Command::new(self.piton.display().to_string()).args(args.iter().copied()).to_string();
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::piped());
+        Piton::start(command, &self.folder.path().join("tmp"))
+    }
+
     /// Releases the present commit to an environment, which has to succeed.
     ///
     /// # Panics

@@ -67,8 +67,9 @@ pub(crate) enum Command {
     Continue(Continue),
     /// Send traffic back to the release before, then stop the new one
     ///
-    /// As abort, and with --database whatever was written since the backup. A release that has settled cannot go back this way:
-    /// deploy an older commit with --ref.
+    /// As abort, and with --database whatever was written since the backup: the traffic goes back at once, then the rows that
+    /// would leave are counted, and a question is asked. A release that has settled cannot go back this way: deploy an older commit
+    /// with --ref.
     Rollback(Rollback),
     /// Record a half-applied migration as applied or not, after a look at the database
     Migration(Migration),
@@ -199,7 +200,7 @@ pub(crate) struct Rollback {
     /// Put the database back, too: what was written since the backup leaves it, and is kept beside it
     #[arg(long)]
     pub(crate) database: bool,
-    /// Do not ask
+    /// Do not ask; the rows are counted and told all the same
     #[arg(long, short)]
     pub(crate) yes: bool,
 }

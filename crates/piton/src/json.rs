@@ -90,6 +90,7 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
         "back": state.back.as_ref().map(|turned| json!({
             "reason": reason(&turned.reason),
             "database": turned.database,
+            "undecided": turned.undecided,
             "at": turned.at,
         })),
         "fault": state.standing_fault().map(|(step, found)| {

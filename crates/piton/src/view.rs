@@ -11,6 +11,7 @@ use piton_core::journal::{Back, Event, Outcome, Progress, Request, State, StepSt
 use piton_core::plan::PlannedStep;
 use piton_core::step::Step;
 use piton_core::words;
+use piton_db::changes::{self, Presence, TableChange};
 
 use crate::ui;
 
@@ -131,8 +132,11 @@ impl Watcher for View {
                 self.bar.finish_and_clear();
             }
             // A person's own doing, and only beside a release that nobody runs.
-            Event::Recorded { .. } => {}
-            Event::Created { .. } | Event::Ran { .. } | Event::Noted { .. } => {}
+            Event::Recording { .. } | Event::Recorded { .. } => {}
+            Event::Counted { leaving, unknown, .. } => {
+                leaving_words(leaving, unknown.as_deref()).iter().for_each(|line| self.line(line));
+            }
+            Event::Created { .. } | Event::Ran { .. } | Event::Launched { .. } | Event::Noted { .. } => {}
         }
     }
 
@@ -170,6 +174,47 @@ fn label(step: &str) -> &str {
     }
 }
 
+/// Says how many rows were written since the backup, and in which tables: they leave the live database.
+pub(crate) fn leaving_words(leaving: &[TableChange], unknown: Option<&str>) -> Vec<String> {
+    if let Some(why) = unknown {
+        return vec![format!("What was written since the backup cannot be counted: {why}")];
+    }
+    if leaving.is_empty() {
+        return vec!["Nothing was written since the backup: the database can go back without a loss.".into()];
+    }
+    let mut lines =
+        vec!["Written since the backup, and gone from the live database when it goes back:".into()];
+    lines.extend(leaving.iter().map(|table| format!("  {:<40} {}", table.table, change_words(table))));
+    lines.push("The database that is replaced is kept beside it, with all of these rows.".into());
+    lines
+}
+
+fn change_words(table: &TableChange) -> String {
+    if table.kind == changes::Kind::Sequence {
+        return match table.presence {
+            Presence::Both => "goes back: numbers may be given out a second time".into(),
+            Presence::Live => "the sequence itself is new, and goes".into(),
+            Presence::Golden => "dropped meanwhile; comes back".into(),
+        };
+    }
+    let thing = if table.kind == changes::Kind::Table { "row" } else { "object" };
+    let rows = words::counted(table.only_in_live, thing);
+    match table.presence {
+        Presence::Live => format!("{rows}; the table itself is new, and goes"),
+        Presence::Golden => {
+            format!("dropped meanwhile; comes back with {}", words::counted(table.only_in_golden, thing))
+        }
+        Presence::Both => {
+            let gone = words::count(table.only_in_golden);
+            let mut text = format!("{rows} go; {gone} come back as they were");
+            if !table.new_columns.is_empty() {
+                text.push_str(&format!("; new columns go: {}", table.new_columns.join(", ")));
+            }
+            text
+        }
+    }
+}
+
 /// Says why a release turned back.
 pub(crate) fn back_words(reason: &Back) -> String {
     match reason {
@@ -183,8 +228,9 @@ pub(crate) fn back_words(reason: &Back) -> String {
 pub(crate) fn request_words(request: Request) -> &'static str {
     match request {
         Request::Abort => "abort asked",
-        Request::Rollback { database: false } => "rollback asked",
-        Request::Rollback { database: true } => "rollback with the database asked",
+        Request::Rollback { undecided: true, .. } => "rollback asked, the database to be decided",
+        Request::Rollback { database: false, .. } => "rollback asked",
+        Request::Rollback { database: true, .. } => "rollback with the database asked",
         Request::Hold => "hold asked",
         Request::Continue { now: false } => "continue asked",
         Request::Continue { now: true } => "continue at once asked",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{
     BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage,
 };
-use piton_testkit::stage::Change;
+use piton_testkit::stage::{Change, Stage};
 
 fn is_about(what: &'static str) -> impl Fn(&str) -> bool {
     move |fact| fact.contains(what)
@@ -81,6 +81,62 @@ fn apps_that_share_a_folder_of_backups_keep_each_others() {
     let made_for = &serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["manifest"]["made_for"];
     assert_eq!(made_for["commit"], shop.git(&["rev-parse", "HEAD"]));
     assert_eq!(made_for["serving"], shop.git(&["rev-parse", "HEAD~1"]));
+}
+
+#[test]
+fn builds_and_logs_that_nothing_needs_are_removed() {
+    let Some(mut stage) = live_stage() else { return };
+    let commits = |stage: &Stage| -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(stage.root().join(".piton/artifacts"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_dir())
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let head = |stage: &Stage| stage.git(&["rev-parse", "HEAD"]);
+    let mut hashes = vec![head(&stage)];
+    // Another environment serves what production has left behind long ago.
+    stage.deploy("staging");
+    let foreign = stage.root().join(".piton/artifacts/by-hand");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(stage.root().join(".piton/artifacts/by-hand.json"), "{}").unwrap();
+    let load = stage.load("production").start().unwrap();
+    for release in ["v2", "v3", "v4"] {
+        stage.commit(release, &[]);
+        hashes.push(head(&stage));
+        stage.deploy("production");
+    }
+    let mut kept = vec![hashes[0].clone(), hashes[2].clone(), hashes[3].clone(), "by-hand".to_owned()];
+    kept.sort();
+    assert_eq!(commits(&stage), kept, "v2 is gone: neither serves nor served before, nowhere");
+    let worktrees = stage.git(&["worktree", "list", "--porcelain"]);
+    assert!(!worktrees.contains(&hashes[1]) && worktrees.contains(&hashes[2]), "{worktrees}");
+    let forgot = |event: &serde_json::Value| {
+        let command = event["event"]["command"].as_str().unwrap_or_default();
+        event["event"]["step"] == "settle.builds" && command.contains(&hashes[1])
+    };
+    assert!(stage.events("production").iter().any(forgot), "its removal is journaled");
+    assert!(!stage.root().join(format!(".piton/artifacts/{}.json", hashes[1])).exists());
+
+    // A removal that was cut off goes on, and one of a commit that is needed again is built anew.
+    assert_eq!(stage.releases().len(), 5);
+    let artifact = |commit: &str, kind: &str| stage.root().join(format!(".piton/artifacts/{commit}.{kind}"));
+    std::fs::rename(artifact(&hashes[2], "json"), artifact(&hashes[2], "going")).unwrap();
+    let going = artifact(&hashes[2], "going");
+    stage.configure(|settings| settings.keep = "1s");
+    stage.commit("v5", &[]);
+    hashes.push(head(&stage));
+    stage.deploy("production");
+    let mut kept = vec![hashes[0].clone(), hashes[3].clone(), hashes[4].clone(), "by-hand".to_owned()];
+    kept.sort();
+    assert_eq!(commits(&stage), kept);
+    assert!(!going.exists());
+    assert_nothing_failed(&stage, &stage.finish(load));
+    // The logs of what serves in both environments, and of the release before.
+    assert_eq!(stage.releases().len(), 3);
 }
 
 /// The folders of the backups in an environment's folder.

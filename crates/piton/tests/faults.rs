@@ -51,7 +51,7 @@ fn disk_full_during_the_backup() {
     let load = visitors(&stage);
     let full =
         || stage.piton(&["deploy", "production"]).expect(4).says("the backup failed").says("No space left");
-    full().says("df -h").says("piton resume production").says("piton abort production");
+    full().says("df -h").says("free some, then piton resume production").says("piton abort production");
     stage.piton(&["abort", "production"]).expect(0);
     before.assert_same(&world(&stage), "after the abort");
 
@@ -84,7 +84,7 @@ fn postgresql_stopped_during_the_migration() {
         stage.eventually("the migration", || !stage.sql("postgres", &sleeps).is_empty());
         stage.cluster().stop(StopMode::Immediate).unwrap();
         let said = deploy.wait().expect(4).says("the database went away during the migration");
-        said.says("start the database, then piton resume");
+        said.says("start the database, then piton resume production");
         // It cannot be undone either while there is no server, and says so.
         stage.cluster().start_again().unwrap();
     };
@@ -315,6 +315,56 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
 }
 
 #[test]
+fn a_migration_that_an_earlier_release_left_half_applied() {
+    let Some(stage) = live_stage() else { return };
+    let load = visitors(&stage);
+    let production = stage.database("production");
+    let refuses =
+        "do $$ begin if exists (select from items where note = 'same') then raise 'no'; end if; end $$;";
+    fails_on_the_live_database(&stage, &format!("create table half (a int); vacuum half;\n{refuses}"));
+    stage.piton(&["abort", "production"]).expect(0).says("the migration stays");
+    // As if the session had been lost while that statement ran, and the guard had looked before.
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done guard:after")]).expect(137);
+    stage.sql(&production, "update piton.migrations set running = true where name = '002_unique.sql'");
+    let mend = "piton migration production 002_unique.sql --applied (or --not-applied)";
+    let stands = stage.piton(&["resume", "production"]).expect(4);
+    stands.says("failed on a copy").says(&format!("piton abort production, {mend}, piton deploy production"));
+    stage.piton(&["abort", "production"]).expect(0);
+
+    let before = stage.world();
+    let refused = || stage.piton(&["deploy", "production"]).expect(2);
+    refused()
+        .says("production's database holds a half-applied migration")
+        .says("2 of its 3 statements are done")
+        .says(&format!("{mend}, then piton deploy production"));
+    stage.commit("edited", &[Change::Migration("002_unique.sql", "create table half (a int);")]);
+    stage.sql(&production, "update piton.migrations set running = false where name = '002_unique.sql'");
+    refused().says("the file was edited since").says(mend);
+    before
+        .only(|fact| !fact.contains("rows of"))
+        .assert_same(&stage.world().only(|fact| !fact.contains("rows of")), "after the refusals");
+    let migration = ["migration", "production", "002_unique.sql", "--applied"];
+    let kinds = || -> Vec<String> {
+        let kind = |event: &serde_json::Value| event["event"]["event"].as_str().unwrap().to_owned();
+        stage.events("production").iter().map(kind).filter(|kind| kind.starts_with("record")).collect()
+    };
+    // What is about to be changed is in the journal first.
+    stage.piton_with_env(&migration, &[("PITON_CRASH_AT", "recording :after")]).expect(137);
+    assert_eq!(kinds(), ["recording"]);
+    refused();
+    stage.piton_with_env(&migration, &[("PITON_CRASH_AT", "recorded :before")]).expect(137);
+    stage.piton(&migration).expect(2).says("it is applied");
+    assert_eq!(kinds(), ["recording"]);
+    stage.sql(&production, "update piton.migrations set finished_at = null where name = '002_unique.sql'");
+    stage.piton(&migration).expect(0);
+    assert_eq!(kinds(), ["recording", "recording", "recorded"]);
+    nobody_noticed(&stage, load);
+    let load = visitors(&stage);
+    stage.deploy("production");
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+}
+
+#[test]
 fn a_concurrent_index_that_fails_as_the_only_statement() {
     let Some(stage) = live_stage() else { return };
     let before = world(&stage);
@@ -331,6 +381,57 @@ fn a_concurrent_index_that_fails_as_the_only_statement() {
     stage.sql(&production, "delete from items where note = 'same'");
     before.assert_same(&world(&stage), "after the abort");
     nobody_noticed(&stage, load);
+}
+
+#[test]
+fn a_server_without_room_for_the_migration() {
+    let Some(stage) = live_stage() else { return };
+    let full = "do $$ begin raise exception 'could not extend file' using errcode = 'disk_full'; end $$;";
+    stage.commit("v2", &[Change::Migration("002_large.sql", full)]);
+    let before = world(&stage);
+    stage
+        .piton(&["deploy", "production"])
+        .expect(4)
+        .says("could not extend file")
+        .says("make room on the database's server, then piton resume production");
+    stage.piton(&["abort", "production"]).expect(0);
+    before.assert_same(&world(&stage), "after the abort");
+}
+
+#[test]
+fn a_check_whose_session_is_ended() {
+    let Some(mut stage) = live_stage() else { return };
+    let check = "[[check]]\nname = \"cut off\"\nsql = \"select pg_terminate_backend(pg_backend_pid())\"\nexpect = true\n";
+    stage.configure(|settings| settings.more = check.into());
+    stage.commit("v2", &[]);
+    let before = world(&stage);
+    stage.piton(&["deploy", "production"]).expect(4).says("went away during a check");
+    stage.piton(&["abort", "production"]).expect(0);
+    before.assert_same(&world(&stage), "after the abort");
+}
+
+#[test]
+fn disk_full_when_the_release_is_copied() {
+    let Some(stage) = live_stage() else { return };
+    let Some(small) = Tmpfs::mount(stage.folder(), "1m") else { return };
+    let slots = stage.root().join(".piton/environments/production/slots");
+    let moved = small.path().join("slots");
+    let cp = Command::new("cp").arg("-a").args([&slots, &moved]).status().unwrap();
+    assert!(cp.success());
+    std::fs::remove_dir_all(&slots).unwrap();
+    std::os::unix::fs::symlink(&moved, &slots).unwrap();
+    stage.commit("v2", &[RECEIPTS]);
+    let load = visitors(&stage);
+    let filler = small.path().join("filler");
+    let _ = std::fs::write(&filler, vec![0; 2 << 20]);
+    let full = stage.piton(&["deploy", "production"]).expect(4);
+    full.says("No space left").says("the disk is full").says("free some, then piton resume production");
+    std::fs::remove_file(&filler).unwrap();
+    nobody_noticed(&stage, load);
+    let load = visitors(&stage);
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
 }
 
 #[test]
@@ -399,8 +500,12 @@ fn the_proxy_killed_during_the_shift() {
     let lost = stage.lost_writes(&cut_off, &stage.database("production"));
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     let load = stage.load("production").start().unwrap();
-    deploy.wait().expect(0);
+    let listen = stage.listen("production");
+    deploy.wait().expect(0).says(&format!("proxy on {listen} started again"));
     assert_nothing_failed(&stage, &stage.finish(load));
+    let kinds = stage.events("production");
+    let count = |kind: &str| kinds.iter().filter(|event| event["event"]["event"] == kind).count();
+    assert_eq!((count("reviving"), count("revived")), (1, 1));
 }
 
 /// Brings a first release so far that it has all traffic.

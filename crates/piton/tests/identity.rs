@@ -103,12 +103,9 @@ fn what_was_written_into_staging_is_kept_when_its_database_goes_back() {
     stage.sql(&staging, "insert into items (id, note) values ('of-before', '')");
     stage.commit("v2", &[RECEIPTS]);
     written_into_staging(&stage);
-    let asked = stage.piton(&["rollback", "staging", "--database"]).expect(2).says("add --yes");
-    let asked =
-        asked.says("Written into the database that this release made").says("items").says("1 row new");
+    stage.piton(&["rollback", "staging", "--database"]).expect(2).says("add --yes");
     let said = stage.piton(&["rollback", "staging", "--database", "--yes"]).expect(0);
     let kept = kept(&stage, &said);
-    asked.says(&format!("It is kept as {kept}, with all of this; the one before takes its place"));
     assert_eq!(stage.databases(), [kept, production, staging.clone()]);
     assert!(!has_table(&stage, &staging, "receipts"));
     assert_eq!(stage.sql(&staging, "select id from items where id ~ '^(a|of)-'"), ["of-before"]);

@@ -169,7 +169,9 @@ fn what_is_printed_is_what_is_described() {
     let resume = stage.spawn(&["resume", "production"], &[]);
     stage.eventually("it goes on", || stage.is_running("production", "shift.50%") && runs(&stage));
     assert_eq!(seen.release(&stage, &["continue", "production", "--json"], 0), "under_way");
-    assert_eq!(seen.release(&stage, &["rollback", "production", "--json"], 0), "rolled_back");
+    stage.sql(&stage.database("production"), "insert into items values ('late', 'since the backup', now())");
+    let rollback = ["rollback", "production", "--database", "--yes", "--json"];
+    assert_eq!(seen.release(&stage, &rollback, 0), "rolled_back");
     resume.wait().expect(3);
     seen.log(&stage);
     seen.status(&stage);

@@ -48,6 +48,39 @@ fn of_slot(stage: &Stage, slot: &str, is_file: bool) -> PathBuf {
 }
 
 #[test]
+fn every_program_that_ran_is_in_the_journal() {
+    let Some(stage) = live_stage() else { return };
+    let events = stage.events("production");
+    let of_kind = |kind: &str| -> Vec<(String, String, u64)> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let found = events.iter().map(|event| &event["event"]).filter(|event| event["event"] == kind);
+        let one = |event: &serde_json::Value| {
+            let number = event["pid"].as_u64().or(event["code"].as_u64());
+            (text(&event["step"]), text(&event["command"]), number.unwrap())
+        };
+        found.map(one).collect()
+    };
+    let ran = of_kind("ran");
+    for (step, words) in
+        [("backup", "pg_dump --format"), ("backup", "pg_restore --list"), ("prove", "pg_restore --dbname")]
+    {
+        let found = ran.iter().find(|(of, command, _)| of == step && command.contains(words));
+        assert!(found.is_some_and(|(_, _, code)| *code == 0), "no {words} in {ran:?}");
+    }
+    let launched = of_kind("launched");
+    let [(start, app, app_pid), (connect, proxy, proxy_pid)] = launched.as_slice() else {
+        panic!("{launched:?}")
+    };
+    assert_eq!((start.as_str(), connect.as_str()), ("start", "start.proxy"));
+    assert!(app.starts_with("PORT=") && proxy.contains(" proxy --state "), "{launched:?}");
+    assert_eq!(stage.status("production")["proxy"]["pid"].as_u64(), Some(*proxy_pid));
+    assert!(live_processes(&stage).iter().any(|marked| u64::from(marked.pid.unsigned_abs()) == *app_pid));
+    let secret = &stage.settings().production.vars["SESSION_SECRET"];
+    assert!(!format!("{ran:?}{launched:?}").contains(secret.as_str()));
+    assert!(!format!("{ran:?}{launched:?}").contains("production-password"));
+}
+
+#[test]
 fn a_stranger_that_took_the_port_gets_no_traffic() {
     let Some(stage) = live_stage() else { return };
     stage.commit("v2", &[]);

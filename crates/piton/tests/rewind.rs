@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{RECEIPTS, live_stage, stage};
-use piton_testkit::stage::{Change, Stage};
+use piton_testkit::stage::{Change, Piton, Stage};
 
 /// Runs the release until its migration is done, and kills it there.
 fn migrated(stage: &Stage) {
@@ -223,6 +223,93 @@ fn a_migration_that_commits_after_its_piton_died_goes_back_all_the_same() {
     assert!(late < Duration::from_secs(30));
     assert!(!has_receipts(&stage), "the late migration has gone back");
     assert_eq!(stage.databases(), [production]);
+}
+
+/// Brings production to a release with a migration that is watched, and writes a row then.
+fn watched(stage: &mut Stage) -> Piton {
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", &[RECEIPTS]);
+    let load = stage.load("production").start().expect("a load");
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    stage.finish(load);
+    as_the_app(stage, "insert into items values ('late', 'written since the backup', now())");
+    deploy
+}
+
+fn traffic_is_back(stage: &Stage) -> bool {
+    stage.status("production")["proxy"]["weights"]["blue"] == 10_000
+}
+
+fn rows_called_late(stage: &Stage) -> Vec<String> {
+    stage.sql(&stage.database("production"), "select count(*) from items where id = 'late'")
+}
+
+#[test]
+fn traffic_goes_back_before_anything_is_counted() {
+    let Some(mut stage) = live_stage() else { return };
+    let deploy = watched(&mut stage);
+    let stage = &stage;
+    let told = "select 1 from pg_locks where locktype = 'advisory' and objid = 4711";
+    std::thread::scope(|scope| {
+        // Nobody can count the rows of a table that is locked.
+        let lock = format!(
+            "begin; lock table items in access exclusive mode;
+             do $$ begin while not exists ({told}) loop perform pg_sleep(0.05); end loop; end $$; commit"
+        );
+        let locked = scope.spawn(move || as_the_app(stage, &lock));
+        let is_locked =
+            "select 1 from pg_locks where mode = 'AccessExclusiveLock' and relation = 'items'::regclass";
+        stage.eventually("the lock", || !stage.sql(&stage.database("production"), is_locked).is_empty());
+        let rollback = stage.spawn(&["rollback", "production", "--database", "--yes"], &[]);
+        stage.eventually("traffic is back", || traffic_is_back(stage));
+        assert!(!rollback.said().contains("Written since"), "{}", rollback.said());
+        let let_go = scope.spawn(move || stage.sql("postgres", "select pg_advisory_lock(4711), pg_sleep(2)"));
+        let said = rollback.wait().expect(0).stderr;
+        let place = |words: &str| said.find(words).unwrap_or_else(|| panic!("no `{words}` in\n{said}"));
+        assert!(place("all traffic on blue") < place("Written since the backup"), "{said}");
+        assert!(place("Written since the backup") < place("rewound to the backup"), "{said}");
+        locked.join().expect("the lock");
+        let_go.join().expect("its end");
+    });
+    deploy.wait().expect(3);
+    assert_eq!(rows_called_late(stage), ["0"]);
+}
+
+#[test]
+fn a_person_is_asked_about_the_database_when_traffic_is_back() {
+    for (answer, late) in [("n", "1"), ("y", "0")] {
+        let Some(mut stage) = live_stage() else { return };
+        let mut deploy = Some(watched(&mut stage));
+        let mut rollback = stage.spawn_on_terminal(&["rollback", "production", "--database"]);
+        // A question that is never answered leaves the release standing, and its resumption as well.
+        if answer == "n" {
+            let asks = |event: &serde_json::Value| event["event"]["event"] == "undo_failed";
+            stage.eventually("the question", || stage.events("production").iter().any(asks));
+            rollback.kill();
+            let said = deploy.take().map(Piton::wait).expect("it runs").expect(4);
+            said.says("nobody has said yet whether the database goes back");
+            stage
+                .piton(&["resume", "production"])
+                .expect(4)
+                .says("piton rollback production --database --yes");
+            rollback = stage.spawn_on_terminal(&["rollback", "production", "--database"]);
+        }
+        rollback.answer("Put the database back? [y/N]", answer);
+        let said = rollback.wait().expect(0).stdout;
+        let place = |words: &str| said.find(words).unwrap_or_else(|| panic!("no `{words}` in\n{said}"));
+        assert!(place("Written since the backup") < place("Put the database back?"), "{said}");
+        if answer == "y" {
+            assert!(place("all traffic on blue") < place("Written since the backup"), "{said}");
+            assert!(place("Put the database back?") < place("rewound to the backup"), "{said}");
+            deploy.map(Piton::wait).expect("it runs").expect(4);
+        } else {
+            assert!(place("Put the database back?") < place("the migration stays"), "{said}");
+        }
+        assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+        assert_eq!(rows_called_late(&stage), [late]);
+        assert_eq!(has_receipts(&stage), answer == "n");
+    }
 }
 
 /// Asks for a page, however long that takes; returns the first line of the answer.

@@ -11,7 +11,7 @@ use piton_testkit::stage::{Change, Output, Stage};
 const PITON: &str = env!("CARGO_BIN_EXE_piton");
 
 /// What differs from run to run: a pattern and what stands for it, as long where columns follow.
-const FILTERS: [(&str, &str); 24] = [
+const FILTERS: [(&str, &str); 27] = [
     // Said only when a step takes long.
     (r"(?m)^… .*\n", ""),
     (r"/[^\s']*/piton-stage-\w+", "/stage"),
@@ -27,6 +27,9 @@ const FILTERS: [(&str, &str); 24] = [
     (r"PORT=\d+", "PORT=NNNNN"),
     (r":\d{5}\b", ":NNNNN"),
     (r"port \d{5}\b", "port NNNNN"),
+    (r"process \d+: ", "process PID: "),
+    (r"/\S*/(pg_dump|pg_restore|piton)\b", "/bin/$1"),
+    (r"--snapshot=[0-9A-F-]+\b", "--snapshot=SNAPSHOT"),
     (r"(?m)^ +\d+  DAY TIME", "    N  DAY TIME"),
     (r"\S+ on \S+ \(process \d+\)", "USER on HOST (process PID)"),
     (r"(?m)(begun|asked|released|ID of abc1234) by \w+(:| at|$)", "$1 by USER$2"),

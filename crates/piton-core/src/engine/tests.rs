@@ -272,7 +272,7 @@ async fn a_request_is_taken_up_while_a_step_acts() {
     let recorder = project.begin(vec![project.runs("one", &["touch began", "sleep 300"])]);
     let asking = async {
         wait_until(|| project.file("began")).await;
-        for request in [Request::Hold, Request::Rollback { database: true }] {
+        for request in [Request::Hold, Request::Rollback { database: true, undecided: false }] {
             project.ask(request);
         }
     };
@@ -353,7 +353,10 @@ fn requests_that_make_no_sense_are_refused_with_the_way_on() {
     for step in ["one", "settle"] {
         state.apply(&Event::Started { step: step.into(), attempt: 1 }, at).unwrap();
         if step == "settle" {
-            assert!(hint(&state, Request::Rollback { database: false }).contains("piton resume production"));
+            assert!(
+                hint(&state, Request::Rollback { database: false, undecided: false })
+                    .contains("piton resume production")
+            );
         }
         state.apply(&Event::Done { step: step.into(), outcome: Value::Null }, at).unwrap();
     }

@@ -1,4 +1,5 @@
 use jiff::Timestamp;
+use piton_db::changes::TableChange;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -47,6 +48,24 @@ pub enum Event {
         /// How long it ran, in milliseconds.
         ms: u64,
     },
+    /// A program that outlives the release was started for a step: an app, a proxy.
+    Launched {
+        /// The step.
+        step: String,
+        /// The command as printed in the plan, without secrets.
+        command: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// What others wrote since the backup was counted, before it leaves the live database or a person is asked about that.
+    Counted {
+        /// The step.
+        step: String,
+        /// Each table with what would leave it; empty when nothing would.
+        leaving: Vec<TableChange>,
+        /// Why it could not be counted.
+        unknown: Option<String>,
+    },
     /// A step leaves what it must find again when it is taken up later.
     Noted {
         /// The step.
@@ -83,6 +102,8 @@ pub enum Event {
         reason: Back,
         /// Whether the database goes back to the golden copy even when rows were written since.
         database: bool,
+        /// Whether a person says that only once the traffic is back; until then the migration waits.
+        undecided: bool,
     },
     /// A step is about to be undone.
     UndoStarted {
@@ -115,6 +136,15 @@ pub enum Event {
         /// What was started.
         what: String,
     },
+    /// A person has said how a half-applied migration stands; the database's record is about to be changed.
+    Recording {
+        /// The migration's file.
+        migration: String,
+        /// Whether all of it is applied; else nothing of it.
+        applied: bool,
+        /// Who.
+        by: Operator,
+    },
     /// A person has said how a half-applied migration stands, and the database's record says so now.
     Recorded {
         /// The migration's file.
@@ -140,6 +170,8 @@ impl Event {
             Event::Left { .. } => "left",
             Event::Started { .. } => "started",
             Event::Ran { .. } => "ran",
+            Event::Launched { .. } => "launched",
+            Event::Counted { .. } => "counted",
             Event::Noted { .. } => "noted",
             Event::Done { .. } => "done",
             Event::Failed { .. } => "failed",
@@ -147,6 +179,7 @@ impl Event {
             Event::TurnedBack { .. } => "turned_back",
             Event::UndoStarted { .. } => "undo_started",
             Event::Undone { .. } => "undone",
+            Event::Recording { .. } => "recording",
             Event::Recorded { .. } => "recorded",
             Event::UndoFailed { .. } => "undo_failed",
             Event::Reviving { .. } => "reviving",
@@ -160,6 +193,8 @@ impl Event {
         match self {
             Event::Started { step, .. }
             | Event::Ran { step, .. }
+            | Event::Launched { step, .. }
+            | Event::Counted { step, .. }
             | Event::Noted { step, .. }
             | Event::Done { step, .. }
             | Event::Failed { step, .. }
@@ -214,6 +249,8 @@ pub enum Request {
     Rollback {
         /// Whether the database goes back to the golden copy.
         database: bool,
+        /// Whether that is said only once the traffic is back, by another request.
+        undecided: bool,
     },
     /// Stay at the present share of traffic.
     Hold,

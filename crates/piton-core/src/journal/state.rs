@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::event::{Back, Event, Operator, Outcome};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::plan::{Phase, Plan, PlannedStep};
 use crate::step::Step;
 
@@ -48,6 +48,8 @@ pub struct Turned {
     pub reason: Back,
     /// Whether the database goes back too.
     pub database: bool,
+    /// Whether a person still has to say that.
+    pub undecided: bool,
     /// When.
     pub at: Timestamp,
 }
@@ -195,10 +197,11 @@ impl State {
                 super::Request::Forward => self.turn_forward(),
                 super::Request::Abort | super::Request::Rollback { .. } => {}
             },
-            Event::TurnedBack { reason, database } => {
+            Event::TurnedBack { reason, database, undecided } => {
                 self.held = false;
                 self.forward = false;
-                self.back = Some(Turned { reason: reason.clone(), database: *database, at });
+                let (database, undecided) = (*database, *undecided);
+                self.back = Some(Turned { reason: reason.clone(), database, undecided, at });
             }
             Event::Ended { outcome } => self.ended = Some((*outcome, at)),
             _ => {}
@@ -227,8 +230,10 @@ impl State {
     /// [`Illegal`] with what stands against it.
     pub fn check(&self, event: &Event) -> Result<(), Illegal> {
         // What a release has left serving or half applied may need a hand long after its end.
-        let comes_late =
-            matches!(event, Event::Reviving { .. } | Event::Revived { .. } | Event::Recorded { .. });
+        let comes_late = matches!(
+            event,
+            Event::Reviving { .. } | Event::Revived { .. } | Event::Recording { .. } | Event::Recorded { .. }
+        );
         if self.ended.is_some() && !comes_late {
             return Err(illegal(event, "the release is over"));
         }
@@ -261,12 +266,17 @@ impl State {
                 Progress::Running => Ok(()),
                 _ => refuse("the step is not running"),
             },
-            (Event::Ran { .. } | Event::Noted { .. }, Some((_, progress))) => match progress {
+            (
+                Event::Ran { .. } | Event::Launched { .. } | Event::Counted { .. } | Event::Noted { .. },
+                Some((_, progress)),
+            ) => match progress {
                 Progress::Running | Progress::Undoing => Ok(()),
                 _ => refuse("the step is not running"),
             },
-            (Event::TurnedBack { database, .. }, _) => match &self.back {
-                Some(turned) if turned.database == *database => refuse("the release has turned back already"),
+            (Event::TurnedBack { database, undecided, .. }, _) => match &self.back {
+                Some(turned) if (turned.database, turned.undecided) == (*database, *undecided) => {
+                    refuse("the release has turned back already")
+                }
                 Some(_) if !self.may_still_change_back() => refuse("the database has gone its way already"),
                 Some(_) => Ok(()),
                 None if self.past_return() => refuse("the way back was closed when the release settled"),
@@ -366,6 +376,11 @@ impl State {
     /// Returns the place of a step in the plan.
     pub fn place_of(&self, step: &str) -> Option<usize> {
         self.places.get(step).copied()
+    }
+
+    /// Tells whether the release stands, gone back but for its database, until a person says what becomes of that.
+    pub fn waits_for_a_word(&self) -> bool {
+        self.standing_fault().is_some_and(|(_, fault)| fault.kind == Kind::Undecided)
     }
 
     /// Returns the fault at which the release stands, if it stands at one.

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -6,11 +7,11 @@ use piton_db::identity::Purpose;
 use piton_db::manifest::{self, MadeFor, Manifest};
 use piton_db::prove::{self, Owners};
 use piton_db::tools::Tools;
-use piton_db::{Database, DbError};
+use piton_db::{Database, DbError, Progress, Report};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words};
+use super::{Act, Ctx, Site, Words, disk};
 use crate::config::Settings;
 use crate::fault::{Fault, OrFault};
 use crate::files;
@@ -91,20 +92,47 @@ fn named(program: &str) -> Tools {
     Tools { pg_dump: "pg_dump".into(), pg_restore: "pg_restore".into(), version: program.into(), major: 0 }
 }
 
-fn progress(ctx: &Ctx<'_, '_>) -> impl FnMut(piton_db::Progress) {
-    move |progress| ctx.say(&format!("{} of {} · {}", progress.done, progress.total, progress.what))
+fn say(ctx: &Ctx<'_, '_>, progress: &Progress) {
+    ctx.say(&format!("{} of {} · {}", progress.done, progress.total, progress.what));
+}
+
+/// Shows how far the work is, and journals the programs that ran for it.
+struct Reports<'a, 'c, 'w> {
+    ctx: &'a Ctx<'c, 'w>,
+    /// Why the journal could not be written.
+    unwritten: RefCell<Option<Fault>>,
+}
+
+impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
+    fn new(ctx: &'a Ctx<'c, 'w>) -> Self {
+        Self { ctx, unwritten: RefCell::new(None) }
+    }
+
+    fn take(&self, report: Report) {
+        match report {
+            Report::Progress(progress) => say(self.ctx, &progress),
+            Report::Ran(ran) => {
+                if let Err(fault) = self.ctx.ran(ran) {
+                    self.unwritten.borrow_mut().get_or_insert(fault);
+                }
+            }
+        }
+    }
+
+    fn all_written(&self) -> Result<(), Fault> {
+        self.unwritten.take().map_or(Ok(()), Err)
+    }
 }
 
 impl Backup {
-    fn failed(&self, error: &dyn std::error::Error) -> Fault {
+    fn failed(&self, ctx: &Ctx<'_, '_>, error: &dyn std::error::Error) -> Fault {
         let fault = Fault::surroundings("the backup failed").caused_by(error);
-        let text = fault.why.join(" ").to_lowercase();
-        let full = text.contains("no space left") || text.contains("disk full");
-        fault.hint(if full {
-            format!("df -h {} shows the disk; free some, then piton resume", self.folder.display())
-        } else {
-            "mend it, then piton resume".to_owned()
-        })
+        let environment = &ctx.plan.environment;
+        let hint = match disk::says_full(&fault.why.join(" ")) {
+            true => disk::mend(&self.folder, environment),
+            false => format!("mend it, then piton resume {environment}"),
+        };
+        fault.hint(hint)
     }
 
     fn source(&self, ctx: &Ctx<'_, '_>) -> Result<Database, Fault> {
@@ -129,10 +157,13 @@ impl Act for Backup {
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
             // The environment's own folder: the one above may be anything, such as a person's home.
-            files::private_folder(parent).map_err(|error| self.failed(&error))?;
+            files::private_folder(parent).map_err(|error| self.failed(ctx, &error))?;
         }
-        let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut progress(ctx)).await;
-        let manifest = dumped.map_err(|error| self.failed(&error))?;
+        let reports = Reports::new(ctx);
+        let mut take = |report| reports.take(report);
+        let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut take).await;
+        reports.all_written()?;
+        let manifest = dumped.map_err(|error| self.failed(ctx, &error))?;
         Ok(json!({
             "folder": self.folder,
             "snapshot_at": manifest.snapshot_at,
@@ -192,10 +223,12 @@ impl Act for Proof {
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
         let owners = owners(ctx.settings());
-        prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut progress(ctx))
-            .await
-            .or_fault(|| "the backup cannot be restored".into())?;
-        let proof = prove::compare(&manifest, &golden, owners, &mut progress(ctx))
+        let reports = Reports::new(ctx);
+        let mut take = |report| reports.take(report);
+        let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
+        reports.all_written()?;
+        restored.or_fault(|| "the backup cannot be restored".into())?;
+        let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {

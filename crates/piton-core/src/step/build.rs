@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::{Act, Ctx, Site, Words, to_value};
 use crate::config::CommandLine;
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
 
 /// Checks the commit out into a folder of its own and builds it there, once for all environments.
@@ -61,8 +62,7 @@ impl Build {
         if !self.folder.exists() {
             return Ok(());
         }
-        let folder = self.folder.display().to_string();
-        let forget = git(&ctx.settings().root).args(["worktree", "remove", "--force", "--force", &folder]);
+        let forget = forget(&ctx.settings().root, &self.folder);
         // Git refuses what it does not know as a checkout; the folder goes all the same, and the next checkout is forced.
         let _ = ctx.run(forget).await;
         files::remove_folder_in_background(&self.folder)
@@ -143,6 +143,60 @@ pub(crate) fn record_of(folder: &Path) -> PathBuf {
 pub(super) async fn is_whole(folder: &Path) -> bool {
     let Ok(Some(artifact)) = files::read_json::<Artifact>(&record_of(folder)) else { return false };
     digest(folder).await.is_ok_and(|now| now == artifact.digest)
+}
+
+/// Builds the command that removes a checkout together with git's entry for it.
+pub(super) fn forget(root: &Path, folder: &Path) -> Command {
+    git(root).args(["worktree", "remove", "--force", "--force", &folder.display().to_string()])
+}
+
+/// Returns what marks a build whose removal has begun; its record is gone then, so that nobody takes it for a whole one.
+fn going_of(folder: &Path) -> PathBuf {
+    folder.with_extension("going")
+}
+
+/// Lists the commits of which a folder holds a whole build, or one whose removal was cut off.
+pub(super) fn whole(builds: &Path) -> Result<BTreeSet<String>, Fault> {
+    let entries = match fs_err::read_dir(builds) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(Fault::surroundings("the builds cannot be listed").caused_by(&error)),
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let commit = |name: String| {
+        let commit = name.strip_suffix(".json").or_else(|| name.strip_suffix(".going"))?;
+        // Whatever else somebody has laid there is not ours.
+        let folder = builds.join(commit);
+        let recorded = [record_of(&folder), going_of(&folder)].into_iter().any(|file| {
+            files::read_json::<Artifact>(&file)
+                .is_ok_and(|found| found.is_some_and(|found| found.commit == commit))
+        });
+        recorded.then(|| commit.to_owned())
+    };
+    Ok(names.filter_map(commit).collect())
+}
+
+/// Removes a whole build that no release is or was made from lately; returns whether it did.
+pub(super) async fn remove_unused(ctx: &Ctx<'_, '_>, folder: &Path, commit: &str) -> Result<bool, Fault> {
+    // Whoever holds it looks at this build or makes it anew.
+    let Ok(_lock) = files::lock(&folder.with_extension("lock")) else { return Ok(false) };
+    let (record, going) = (record_of(folder), going_of(folder));
+    // Looked up under the lock: a release that begins from here on finds no record, and builds anew.
+    if ctx.commits_in_use()?.contains(commit) {
+        return Ok(false);
+    }
+    if record.exists() {
+        fs_err::rename(&record, &going).or_fault(|| "the record of an old build cannot be moved".into())?;
+    }
+    if let Err(fault) = ctx.run(forget(&ctx.settings().root, folder)).await
+        && fault.kind != Kind::Release
+    {
+        return Err(fault);
+    }
+    // Git refuses what it does not know as a checkout; the folder goes all the same.
+    files::remove_folder_in_background(folder).await.or_fault(|| "an old build cannot be removed".into())?;
+    files::remove_file(&going).or_fault(|| "the record of an old build cannot be removed".into())?;
+    Ok(true)
 }
 
 fn git(root: &Path) -> Command {

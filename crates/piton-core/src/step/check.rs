@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use piton_db::Database;
+use piton_db::{Database, Trouble};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words};
 use crate::config::{Check, CheckKind, HttpCheck, JsonExpectation, Scalar, SqlCheck, format_duration};
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::{http, table};
 
 /// How long a check may take that has no limit of its own.
@@ -87,7 +87,11 @@ impl Checks {
                         command = command.secret_env(name, value.clone());
                     }
                     let command = command.env("PORT", self.port.to_string());
-                    Ok(ctx.run(command).await.err().map(|fault| fault_line(&fault)))
+                    match ctx.run(command).await {
+                        Ok(_) => Ok(None),
+                        Err(fault) if fault.kind == Kind::Release => Ok(Some(fault_line(&fault))),
+                        Err(fault) => Err(fault),
+                    }
                 }
             }
         };
@@ -167,6 +171,9 @@ async fn sql_check(database: &Database, spec: &SqlCheck) -> Result<Option<String
         .or_fault(|| "the session cannot be made read-only".into())?;
     let rows = match client.simple_query(&spec.sql).await {
         Ok(rows) => rows,
+        Err(error) if Trouble::of(&error).is_some() => {
+            return Err(Fault::surroundings(format!("{database} went away during a check")).caused_by(&error));
+        }
         Err(error) => {
             let why = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
             return Ok(Some(format!("the query failed: {why}")));

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::identity::{Label, MarkState, Purpose, Sameness};
+use piton_db::migrate::MigrationError;
+use piton_db::migrate::sql::SqlFolder;
 use piton_db::{Database, DbError, facts, identity, quote};
 use piton_exec::{Command, local};
 use piton_proxy::Slot;
@@ -43,7 +45,8 @@ pub struct Mark {
     pub app: String,
 }
 
-const GUARDS: [&str; 8] = ["identity", "secrets", "tools", "disk", "ports", "order", "window", "serving"];
+const GUARDS: [&str; 9] =
+    ["identity", "secrets", "tools", "migrations", "disk", "ports", "order", "window", "serving"];
 
 impl Act for Guard {
     fn words(&self, _site: &Site<'_>) -> Words {
@@ -84,7 +87,8 @@ impl Guard {
         let results = [
             identity_guard(world).await,
             secrets_guard(world),
-            self.tools_guard(world).await,
+            tools_guard(world).await,
+            self.migrations_guard(world).await,
             disk_guard(world).await,
             self.ports_guard(world).await,
             self.order_guard(world),
@@ -125,9 +129,35 @@ impl Guard {
         Ok(())
     }
 
-    async fn tools_guard(&self, world: &World) -> Result<(), Fault> {
-        tools_guard(world).await?;
-        has_migrations(&self.commit, &world.settings).await
+    /// The commit has its migrations, and its database none that is half applied in a way that no run can carry on.
+    async fn migrations_guard(&self, world: &World) -> Result<(), Fault> {
+        let settings = &world.settings;
+        has_migrations(&self.commit, settings).await?;
+        let source = world.from.as_ref().unwrap_or(settings);
+        let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+        let (Some(migrations), Some(database)) = (migrations, database(source)?) else { return Ok(()) };
+        // The identity guard reports a database that is away.
+        let recorded = SqlFolder::recorded(&database).await.unwrap_or_default();
+        for half in recorded.iter().filter(|recorded| !recorded.finished) {
+            let text = file_of(&self.commit, &settings.root, &migrations.folder.join(&half.name)).await?;
+            match SqlFolder::may_carry_on(&database, &half.name, text.as_deref()).await {
+                Err(error @ DbError::Migration(MigrationError::HalfApplied { .. })) => {
+                    let (environment, owner) = (&settings.environment, &source.environment);
+                    return Err(Fault::refused(format!("{owner}'s database holds a half-applied migration"))
+                        .caused_by(&error)
+                        .hint(format!(
+                            "piton migration {owner} {} --applied (or --not-applied), then piton deploy {environment}",
+                            half.name
+                        )));
+                }
+                // A file that cannot be taken apart is the rehearsal's to tell.
+                Ok(()) | Err(DbError::Migration(_)) => {}
+                Err(error) => {
+                    return Err(Fault::refused("the record of migrations cannot be read").caused_by(&error));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn order_guard(&self, world: &World) -> Result<(), Fault> {
@@ -420,6 +450,19 @@ async fn has_migrations(commit: &str, settings: &Settings) -> Result<(), Fault> 
     Err(Fault::refused(format!("{short} has no folder {folder}"))
         .because("database.folder in piton.toml names it as the folder of migrations")
         .hint("name the right folder, or commit it"))
+}
+
+/// Reads a file of a commit as a checkout has it; `None` when the commit has none of this path.
+pub(crate) async fn file_of(commit: &str, root: &Path, path: &Path) -> Result<Option<String>, Fault> {
+    let (root, path) = (root.display().to_string(), path.display().to_string());
+    let git = || Command::new("git").args(["-C", &root]);
+    let unreadable = || format!("git could not read {path} of the commit");
+    let listed = local::run(&git().args(["ls-tree", "--name-only", commit, "--", &path])).await;
+    if listed.or_fault(unreadable)?.stdout.trim().is_empty() {
+        return Ok(None);
+    }
+    let read = local::read(&git().args(["cat-file", "--filters", &format!("{commit}:./{path}")])).await;
+    Ok(Some(String::from_utf8_lossy(&read.or_fault(unreadable)?).into_owned()))
 }
 
 async fn tools_guard(world: &World) -> Result<(), Fault> {

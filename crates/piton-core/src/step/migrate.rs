@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::MigrationError;
 use piton_db::migrate::sql::{MigrateOptions, Recorded, SqlFolder};
-use piton_db::{Database, DbError};
+use piton_db::{Database, DbError, Trouble};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ impl Act for Migrate {
             _ => Fault::surroundings("the failed migration's record cannot be removed").caused_by(&error),
         })?;
         let applied = SqlFolder::recorded(&live).await.or_fault(unreadable)?;
-        if applied == before.applied && !ctx.database {
+        if applied == before.applied && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
         rewind
@@ -130,21 +130,21 @@ pub(super) fn fault_of(error: &DbError, environment: &str) -> Fault {
         DbError::Migration(MigrationError::Locked { .. } | MigrationError::Busy { .. }) => {
             Fault::surroundings("the migration could not get its locks")
                 .caused_by(error)
-                .hint("end what holds them, then piton resume")
+                .hint(format!("end what holds them, then piton resume {environment}"))
         }
-        DbError::Migration(MigrationError::Failed { said, .. }) if !says_away(said) => {
+        DbError::Migration(MigrationError::Failed { trouble: Some(Trouble::Room), .. }) => {
+            Fault::surroundings("the database's server ran out of disk or memory").caused_by(error).hint(format!(
+                "make room on the database's server, then piton resume {environment}"
+            ))
+        }
+        DbError::Migration(MigrationError::Failed { trouble: None, .. }) => {
             Fault::release("the migration failed").caused_by(error)
         }
         DbError::Migration(MigrationError::Failed { .. }) | DbError::Connect { .. } | DbError::Sql { .. } => {
             Fault::surroundings("the database went away during the migration")
                 .caused_by(error)
-                .hint("start the database, then piton resume")
+                .hint(format!("start the database, then piton resume {environment}"))
         }
         _ => Fault::release("the migration failed").caused_by(error),
     }
-}
-
-/// Tells whether a statement failed because its session was ended: class 57P, or a closed connection.
-fn says_away(said: &str) -> bool {
-    said.contains("(57P0") || said.contains("connection closed") || said.contains("connection reset")
 }

@@ -4,6 +4,7 @@ mod backup;
 mod build;
 mod check;
 mod clone;
+mod disk;
 mod guard;
 mod hold;
 mod migrate;
@@ -18,14 +19,14 @@ mod which;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use piton_db::changes::TableChange;
 use piton_db::identity::{Label, Purpose};
-use piton_db::{Database, made};
-use piton_exec::{Command, ExposeSecret, Output, local, marker};
+use piton_db::{Database, Ran, made};
+use piton_exec::{Command, ExecError, ExposeSecret, Output, local, marker};
 use piton_proxy::Slot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,12 +36,12 @@ pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
+pub(crate) use guard::file_of;
 pub use guard::{Finding, Guard, Mark};
 pub use migrate::Migrate;
 pub use proxy::Connect;
 pub use rehearse::Rehearse;
-use rehearse::Rehearsed;
-pub use settle::{DropCopies, Prune, StopSlot};
+pub use settle::{DropCopies, Prune, StopSlot, Tidy};
 pub use shift::{Shift, Watch};
 pub use slot::StartSlot;
 pub(crate) use which::still_the_same;
@@ -48,8 +49,8 @@ pub(crate) use which::still_the_same;
 use crate::config::{self, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
-use crate::fault::{Fault, OrFault};
-use crate::journal::{Event, GoOn, State};
+use crate::fault::{Fault, Kind, OrFault};
+use crate::journal::{Event, GoOn, Outcome, State};
 use crate::plan::{Phase, Plan};
 
 /// The variable that every program carries which runs for a release, so that none of them outlives a killed Piton unseen.
@@ -181,13 +182,13 @@ macro_rules! kinds {
 
 kinds!(
     Guard, Mark, Build, Backup, Proof, Rehearse, CloneData, Migrate, StartSlot, Checks, Connect, Shift,
-    Watch, StopSlot, DropCopies, Prune,
+    Watch, StopSlot, DropCopies, Prune, Tidy,
 );
 
 impl Step {
     /// Tells whether nothing can be undone once this step has begun.
     pub fn closes_the_way_back(&self) -> bool {
-        matches!(self, Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_))
+        matches!(self, Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_) | Step::Tidy(_))
     }
 }
 
@@ -292,6 +293,8 @@ pub struct Ctx<'a, 'w> {
     index: usize,
     /// Whether the undo shall put the database back whatever was written since.
     pub database: bool,
+    /// Whether a person has still to say that.
+    pub undecided: bool,
     /// Whether the release goes back.
     pub back: bool,
     /// Whether a person has given up the way back.
@@ -309,6 +312,7 @@ impl<'a, 'w> Ctx<'a, 'w> {
             step: state.plan.steps[index].id.clone(),
             index,
             database: state.back.as_ref().is_some_and(|turned| turned.database),
+            undecided: state.back.as_ref().is_some_and(|turned| turned.undecided),
             back: state.back.is_some(),
             forward: state.forward,
         }
@@ -333,6 +337,28 @@ impl<'a, 'w> Ctx<'a, 'w> {
     /// Returns the name of the step before this one.
     fn step_before(&self) -> Option<&str> {
         Some(&self.plan.steps[self.index.checked_sub(1)?].id)
+    }
+
+    /// Lists all releases of all environments, oldest first, as the journal has them now.
+    fn releases(&self) -> Result<Vec<State>, Fault> {
+        self.recorder.borrow().releases().or_fault(|| "the journal cannot be read".into())
+    }
+
+    /// Lists the commits that serve somewhere, served before that, or are under way.
+    fn commits_in_use(&self) -> Result<BTreeSet<String>, Fault> {
+        let mut used = BTreeSet::from([self.plan.commit.hash.clone()]);
+        used.extend(self.plan.live.iter().map(|live| live.commit.hash.clone()));
+        let releases = self.releases()?;
+        for environment in releases.iter().map(|state| &state.plan.environment).collect::<BTreeSet<_>>() {
+            let of_it = || releases.iter().filter(|state| state.plan.environment == *environment);
+            let commit = |state: &State| state.plan.commit.hash.clone();
+            used.extend(of_it().filter(|state| state.ended.is_none()).map(commit));
+            if *environment != self.plan.environment {
+                let succeeded = |state: &&State| matches!(state.ended, Some((Outcome::Succeeded, _)));
+                used.extend(of_it().rev().filter(succeeded).take(2).map(commit));
+            }
+        }
+        Ok(used)
     }
 
     /// Tells whether any step of a phase was started.
@@ -393,23 +419,39 @@ impl<'a, 'w> Ctx<'a, 'w> {
         })
         .await
         .map_err(|error| {
-            Fault::surroundings(format!("{} could not be run", command.program)).caused_by(&error)
+            let what = format!("{} could not be run", command.program);
+            match &error {
+                // One that is named by its place belongs to the release; one that is found through PATH to the machine.
+                ExecError::NotFound { program } if program.contains('/') => Fault::release(what),
+                _ => Fault::surroundings(what),
+            }
+            .caused_by(&error)
         })?;
         output.stdout = without(&secrets, &output.stdout);
         output.stderr = without(&secrets, &output.stderr);
-        self.append(&Event::Ran {
-            step: self.step.clone(),
-            command: printed.to_string(),
-            code: output.code,
-            ms: u64::try_from(output.elapsed.as_millis()).unwrap_or(u64::MAX),
-        })?;
+        self.ran(Ran { command: printed.to_string(), code: output.code, took: output.elapsed })?;
         if output.success() {
             return Ok(output);
         }
         let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
         let mut fault = Fault::release(format!("`{printed}` ended with exit code {}", output.code));
         fault.why = last_lines(said, 6);
+        if let Some(full) = disk::full(said, [command.cwd.as_deref(), Some(self.world.dirs.base())]) {
+            let hint = disk::mend(&full, &self.plan.environment);
+            return Err(Fault { kind: Kind::Surroundings, ..fault }.because("the disk is full").hint(hint));
+        }
         Err(fault.hint(format!("the whole output is in {}", self.log_path().display())))
+    }
+
+    /// Journals a program that has run for the step.
+    fn ran(&self, ran: Ran) -> Result<(), Fault> {
+        let ms = u64::try_from(ran.took.as_millis()).unwrap_or(u64::MAX);
+        self.append(&Event::Ran { step: self.step.clone(), command: ran.command, code: ran.code, ms })
+    }
+
+    /// Journals a program that was started for the step and outlives it.
+    fn launched(&self, command: &Command, pid: u32) -> Result<(), Fault> {
+        self.append(&Event::Launched { step: self.step.clone(), command: command.to_string(), pid })
     }
 
     fn log_path(&self) -> PathBuf {
@@ -448,67 +490,6 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
     })
 }
 
-/// What a rollback with the database takes out of the live one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Leaving {
-    /// What differs from the golden copy; nothing where nobody can have written yet.
-    pub written: Vec<TableChange>,
-    /// Set where the release has made the database anew, and not the golden copy takes its place.
-    pub made_anew: Option<MadeAnew>,
-}
-
-/// A database that a release has made anew from another environment's rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MadeAnew {
-    /// What it is kept as, if anything was written into it.
-    pub kept_as: String,
-    /// Whether there was a database before, which takes its place again.
-    pub replaced_one: bool,
-    /// Whether it has had traffic.
-    pub had_traffic: bool,
-}
-
-/// Lists what leaves the live database when a release goes back with it.
-pub(crate) async fn leaving(state: &State, settings: &Settings) -> Result<Leaving, Fault> {
-    let plan = &state.plan;
-    let steps = || plan.steps.iter().zip(&state.steps);
-    let began = |phase: Phase| steps().any(|(planned, step)| planned.phase == phase && step.attempts > 0);
-    let golden = steps().find_map(|(planned, _)| match &planned.step {
-        Step::Migrate(migrate) => Some(migrate.golden.as_str()),
-        Step::CloneData(clone) => Some(clone.golden.as_str()),
-        _ => None,
-    });
-    let Some(golden) = golden else {
-        return Err(Fault::refused(format!("release {} has no migration to put back", plan.short_id())));
-    };
-    let made_anew = steps().find_map(|(planned, step)| match &planned.step {
-        Step::CloneData(clone) => Some(MadeAnew {
-            kept_as: clone.fresh.clone(),
-            replaced_one: clone::existed(step.note.as_ref()),
-            had_traffic: began(Phase::Shift),
-        }),
-        _ => None,
-    });
-    let may_be_written = match &made_anew {
-        Some(made) => made.had_traffic,
-        None => began(Phase::Migrate),
-    };
-    if !may_be_written {
-        return Ok(Leaving { written: Vec::new(), made_anew });
-    }
-    let live = database_of(settings)?;
-    let rehearsed = state.outcome("rehearse").and_then(|outcome| Rehearsed::deserialize(outcome).ok());
-    let expected = rehearsed.and_then(|rehearsed| rehearsed.expected);
-    let written = rewind::written_since(&live.with_name(golden), &live, expected.as_ref()).await;
-    let written = written.map_err(|fault| {
-        fault.hint(format!(
-            "piton rollback {} sends the traffic and the code back, and leaves the database",
-            plan.environment
-        ))
-    })?;
-    Ok(Leaving { written, made_anew })
-}
-
 /// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the
 /// way back.
 ///
@@ -528,7 +509,11 @@ pub(crate) async fn revive(
     if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
         let what = format!("proxy on {}", world.settings.listen);
         journal(Event::Reviving { what: what.clone() })?;
-        match proxy::connect_or_start(&dir, world.settings.listen, &world.piton).await {
+        let started = match proxy::start(&dir, world.settings.listen, &world.piton) {
+            Ok(_) => proxy::wait(&dir, world.settings.listen).await,
+            Err(fault) => Err(fault),
+        };
+        match started {
             Ok(_) => {
                 journal(Event::Revived { what: what.clone() })?;
                 revived.started.push(what);

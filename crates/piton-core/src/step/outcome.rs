@@ -64,6 +64,19 @@ impl Step {
                 }
                 words
             }
+            Step::Tidy(_) => {
+                let count = |key: &str| outcome.get(key).and_then(Value::as_array).map_or(0, Vec::len) as u64;
+                let removed: Vec<String> = [("builds", "build"), ("logs", "log")]
+                    .into_iter()
+                    .filter(|(key, _)| count(key) > 0)
+                    .map(|(key, thing)| words::counted(count(key), thing))
+                    .collect();
+                if removed.is_empty() {
+                    "nothing is too old".into()
+                } else {
+                    format!("{} removed", removed.join(", "))
+                }
+            }
             Step::Prune(_) => match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
                 0 => "none is too old".into(),
                 removed => format!("{removed} too old, removed"),

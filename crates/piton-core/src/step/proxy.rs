@@ -1,5 +1,5 @@
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use piton_exec::local::Inherit;
@@ -53,7 +53,12 @@ impl Act for Connect {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let mut client = client(ctx).await?;
+        let mut client = match (connect(&ctx.world.dirs.proxy(&self.environment)).await?, self.live) {
+            (Some(client), _) => client,
+            // Nothing served here before: there is none that could have died.
+            (None, None) => self.start(ctx).await?,
+            (None, Some(_)) => client(ctx).await?,
+        };
         let status = client.status().await.or_fault(no_answer)?;
         let mut upstreams = vec![(self.slot, self.port)];
         upstreams.extend(self.live);
@@ -91,6 +96,14 @@ impl Act for Connect {
 }
 
 impl Connect {
+    /// Starts the environment's first proxy.
+    async fn start(&self, ctx: &Ctx<'_, '_>) -> Result<Client, Fault> {
+        let dir = ctx.world.dirs.proxy(&self.environment);
+        let pid = start(&dir, self.listen, &ctx.world.piton)?;
+        ctx.launched(&proxy_command(&ctx.world.piton, &dir, self.listen), pid)?;
+        wait(&dir, self.listen).await
+    }
+
     /// Ends the proxy that serves in `dir`, whoever started it, after what it still works on.
     async fn stop(&self, dir: &Path) -> Result<(), Fault> {
         let mark = dir.display().to_string();
@@ -134,11 +147,19 @@ fn proxy_command(piton: &Path, dir: &Path, listen: SocketAddr) -> Command {
     Command::new(piton.display().to_string()).args(["proxy", "--state", &dir, "--listen", &listen])
 }
 
-/// Connects to the environment's proxy, and starts it first when it does not run.
+/// Connects to the environment's proxy, and starts it again first when it has died.
 pub(super) async fn client(ctx: &Ctx<'_, '_>) -> Result<Client, Fault> {
     let settings = ctx.settings();
     let dir = ctx.world.dirs.proxy(&settings.environment);
-    connect_or_start(&dir, settings.listen, &ctx.world.piton).await
+    if let Some(client) = connect(&dir).await? {
+        return Ok(client);
+    }
+    let what = format!("proxy on {}", settings.listen);
+    ctx.append(&Event::Reviving { what: what.clone() })?;
+    start(&dir, settings.listen, &ctx.world.piton)?;
+    let client = wait(&dir, settings.listen).await?;
+    ctx.append(&Event::Revived { what })?;
+    Ok(client)
 }
 
 /// Tells whether a proxy answers in `dir`.
@@ -146,18 +167,30 @@ pub(super) async fn is_running(dir: &Path) -> bool {
     Client::connect(dir).await.is_ok()
 }
 
-/// Connects to the proxy in `dir`, and starts it first when it does not run.
-pub(crate) async fn connect_or_start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<Client, Fault> {
+/// Connects to the proxy in `dir`; `None` when none runs.
+async fn connect(dir: &Path) -> Result<Option<Client>, Fault> {
     match Client::connect(dir).await {
-        Ok(client) => return Ok(client),
-        Err(ControlError::NotRunning { .. }) => {}
-        Err(error) => return Err(Fault::surroundings(no_answer()).caused_by(&error)),
+        Ok(client) => Ok(Some(client)),
+        Err(ControlError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(Fault::surroundings(no_answer()).caused_by(&error)),
     }
+}
+
+fn log_of(dir: &Path) -> PathBuf {
+    dir.join("proxy.log")
+}
+
+/// Starts a proxy in `dir`, without waiting for it; returns its process.
+pub(super) fn start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<u32, Fault> {
     fs_err::create_dir_all(dir).or_fault(|| "the proxy's folder cannot be made".into())?;
-    let log = dir.join("proxy.log");
     let command = proxy_command(piton, dir, listen).env(PROXY_MARK, dir.display().to_string());
-    local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log)
-        .or_fault(|| "the proxy cannot be started".into())?;
+    local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log_of(dir))
+        .or_fault(|| "the proxy cannot be started".into())
+}
+
+/// Waits for the proxy that was started in `dir`.
+pub(super) async fn wait(dir: &Path, listen: SocketAddr) -> Result<Client, Fault> {
+    let log = log_of(dir);
     let start = Instant::now();
     loop {
         match Client::connect(dir).await {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use piton_db::changes::Expected;
 use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
+use piton_db::migrate::MigrationError;
 use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
-use piton_db::{Database, made};
+use piton_db::{Database, DbError, made};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -45,11 +46,10 @@ impl Rehearse {
         let applied = SqlFolder::new(&self.folder)
             .apply(copy, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
             .await;
-        let applied = applied.map_err(|error| Fault {
-            what: "the migration failed on a copy of the database".into(),
-            ..super::migrate::fault_of(&error, &ctx.plan.environment)
-                .because(format!("{} was not touched", ctx.plan.environment))
-        })?;
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err(error) => return Err(failed(ctx, &error, &golden).await),
+        };
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
         // The way back is the golden copy itself: it must stand exactly as it was proved.
         let still = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
@@ -76,6 +76,27 @@ impl Rehearse {
             changed: before.changes_to(&after).iter().map(definition).collect(),
         })
     }
+}
+
+/// Says why the migration failed on the copy, and what leads on from there.
+async fn failed(ctx: &Ctx<'_, '_>, error: &DbError, golden: &Database) -> Fault {
+    let environment = &ctx.plan.environment;
+    let untouched = format!("{environment} was not touched");
+    let fault = super::migrate::fault_of(error, environment).because(&untouched);
+    let fault = Fault { what: "the migration failed on a copy of the database".into(), ..fault };
+    let DbError::Migration(MigrationError::HalfApplied { name, .. }) = error else { return fault };
+    let recorded = SqlFolder::recorded(golden).await.unwrap_or_default();
+    if recorded.iter().any(|recorded| recorded.name == *name && !recorded.finished) {
+        // Taken up again, the release would copy the same golden copy: what a person records is in the next backup.
+        let owner = ctx.world.from.as_ref().map_or(environment, |from| &from.environment);
+        return fault.hint(format!(
+            "piton abort {environment}, piton migration {owner} {name} --applied (or --not-applied), piton deploy {environment}"
+        ));
+    }
+    Fault::surroundings(fault.what)
+        .because(format!("the session on the copy was lost in the middle of {name}"))
+        .because(untouched)
+        .hint(format!("piton resume {environment} tries it on a new copy"))
 }
 
 impl Act for Rehearse {

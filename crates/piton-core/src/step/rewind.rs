@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::Ctx;
 use super::hold::{Hold, PART};
 use super::rehearse::Rehearsed;
-use crate::fault::{Fault, OrFault};
+use crate::fault::{self, Fault, OrFault};
+use crate::journal::Event;
 use crate::plan::Phase;
 use crate::words;
 
@@ -27,8 +28,8 @@ pub(super) struct Rewind<'a, 'c, 'w> {
 
 /// What would leave with the live database.
 struct Leaving {
-    /// `None` when it was not counted.
-    written: Option<Vec<TableChange>>,
+    /// Or why it could not be counted.
+    written: Result<Vec<TableChange>, Fault>,
     /// The objects that are neither as in the golden copy nor as the migration makes them.
     foreign: Vec<String>,
     /// The tables of which the migration changes or removes what was there.
@@ -67,7 +68,13 @@ impl Rewind<'_, '_, '_> {
             return self.without_golden();
         }
         let began = Instant::now();
-        let leaving = self.look(!self.ctx.database).await?;
+        let leaving = self.look().await?;
+        if self.asks() {
+            self.say_what_leaves(&leaving)?;
+        }
+        if self.ctx.undecided {
+            return Err(undecided(&self.ctx.plan.environment));
+        }
         if !self.ctx.database {
             if let Some(why) = self.obstacle(&leaving) {
                 return Ok(kept(&leaving, &why));
@@ -83,7 +90,7 @@ impl Rewind<'_, '_, '_> {
             Attempt::Kept { leaving, why } => Ok(kept(&leaving, &why)),
             Attempt::Swapped { leaving, lossless, cut_off } => Ok(json!({
                 "rewound": true,
-                "written": leaving.written,
+                "written": leaving.written.ok(),
                 "cut_off": cut_off,
                 "hold_lapsed": lapsed,
                 "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
@@ -117,7 +124,7 @@ impl Rewind<'_, '_, '_> {
             });
         };
         // What came in between the first look and the hold counts, too.
-        let leaving = match tokio::time::timeout(PART, self.look(true)).await {
+        let leaving = match tokio::time::timeout(PART, self.look()).await {
             Ok(look) => look?,
             Err(_) => return Ok(Attempt::Kept { leaving, why: TOO_LONG.into() }),
         };
@@ -143,8 +150,8 @@ impl Rewind<'_, '_, '_> {
         Ok(())
     }
 
-    /// Looks what would leave; with `count` also at the rows, unless it is decided without them.
-    async fn look(&self, count: bool) -> Result<Leaving, Fault> {
+    /// Looks what would leave.
+    async fn look(&self) -> Result<Leaving, Fault> {
         let golden = self.live.with_name(self.golden);
         let unfrozen = unfrozen(self.live).await?;
         let structure = structure_of(self.live).await?;
@@ -157,25 +164,35 @@ impl Rewind<'_, '_, '_> {
             |object: &str| own.get(object).is_some_and(|end| end.as_ref() == structure.0.get(object));
         let objects = changes.iter().map(|change| change.object().to_owned());
         let foreign: Vec<String> = objects.filter(|object| !is_own(object)).collect();
-        // What somebody made need not even be readable.
-        let written = match count && foreign.is_empty() {
-            true => Some(written_since(&golden, self.live, expected.as_ref()).await?),
-            false => None,
-        };
+        let written = written_since(&golden, self.live, expected.as_ref()).await;
+        // A person decides, or it is decided without: what somebody made need not even be readable.
+        let written = if foreign.is_empty() && !self.asks() { Ok(written?) } else { written };
         let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
         Ok(Leaving { written, foreign, overwritten, unfrozen })
     }
 
     /// Looks once more and says what could be lost; for a database that nobody is on any more.
     pub(super) async fn what_is_lost(&self) -> Option<String> {
-        match self.look(true).await {
+        match self.look().await {
             // What cannot be looked at may be anything.
             Err(fault) => Some(fault.what),
-            Ok(leaving) if leaving.written.is_none() => {
-                Some("not all that was written can be counted".into())
-            }
+            Ok(Leaving { written: Err(fault), .. }) => Some(fault.what),
             Ok(leaving) => self.obstacle(&leaving),
         }
+    }
+
+    /// Tells whether a person asks for the database to go back, or is asked about it.
+    fn asks(&self) -> bool {
+        self.ctx.database || self.ctx.undecided
+    }
+
+    /// Journals, before anything of it leaves, how many rows were written since the backup and in which tables.
+    fn say_what_leaves(&self, leaving: &Leaving) -> Result<(), Fault> {
+        let (leaving, unknown) = match &leaving.written {
+            Ok(written) => (written.clone(), None),
+            Err(fault) => (Vec::new(), Some(fault.why.join(": "))),
+        };
+        self.ctx.append(&Event::Counted { step: self.ctx.step.clone(), leaving, unknown })
     }
 
     /// Says what could be lost; nothing when it is sure that nothing is.
@@ -245,7 +262,18 @@ impl Rewind<'_, '_, '_> {
 const TOO_LONG: &str = "to look for what was written takes longer than requests may wait";
 
 fn kept(leaving: &Leaving, why: &str) -> Value {
-    json!({ "kept": true, "why": why, "written": leaving.written })
+    json!({ "kept": true, "why": why, "written": leaving.written.as_ref().ok() })
+}
+
+/// Lets the migration wait for a person: everything after it has gone back by now.
+fn undecided(environment: &str) -> Fault {
+    Fault {
+        kind: fault::Kind::Undecided,
+        ..Fault::surroundings("nobody has said yet whether the database goes back")
+    }
+    .hint(format!(
+        "piton rollback {environment} --database --yes puts it back, piton rollback {environment} leaves it"
+    ))
 }
 
 async fn structure_of(database: &Database) -> Result<Structure, Fault> {

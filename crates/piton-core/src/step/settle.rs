@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{DRAIN, client, no_answer};
-use super::{Act, Ctx, Site, Words, slot};
+use super::{Act, Ctx, Site, Words, build, slot};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
 use crate::{files, words};
@@ -44,6 +44,18 @@ pub struct Prune {
     /// The environment's folder of backups.
     pub folder: PathBuf,
     /// How long a backup is kept.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep: Duration,
+}
+
+/// Removes builds that nothing runs from any more, with git's entries for them, and logs as old as backups that are removed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tidy {
+    /// The folder of builds.
+    pub builds: PathBuf,
+    /// The folder of releases' logs.
+    pub logs: PathBuf,
+    /// How long logs are kept.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub keep: Duration,
 }
@@ -122,16 +134,71 @@ impl Act for Prune {
         }
         let mut removed = Vec::new();
         for (folder, taken) in super::backup::list(ctx, &self.folder)? {
-            let age: SignedDuration = Timestamp::now().duration_since(taken);
             let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
             // This release's own backup stays whatever its age: it is the newest anchor.
-            if !own && Duration::try_from(age).is_ok_and(|age| age > self.keep) {
+            if !own && is_older(taken, self.keep) {
                 let old = folder.clone();
                 files::read_in_background(move || backup::discard(&old)).await.or_fault(cannot)?;
                 removed.push(folder.display().to_string());
             }
         }
         Ok(json!({ "removed": removed }))
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Err(cannot_be_undone())
+    }
+}
+
+fn is_older(than: Timestamp, keep: Duration) -> bool {
+    let age: SignedDuration = Timestamp::now().duration_since(than);
+    Duration::try_from(age).is_ok_and(|age| age > keep)
+}
+
+impl Tidy {
+    /// Removes the builds whose commits are not in use.
+    async fn remove_builds(&self, ctx: &Ctx<'_, '_>) -> Result<Vec<String>, Fault> {
+        let mut removed = Vec::new();
+        for commit in build::whole(&self.builds)? {
+            if build::remove_unused(ctx, &self.builds.join(&commit), &commit).await? {
+                removed.push(commit);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes the logs of releases that the environment's journal knows and that ended long ago.
+    async fn remove_logs(&self, ctx: &Ctx<'_, '_>) -> Result<Vec<String>, Fault> {
+        let mut removed = Vec::new();
+        // An app writes into the log of its release for as long as it runs.
+        let before = ctx.plan.live.as_ref().map(|live| live.release.as_str());
+        for state in ctx.releases()? {
+            let id = state.plan.id.as_str();
+            let Some((_, ended)) = state.ended else { continue };
+            let other = state.plan.environment != ctx.plan.environment;
+            let folder = self.logs.join(id);
+            if other || before == Some(id) || !is_older(ended, self.keep) || !folder.is_dir() {
+                continue;
+            }
+            files::remove_folder_in_background(&folder)
+                .await
+                .or_fault(|| "the logs of an old release cannot be removed".into())?;
+            removed.push(id.to_owned());
+        }
+        Ok(removed)
+    }
+}
+
+impl Act for Tidy {
+    fn words(&self, site: &Site<'_>) -> Words {
+        let keep = format_duration(self.keep);
+        let does = format!("keep the builds in use and the one before, logs {keep}, remove older ones");
+        let old = self.builds.join("OLD");
+        Words::new(does, "closes the way back").with([build::forget(&site.settings.root, &old)])
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Ok(json!({ "builds": self.remove_builds(ctx).await?, "logs": self.remove_logs(ctx).await? }))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

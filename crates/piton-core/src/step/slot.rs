@@ -1,15 +1,16 @@
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use piton_exec::local::Inherit;
-use piton_exec::{Command, local, marker};
+use piton_exec::{Command, ExecError, local, marker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Observed, Site, Words, World};
+use super::{Act, Ctx, Observed, Site, Words, World, disk};
 use crate::config::{CommandLine, Ready, Settings, format_duration};
 use crate::dirs::Dirs;
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::journal::boot_id;
 use crate::ports::{self, Listener, Owner};
 use crate::{files, http};
@@ -59,7 +60,9 @@ impl StartSlot {
     }
 
     /// Starts the app from the slot's folder, without waiting for it.
-    fn launch(&self, settings: &Settings, dirs: &Dirs) -> Result<(), Fault> {
+    ///
+    /// Returns its process.
+    fn launch(&self, settings: &Settings, dirs: &Dirs) -> Result<u32, Fault> {
         let mut command = self.start().env(SLOT_MARK, &self.release);
         command.program = self.program();
         for (name, value) in &settings.vars {
@@ -70,13 +73,16 @@ impl StartSlot {
         let log = dirs.logs(&self.release).join("app.log");
         let pid =
             local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log).map_err(|error| {
-                Fault::release(format!("the app cannot be started by `{}`", self.command))
-                    .caused_by(&error)
-                    .hint("check run.command in piton.toml; it runs in the release folder")
+                let what = format!("the app cannot be started by `{}`", self.command);
+                let full =
+                    matches!(&error, ExecError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+                let fault = if full { Fault::surroundings(what) } else { Fault::release(what) };
+                fault.caused_by(&error).hint("check run.command in piton.toml; it runs in the release folder")
             })?;
-        let Some(leader) = Leader::of(pid) else { return Ok(()) };
+        let Some(leader) = Leader::of(pid) else { return Ok(pid) };
         files::write_json(&Leader::file(&self.folder), &leader)
-            .or_fault(|| "the app's process cannot be recorded".into())
+            .or_fault(|| "the app's process cannot be recorded".into())?;
+        Ok(pid)
     }
 
     /// A program named by a relative path is meant from the release folder, where the app lies.
@@ -89,7 +95,7 @@ impl StartSlot {
     }
 
     /// Starts the app and waits until it is ready, within the configured time.
-    pub(crate) async fn launch_and_wait(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
+    async fn launch_and_wait(&self, world: &World, say: impl Fn(&str)) -> Result<Duration, Fault> {
         self.launch(&world.settings, &world.dirs)?;
         self.wait_until_ready(world, say).await
     }
@@ -157,7 +163,13 @@ impl StartSlot {
         // The log is a help; the fault stands without it.
         let said = fs_err::read_to_string(&log).unwrap_or_default();
         let said = super::without(&super::secret_values(&world.settings), &said);
-        fault.why.extend(super::last_lines(&said, 5));
+        let said = super::last_lines(&said, 5);
+        if let Some(full) = disk::full(&said.join("\n"), [Some(self.folder.as_path())]) {
+            fault.kind = Kind::Surroundings;
+            fault.why.extend(said);
+            return fault.because("the disk is full").hint(disk::mend(&full, &world.settings.environment));
+        }
+        fault.why.extend(said);
         fault.hint(format!("the app's output is in {}", log.display()))
     }
 
@@ -292,7 +304,9 @@ impl Act for StartSlot {
         files::remove_folder(&self.folder).or_fault(|| "the slot's folder cannot be emptied".into())?;
         fs_err::create_dir_all(&self.folder).or_fault(|| "the slot's folder cannot be made".into())?;
         ctx.run(self.copy()).await?;
-        let took = self.launch_and_wait(ctx.world, |text| ctx.say(text)).await?;
+        let pid = self.launch(ctx.settings(), &ctx.world.dirs)?;
+        ctx.launched(&self.start(), pid)?;
+        let took = self.wait_until_ready(ctx.world, |text| ctx.say(text)).await?;
         Ok(json!({ "ready_ms": millis(took) }))
     }
 

@@ -155,7 +155,8 @@ impl Step {
             | Step::Shift(_)
             | Step::Watch(_)
             | Step::StopSlot(_)
-            | Step::Prune(_) => false,
+            | Step::Prune(_)
+            | Step::Tidy(_) => false,
         }
     }
 

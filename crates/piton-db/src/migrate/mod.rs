@@ -7,6 +7,8 @@ pub mod sql;
 
 use std::time::Duration;
 
+use crate::Trouble;
+
 /// Why a migration was not run, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
@@ -45,6 +47,8 @@ pub enum MigrationError {
         said: String,
         /// What of the file stands in the database, in words.
         left: String,
+        /// Set when the surroundings failed, and not the statement.
+        trouble: Option<Trouble>,
     },
     /// A table stayed locked through every attempt.
     #[error("{name}, line {line}: a lock was not to be had in {attempts} attempts of {}; held by {holders}; nothing of it was kept", seconds(*each))]

@@ -10,8 +10,8 @@ use super::index::{self, ConcurrentIndex, Standing};
 use super::script::{self, Mode, Statement};
 use super::sql::{MigrateOptions, Record, checksum, unfinished};
 use super::{MigrationError, Obstacle};
-use crate::DbError;
 use crate::error::{Doing, SqlError};
+use crate::{DbError, Trouble};
 
 /// The advisory lock that every migrating session of a database holds: "piton" and "mi".
 const LOCK: i64 = 0x0070_6974_6f6e_6d69;
@@ -169,7 +169,8 @@ impl Script {
         } else {
             "nothing of it was kept"
         };
-        Failed { name, line, said: SqlError(error).to_string(), left: left.into() }.into()
+        let trouble = Trouble::of(&error);
+        Failed { name, line, said: SqlError(error).to_string(), left: left.into(), trouble }.into()
     }
 
     /// Returns the statement to carry on with, when what became of the one before it can be told.
@@ -186,11 +187,17 @@ impl Script {
                 Standing::Valid | Standing::Absent => {}
             }
         }
-        let next = self.statements.iter().zip(0..).find(|(_, number)| *number == done);
-        if record.running && next.is_some_and(|(next, _)| !can_be_told(next)) {
-            return Err(self.uncertain(done));
-        }
+        self.is_certain(record)?;
         Ok(done)
+    }
+
+    /// Wants it to be known, or to be possible to find out, what became of the statement after those that are done.
+    pub(super) fn is_certain(&self, record: &Record) -> Result<(), DbError> {
+        let next = self.statements.iter().zip(0..).find(|(_, number)| *number == record.done);
+        if record.running && next.is_some_and(|(next, _)| !can_be_told(next)) {
+            return Err(self.uncertain(record.done));
+        }
+        Ok(())
     }
 
     fn uncertain(&self, done: u32) -> DbError {
@@ -224,7 +231,9 @@ impl Script {
                 // A concurrent statement that failed leaves an invalid index; again would only fail on its name.
                 let again = worth_another_attempt(&error) && !statement.waits_harmlessly();
                 if !again || attempt >= options.attempts {
-                    return Err(self.stopped(client, done, statement, SqlError(error).to_string()).await);
+                    let trouble = Trouble::of(&error);
+                    let said = SqlError(error).to_string();
+                    return Err(self.stopped(client, done, statement, said, trouble).await);
                 }
                 tokio::time::sleep(backoff(attempt)).await;
                 attempt += 1;
@@ -234,7 +243,7 @@ impl Script {
                 && index::standing(client, index).await? == Standing::Invalid
             {
                 let said = format!("{index} was there before and is invalid, so nothing was built");
-                return Err(self.stopped(client, done, statement, said).await);
+                return Err(self.stopped(client, done, statement, said, None).await);
             }
             self.note(client, done + 1, false, None).await?;
         }
@@ -246,7 +255,14 @@ impl Script {
     }
 
     /// Says that a statement failed, and what of the file stands.
-    async fn stopped(&self, client: &Client, done: u32, statement: &Statement, said: String) -> DbError {
+    async fn stopped(
+        &self,
+        client: &Client,
+        done: u32,
+        statement: &Statement,
+        said: String,
+        trouble: Option<Trouble>,
+    ) -> DbError {
         let (name, line, of) = (self.name.clone(), statement.line, self.statements.len());
         let mut left = format!(
             "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
@@ -255,7 +271,7 @@ impl Script {
             left.push_str("; ");
             left.push_str(&more);
         }
-        Failed { name, line, said, left }.into()
+        Failed { name, line, said, left, trouble }.into()
     }
 
     /// Runs one statement in a transaction of its own.

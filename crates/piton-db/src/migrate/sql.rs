@@ -219,27 +219,30 @@ impl SqlFolder {
         Ok(Applied { migrations, unfinished: unfinished(&client).await? })
     }
 
+    /// Wants a migration to be half applied, as [`SqlFolder::resolve`] does; changes nothing.
+    ///
+    /// # Errors
+    /// As [`SqlFolder::resolve`].
+    pub async fn may_resolve(database: &Database, name: &str, text: Option<&str>) -> Result<(), DbError> {
+        half_applied(&*database.connect().await?, name, text).await
+    }
+
     /// Records a half-applied migration as applied, or as not applied, after a person has looked at the database.
     ///
-    /// The file may be gone.
+    /// `text` is the file as the next run will have it; `None` when it is gone.
     ///
     /// # Errors
     /// [`MigrationError::NotHalfApplied`] for any other: it needs no person.
-    pub async fn resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
+    pub async fn resolve(
+        database: &Database,
+        name: &str,
+        text: Option<&str>,
+        applied: bool,
+    ) -> Result<(), DbError> {
         let client = database.connect().await?;
         run::lock(&client, MigrateOptions::default().wait_for_other).await?;
-        let file = if self.dir.exists() { self.files()?.remove(name) } else { None };
-        let stands = match records(&client).await?.get(name) {
-            Some(record) => state(file.as_deref(), Some(record)),
-            None if file.is_some() => State::Pending,
-            None => return Err(MigrationError::Unknown { name: name.to_owned() }.into()),
-        };
-        if !matches!(stands, State::HalfApplied { .. }) {
-            return Err(
-                MigrationError::NotHalfApplied { name: name.to_owned(), stands: stands.in_words() }.into()
-            );
-        }
-        let checksum = file.as_deref().map(checksum);
+        half_applied(&client, name, text).await?;
+        let checksum = text.map(checksum);
         let changed = if applied {
             let sql = "update piton.migrations
                        set blake3 = coalesce($2, blake3), finished_at = now(), running = false, error = null where name = $1";
@@ -263,6 +266,26 @@ impl SqlFolder {
             done: record.done,
         };
         Ok(records.map(one).collect())
+    }
+
+    /// Wants a half-applied migration to be one that the next run carries on; any other migration passes. Changes nothing.
+    ///
+    /// `text` is the file as that run will have it; `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`MigrationError::HalfApplied`] for one that needs a person first; others when file or database cannot be read.
+    pub async fn may_carry_on(database: &Database, name: &str, text: Option<&str>) -> Result<(), DbError> {
+        let client = database.connect().await?;
+        let Some(record) = records(&client).await?.remove(name) else { return Ok(()) };
+        let state = state(text, Some(&record));
+        if !matches!(state, State::HalfApplied { .. }) {
+            return Ok(());
+        }
+        todo(&[Migration { name: name.to_owned(), state }])?;
+        match text {
+            Some(text) => Script::read(name, text)?.is_certain(&record),
+            None => Ok(()),
+        }
     }
 
     /// Tells whether the database has a record of migrations.
@@ -390,6 +413,20 @@ fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
         }
     }
     Ok(todo)
+}
+
+async fn half_applied(client: &Client, name: &str, text: Option<&str>) -> Result<(), DbError> {
+    let stands = match records(client).await?.get(name) {
+        Some(record) => state(text, Some(record)),
+        None if text.is_some() => State::Pending,
+        None => return Err(MigrationError::Unknown { name: name.to_owned() }.into()),
+    };
+    match stands {
+        State::HalfApplied { .. } => Ok(()),
+        other => {
+            Err(MigrationError::NotHalfApplied { name: name.to_owned(), stands: other.in_words() }.into())
+        }
+    }
 }
 
 async fn has_record(client: &Client) -> Result<bool, DbError> {

@@ -9,7 +9,7 @@ use piton_db::backup::{DumpOptions, dump};
 use piton_db::identity::{MarkState, Purpose, read_mark};
 use piton_db::manifest::{Damage, MadeFor, Manifest, verify_files};
 use piton_db::prove::{Difference, Owners, compare, restore};
-use piton_db::{Database, DbError, facts, fingerprint, properties};
+use piton_db::{Database, DbError, Report, facts, fingerprint, properties};
 use piton_testkit::postgres::eventually;
 
 use crate::{HARD, fresh, label, quiet, run};
@@ -49,10 +49,15 @@ async fn a_backup_of_everything_hard_is_proved() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("backup");
     let mut seen = Vec::new();
-    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut |p| seen.push(p)).await.unwrap();
-    assert!(
-        seen.iter().any(|p| p.doing == "dump" && p.what == "User" && p.total == manifest.tables.len() as u64)
-    );
+    let manifest =
+        dump(&source, &dir, &shop(), DumpOptions::default(), &mut |news| seen.push(news)).await.unwrap();
+    let total = manifest.tables.len() as u64;
+    assert!(seen.iter().any(|news| matches!(news, Report::Progress(p) if p.doing == "dump" && p.what == "User" && p.total == total)));
+    let ran: Vec<_> =
+        seen.iter().filter_map(|news| if let Report::Ran(ran) = news { Some(ran) } else { None }).collect();
+    let [dumped, listed] = ran.as_slice() else { panic!("{ran:?}") };
+    assert!(dumped.command.contains("pg_dump --format=directory") && dumped.code == 0, "{dumped:?}");
+    assert!(listed.command.contains("pg_restore --list") && listed.code == 0, "{listed:?}");
     assert_eq!(manifest, Manifest::read(&dir).unwrap());
     assert_eq!(verify_files(&dir).unwrap(), []);
     assert_eq!(manifest.rows["\"public\".\"User\""].rows, 500);

@@ -70,7 +70,7 @@ async fn cut<F: Future>(at: Cut, future: F) -> Option<F::Output> {
     .await
 }
 
-fn quiet(_: piton_db::Progress) {}
+fn quiet<T>(_: T) {}
 
 /// A schema with what a dump makes hard: partitions, generated columns, names to quote, no key, no columns.
 const HARD: &str = r#"

@@ -1,5 +1,6 @@
 //! Runs of `piton`, and the end of everything that they have started.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -87,6 +88,21 @@ impl Piton {
     /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for a question and answers it; for one that was started on a terminal.
+    ///
+    /// # Panics
+    /// When it does not ask within two minutes.
+    pub fn answer(&mut self, question: &str, answer: &str) {
+        let begin = Instant::now();
+        let said = || String::from_utf8_lossy(&fs::read(&self.out).unwrap_or_default()).into_owned();
+        while !said().contains(question) {
+            assert!(begin.elapsed() < LIMIT, "{} does not ask `{question}`:\n{}", self.command, said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut terminal = self.child.stdin.as_ref().expect("a terminal");
+        writeln!(terminal, "{answer}").expect("piton listens");
     }
 
     /// Returns what it has said so far.

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::Log;
 use crate::error::Error;
 use crate::ui;
-use crate::view::{back_words, outcome_words, request_words};
+use crate::view::{back_words, leaving_words, outcome_words, request_words};
 
 /// Lists a release's events.
 pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
@@ -54,6 +54,10 @@ pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn stands(applied: bool) -> &'static str {
+    if applied { "applied" } else { "not applied" }
+}
+
 fn line_json(entry: &Entry) -> String {
     json!({ "seq": entry.seq, "release": entry.release, "at": entry.at, "event": entry.event }).to_string()
 }
@@ -77,6 +81,8 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::Started { attempt: 1, .. } => "started".into(),
         Event::Started { attempt, .. } => format!("taken up again, attempt {attempt}"),
         Event::Ran { command, code, ms, .. } => format!("ran, exit {code}, {}: {command}", words::span(*ms)),
+        Event::Launched { command, pid, .. } => format!("started, process {pid}: {command}"),
+        Event::Counted { leaving, unknown, .. } => leaving_words(leaving, unknown.as_deref()).join("; "),
         Event::Noted { .. } => "noted".into(),
         Event::Done { outcome, .. } => with("done", step.map(|step| step.step.outcome_words(outcome))),
         Event::Failed { fault, .. } => format!("failed: {fault}"),
@@ -87,9 +93,11 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
         Event::Reviving { what } => format!("{what} has died: it is started again"),
         Event::Revived { what } => format!("{what} started again"),
+        Event::Recording { migration, applied, by } => {
+            format!("{migration} is to be recorded as {} by {by}", stands(*applied))
+        }
         Event::Recorded { migration, applied, by } => {
-            let stands = if *applied { "applied" } else { "not applied" };
-            format!("{migration} recorded as {stands} by {by}")
+            format!("{migration} recorded as {} by {by}", stands(*applied))
         }
         Event::Ended { outcome } => format!("the release {}", outcome_words(*outcome)),
     };

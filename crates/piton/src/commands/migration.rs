@@ -1,10 +1,10 @@
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use piton_core::config::Settings;
 use piton_core::fault::Fault;
 use piton_core::journal::{Event, Operator, State};
 use piton_core::project::{Project, journal_fault};
-use piton_core::step::Step;
 use piton_db::migrate::sql::SqlFolder;
 use piton_db::{Database, DbError};
 use serde_json::json;
@@ -29,14 +29,18 @@ pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode,
     let lease = journal.acquire(environment, &by).map_err(journal_fault)?;
     let resolved = async {
         let latest = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
-        let Some(folder) = folder(project, latest.as_ref(), &settings) else {
-            return Err(Fault::refused(format!("{environment} has no migrations")));
+        let text = file(project, latest.as_ref(), &settings, &args.name).await?;
+        SqlFolder::may_resolve(&live, &args.name, text.as_deref()).await.map_err(|error| refused(&error))?;
+        let (migration, applied) = (args.name.clone(), args.applied);
+        let mut append = |event: Event| match &latest {
+            Some(latest) => journal.append(&lease, &latest.plan.id, &event).map(drop).map_err(journal_fault),
+            // The record may come from a journal that is gone.
+            None => Ok(()),
         };
-        resolve(&folder, &live, args).await?;
-        // The record may come from a journal that is gone.
-        let Some(latest) = latest else { return Ok(()) };
-        let event = Event::Recorded { migration: args.name.clone(), applied: args.applied, by };
-        journal.append(&lease, &latest.plan.id, &event).map(drop).map_err(journal_fault)
+        append(Event::Recording { migration: migration.clone(), applied, by: by.clone() })?;
+        let resolved = SqlFolder::resolve(&live, &migration, text.as_deref(), applied).await;
+        resolved.map_err(|error| refused(&error))?;
+        append(Event::Recorded { migration, applied, by })
     }
     .await;
     journal.give_back(&lease).map_err(journal_fault)?;
@@ -51,23 +55,30 @@ pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the folder of the files that the latest release applies: the checkout of its commit, not the working tree.
-fn folder(project: &Project, latest: Option<&State>, settings: &Settings) -> Option<SqlFolder> {
-    let released =
-        latest.iter().flat_map(|state| &state.plan.steps).find_map(|planned| match &planned.step {
-            Step::Migrate(migrate) => Some(migrate.folder.clone()),
-            _ => None,
-        });
-    if let Some(folder) = released {
-        return Some(SqlFolder::new(folder));
+/// Reads the file as the latest release has it: from its commit, not the working tree; `None` when it is gone.
+async fn file(
+    project: &Project,
+    latest: Option<&State>,
+    settings: &Settings,
+    name: &str,
+) -> Result<Option<String>, Fault> {
+    let Some(migrations) = settings.database.as_ref().and_then(|database| database.migrations.as_ref())
+    else {
+        return Err(Fault::refused(format!("{} has no migrations", settings.environment)));
+    };
+    if let Some(latest) = latest {
+        return project.migration_file(latest, settings, name).await;
     }
-    let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
-    migrations.map(|migrations| SqlFolder::new(project.config().root().join(&migrations.folder)))
+    match fs_err::read_to_string(settings.root.join(&migrations.folder).join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::surroundings("the migration's file cannot be read").caused_by(&error)),
+    }
 }
 
-async fn resolve(folder: &SqlFolder, live: &Database, args: &Migration) -> Result<(), Fault> {
-    folder.resolve(live, &args.name, args.applied).await.map_err(|error| match &error {
-        DbError::Migration(_) => Fault::refused("nothing was recorded").caused_by(&error),
-        _ => Fault::surroundings("the record of migrations cannot be changed").caused_by(&error),
-    })
+fn refused(error: &DbError) -> Fault {
+    match error {
+        DbError::Migration(_) => Fault::refused("nothing was recorded").caused_by(error),
+        _ => Fault::surroundings("the record of migrations cannot be changed").caused_by(error),
+    }
 }

@@ -84,11 +84,20 @@ async fn carry_on(
     view: &View,
     as_json: bool,
 ) -> Result<ExitCode, Error> {
-    let environment = recorder.state().plan.environment.clone();
-    let settings = project.settings(&environment)?;
-    let (end, state) = project.carry_on(recorder, settings, interrupted()).await?;
-    view.close();
+    let (end, state) = run_on(project, recorder, view).await?;
     Ok(report(&end, &state, as_json))
+}
+
+/// Runs a release of this process to its end or its next stand.
+async fn run_on(
+    project: &Project,
+    recorder: piton_core::engine::Recorder<'_>,
+    view: &View,
+) -> Result<(End, State), Error> {
+    let settings = project.settings(&recorder.state().plan.environment)?;
+    let ran = project.carry_on(recorder, settings, interrupted()).await?;
+    view.close();
+    Ok(ran)
 }
 
 /// Resolves at Ctrl-C or SIGTERM: the release is then left where it stands. A second one ends the process at once, as a
@@ -136,6 +145,10 @@ fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
     ui::talk("");
     match end {
         End::Over(_) => ui::talk(&view::end_words(state)),
+        End::Stopped(_) if state.waits_for_a_word() => ui::talk(&format!(
+            "Release {} has gone back but for the database, which waits for a word.",
+            state.plan.short_id()
+        )),
         End::Stopped(_) if state.back.is_some() => ui::talk(&format!(
             "Release {} stands on its way back. piton resume {environment} carries that on.",
             state.plan.short_id()
@@ -167,14 +180,37 @@ async fn ask(
     request: piton_core::journal::Request,
     as_json: bool,
 ) -> Result<ExitCode, Error> {
+    let ended = carry_out(project, environment, request).await?;
+    finish(project, environment, ended, as_json)
+}
+
+/// Runs a request as [`ask`] does and reports nothing; `None` when the release goes on elsewhere and is watched no longer.
+async fn carry_out(
+    project: &Project,
+    environment: &str,
+    request: piton_core::journal::Request,
+) -> Result<Option<(End, State)>, Error> {
     let shown = watch::last_event(project, environment)?;
     let (_, held) = project.ask(environment, request).await?;
     if held {
-        return watch::follow(project, environment, shown, as_json).await;
+        return watch::follow(project, environment, shown).await;
     }
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;
-    carry_on(project, recorder, &view, as_json).await
+    Ok(Some(run_on(project, recorder, &view).await?))
+}
+
+/// Reports where a release that was run or followed ended or stands.
+fn finish(
+    project: &Project,
+    environment: &str,
+    ended: Option<(End, State)>,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    match ended {
+        Some((end, state)) => Ok(report(&end, &state, as_json)),
+        None => watch::print_state(project, environment, as_json),
+    }
 }
 
 /// Going back is what was asked for: then it is a success, and a release that had settled meanwhile is none.

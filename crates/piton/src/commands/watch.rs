@@ -6,7 +6,7 @@ use piton_core::fault::Fault;
 use piton_core::journal::State;
 use piton_core::project::Project;
 
-use super::{interrupted, report};
+use super::{finish, interrupted};
 use crate::cli::Environment;
 use crate::error::Error;
 use crate::view::View;
@@ -17,7 +17,8 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Follows a release that another process runs.
 pub(crate) async fn run(project: &Project, args: &Environment) -> Result<ExitCode, Error> {
-    follow(project, &args.environment, 0, args.json).await
+    let ended = follow(project, &args.environment, 0).await?;
+    finish(project, &args.environment, ended, args.json)
 }
 
 /// Returns the journal's place of the latest event of the environment's latest release; 0 without one.
@@ -28,13 +29,12 @@ pub(crate) fn last_event(project: &Project, environment: &str) -> Result<i64, Fa
     Ok(entries.last().map_or(0, |entry| entry.seq))
 }
 
-/// Shows a release's events that come after `shown`, until it is over or nobody runs it any more.
+/// Shows a release's events that come after `shown`, until it is over or nobody runs it any more; `None` at Ctrl-C.
 pub(crate) async fn follow(
     project: &Project,
     environment: &str,
     shown: i64,
-    as_json: bool,
-) -> Result<ExitCode, Error> {
+) -> Result<Option<(End, State)>, Error> {
     let journal = project.journal()?;
     let Some(latest) = journal.releases(Some(environment)).map_err(piton_core::project::journal_fault)?.pop()
     else {
@@ -67,7 +67,7 @@ pub(crate) async fn follow(
                 let held = journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some();
                 // A detached release may need a moment to take its lease.
                 alone = if held { 0 } else { alone + 1 };
-                if alone > 25 {
+                if alone > 25 || alone > 0 && state.waits_for_a_word() {
                     let end = match state.standing_fault() {
                         Some((_, fault)) => End::Stopped(fault.clone()),
                         None => End::Left,
@@ -83,12 +83,12 @@ pub(crate) async fn follow(
         () = interrupted() => {
             view.close();
             ui::talk(&format!("The release goes on. piton watch {environment} follows it again."));
-            return print_state(project, environment, as_json);
+            return Ok(None);
         }
     };
-    let (end, state) = followed?;
+    let followed = followed?;
     view.close();
-    Ok(report(&end, &state, as_json))
+    Ok(Some(followed))
 }
 
 /// Prints where the environment's latest release stands, when JSON is asked for.

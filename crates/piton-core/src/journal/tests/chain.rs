@@ -213,11 +213,11 @@ fn requests_are_taken_up_once_in_their_order() {
     let mut other = opened.journal.reopen().unwrap();
     other.ask("R1", Request::Hold, &asker).unwrap();
     other.ask("R2", Request::Abort, &asker).unwrap();
-    other.ask("R1", Request::Rollback { database: true }, &asker).unwrap();
+    other.ask("R1", Request::Rollback { database: true, undecided: false }, &asker).unwrap();
     let pending = opened.journal.pending("R1").unwrap();
     assert_eq!(
         pending.iter().map(|pending| pending.request).collect::<Vec<_>>(),
-        [Request::Hold, Request::Rollback { database: true }]
+        [Request::Hold, Request::Rollback { database: true, undecided: false }]
     );
     assert!(pending.iter().all(|pending| pending.by == asker));
     opened.journal.taken(pending[0].id).unwrap();

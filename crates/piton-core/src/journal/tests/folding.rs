@@ -53,7 +53,7 @@ fn ran(index: usize) -> Event {
 }
 
 fn turned_back() -> Event {
-    Event::TurnedBack { reason: Back::Asked { by: "ada".into() }, database: false }
+    Event::TurnedBack { reason: Back::Asked { by: "ada".into() }, database: false, undecided: false }
 }
 
 fn ended(outcome: Outcome) -> Event {
@@ -77,7 +77,7 @@ fn alphabet() -> Vec<Event> {
         asked(Request::Continue { now: false }),
         asked(Request::Abort),
         asked(Request::Forward),
-        asked(Request::Rollback { database: true }),
+        asked(Request::Rollback { database: true, undecided: false }),
         turned_back(),
         ended(Outcome::Succeeded),
         ended(Outcome::RolledBack),
