@@ -17,7 +17,7 @@ use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::Tools;
-use crate::{Database, DbError, dumpfile, files};
+use crate::{Database, DbError, dumpfile, files, large_objects};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -122,7 +122,7 @@ async fn dump_claimed(
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
     let structure = Structure::read(&client).await?;
     let sequences = sequences(&client).await?;
-    let large_objects = large_objects(&client).await?;
+    let large_objects = large_objects::read(&client).await?;
     let properties = Properties::read(&client, &source.name).await?;
 
     let command = dump_command(&tools, database, dir, &snapshot.id, options);
@@ -236,15 +236,6 @@ pub(crate) async fn sequences(client: &Client) -> Result<BTreeMap<String, Sequen
         cycles: row.get(3),
     };
     Ok(rows.iter().map(|row| (row.get(0), at(row))).collect())
-}
-
-/// Counts the large objects.
-pub(crate) async fn large_objects(client: &Client) -> Result<u64, DbError> {
-    let row = client
-        .query_one("select count(*) from pg_catalog.pg_largeobject_metadata", &[])
-        .await
-        .doing(|| "count the large objects".into())?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
 }
 
 async fn run_dump(command: &Command, total: u64, report: OnReport<'_>) -> Result<(), DbError> {

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::fingerprint::Rows;
+use crate::large_objects::{self, LargeObject};
 use crate::migrate::sql;
 use crate::progress::{OnProgress, Progress};
 use crate::rowsum::RowSum;
@@ -18,9 +19,6 @@ use crate::{Database, DbError, Session, quote};
 
 /// How many rows are held in memory at once while rows are matched; about 50 bytes each.
 const ROWS_PER_PASS: u64 = 2_000_000;
-
-/// How much of a large object is read at once, in bytes.
-const PIECE: i32 = 16 << 20;
 
 /// How one table, one sequence, or the large objects differ.
 ///
@@ -244,8 +242,8 @@ fn hash_of(loose: &Loose) -> String {
 struct Loose {
     /// Where each sequence stands; `None` before its first value.
     sequences: BTreeMap<String, Option<i64>>,
-    /// The hash of each large object.
-    objects: BTreeMap<u32, String>,
+    /// Each large object.
+    objects: BTreeMap<u32, LargeObject>,
 }
 
 impl Loose {
@@ -260,7 +258,7 @@ impl Loose {
             .doing(|| "read the sequences".into())?;
         Ok(Self {
             sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
-            objects: large_objects(client).await?,
+            objects: large_objects::read(client).await?,
         })
     }
 
@@ -288,7 +286,7 @@ impl Loose {
             }
         }
         let missing = |from: &Self, other: &Self| {
-            let differs = |(oid, hash): &(&u32, &String)| other.objects.get(*oid) != Some(*hash);
+            let differs = |(oid, object): &(&u32, &LargeObject)| other.objects.get(*oid) != Some(*object);
             from.objects.iter().filter(differs).count() as u64
         };
         let (only_in_live, only_in_golden) = (missing(live, self), missing(self, live));
@@ -305,33 +303,6 @@ impl Loose {
         }
         changes
     }
-}
-
-/// Returns the hash of each large object, read piece by piece.
-async fn large_objects(client: &Client) -> Result<BTreeMap<u32, String>, DbError> {
-    let mut hashes: BTreeMap<u32, String> = BTreeMap::new();
-    let what = || "read the large objects".to_owned();
-    let rows = client.query("select oid from pg_catalog.pg_largeobject_metadata", &[]).await.doing(what)?;
-    let mut unread: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
-    let mut offset = 0_i64;
-    while !unread.is_empty() {
-        let rows = client
-            .query(
-                "select oid, pg_catalog.md5(piece), pg_catalog.octet_length(piece) = $3
-                 from pg_catalog.pg_largeobject_metadata, pg_catalog.lo_get(oid, $2, $3) piece where oid = any($1)",
-                &[&unread, &offset, &PIECE],
-            )
-            .await
-            .needing(what, || "GRANT SELECT ON LARGE OBJECT its number TO the user".into())?;
-        unread.clear();
-        for row in rows {
-            let (oid, hash, goes_on) = (row.get(0), row.get::<_, &str>(1), row.get::<_, bool>(2));
-            hashes.entry(oid).or_default().push_str(hash);
-            unread.extend(goes_on.then_some(oid));
-        }
-        offset += i64::from(PIECE);
-    }
-    Ok(hashes)
 }
 
 /// The name by which a swap knows the freezing session.

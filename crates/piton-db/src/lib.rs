@@ -11,6 +11,7 @@ pub mod facts;
 mod files;
 pub mod fingerprint;
 pub mod identity;
+pub mod large_objects;
 mod lock;
 pub mod made;
 pub mod manifest;

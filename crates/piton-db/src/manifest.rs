@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::{Rows, Structure};
 use crate::identity::Identity;
+use crate::large_objects::LargeObject;
 use crate::properties::Properties;
 use crate::tables::Table;
 use crate::{DbError, dumpfile, files};
@@ -73,8 +74,8 @@ pub struct Manifest {
     pub structure: Structure,
     /// The sequences, by quoted name, at or before the snapshot: they go on while a dump runs.
     pub sequences: BTreeMap<String, SequenceAt>,
-    /// How many large objects there were.
-    pub large_objects: u64,
+    /// The large objects at the snapshot, by number.
+    pub large_objects: BTreeMap<u32, LargeObject>,
     /// What belongs to the database and not to its contents.
     pub properties: Properties,
     /// Every file of the dump, by its path below the backup's folder.

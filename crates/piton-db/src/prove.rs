@@ -1,5 +1,6 @@
 //! The proof of a backup: restored into a new database and compared, row for row and object for object.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use crate::backup::{self, dump_dir, finished_table, wanted_success};
 use crate::error::Doing;
 use crate::fingerprint::{Change, Rows, Structure};
 use crate::identity::{self, Label, Purpose};
+use crate::large_objects::{self, LargeObject};
 use crate::made::{self, Made};
 use crate::manifest::{Manifest, SequenceAt};
 use crate::progress::{self, OnProgress, OnReport, Progress, Report};
@@ -132,13 +134,29 @@ pub enum Difference {
         /// Where it stands in the copy; `None` when it is missing.
         restored: Option<i64>,
     },
-    /// The number of large objects.
-    LargeObjects {
-        /// In the source.
-        source: u64,
-        /// In the copy.
-        restored: u64,
+    /// A large object.
+    LargeObject {
+        /// Its number.
+        oid: u32,
+        /// What is wrong with it.
+        found: Found,
     },
+}
+
+/// How a large object of the copy differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// It was not restored.
+    Missing,
+    /// The source has none of this number.
+    Strange,
+    /// It has other contents.
+    Contents,
+    /// It has another comment.
+    Comment,
+    /// It has another owner or other privileges.
+    Privileges,
 }
 
 impl fmt::Display for Difference {
@@ -158,9 +176,13 @@ impl fmt::Display for Difference {
                 write!(f, "sequence {name}: stood at {source}, restored at {restored}")
             }
             Self::Sequence { name, .. } => write!(f, "sequence {name} is missing"),
-            Self::LargeObjects { source, restored } => {
-                write!(f, "{source} large objects dumped, {restored} restored")
-            }
+            Self::LargeObject { oid, found } => match found {
+                Found::Missing => write!(f, "large object {oid} is missing"),
+                Found::Strange => write!(f, "large object {oid} is not in the dump"),
+                Found::Contents => write!(f, "large object {oid} has other contents"),
+                Found::Comment => write!(f, "large object {oid} has another comment"),
+                Found::Privileges => write!(f, "large object {oid} has another owner or other privileges"),
+            },
         }
     }
 }
@@ -187,7 +209,7 @@ impl Proof {
 
 /// Compares a restored copy with its backup's manifest: rows, objects, sequences and large objects.
 ///
-/// Nobody may write to the copy meanwhile. Large objects are counted; their contents are not compared.
+/// Nobody may write to the copy meanwhile.
 ///
 /// # Errors
 /// When the copy cannot be read.
@@ -214,11 +236,8 @@ pub async fn compare(
             differences.push(Difference::Sequence { name: name.clone(), source: source.last, restored });
         }
     }
-    let large_objects = backup::large_objects(&client).await?;
-    if large_objects != manifest.large_objects {
-        differences
-            .push(Difference::LargeObjects { source: manifest.large_objects, restored: large_objects });
-    }
+    let large_objects = large_objects::read(&client).await?;
+    differences.extend(differing_large_objects(&manifest.large_objects, &large_objects, owners));
     Ok(Proof {
         tables: rows.len() as u64,
         rows: rows.values().map(|table| table.rows).sum(),
@@ -262,6 +281,25 @@ fn differing_rows(dumped: &Rows, restored: &Rows) -> Vec<Difference> {
     both.filter(|(_, dumped, restored)| dumped != restored)
         .map(|(name, dumped, restored)| Difference::Rows { table: name.clone(), dumped, restored })
         .collect()
+}
+
+fn differing_large_objects(
+    dumped: &BTreeMap<u32, LargeObject>,
+    restored: &BTreeMap<u32, LargeObject>,
+    owners: Owners,
+) -> Vec<Difference> {
+    let oids: BTreeSet<u32> = dumped.keys().chain(restored.keys()).copied().collect();
+    let found = |oid: u32| match (dumped.get(&oid), restored.get(&oid)) {
+        (Some(_), None) => Some(Found::Missing),
+        (None, _) => Some(Found::Strange),
+        (Some(dumped), Some(restored)) if dumped.sha256 != restored.sha256 => Some(Found::Contents),
+        (Some(dumped), Some(restored)) if dumped.comment != restored.comment => Some(Found::Comment),
+        (Some(dumped), Some(restored)) => {
+            let same = (&dumped.owner, &dumped.grants) == (&restored.owner, &restored.grants);
+            (owners == Owners::Kept && !same).then_some(Found::Privileges)
+        }
+    };
+    oids.into_iter().filter_map(|oid| Some(Difference::LargeObject { oid, found: found(oid)? })).collect()
 }
 
 /// A sequence goes on while the dump runs, so that its copy may be ahead; one that cycles may be anywhere.

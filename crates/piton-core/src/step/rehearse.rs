@@ -31,7 +31,7 @@ pub(super) struct Rehearsed {
     pub migrations: Vec<String>,
     /// How long they took together, in milliseconds.
     pub ms: u64,
-    /// The hash of the structure afterwards.
+    /// The hash of the structure afterwards; the copy has no subscriptions.
     pub structure: String,
     /// The objects that were added, changed or removed, with their definitions afterwards.
     pub changed: BTreeMap<String, Option<String>>,
@@ -73,7 +73,7 @@ impl Rehearse {
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),
-            changed: before.changes_to(&after).iter().map(definition).collect(),
+            changed: before.without_subscriptions().changes_to(&after).iter().map(definition).collect(),
         })
     }
 }

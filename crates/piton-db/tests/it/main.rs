@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
 mod backup;
+mod catalogue;
 mod fingerprint;
 mod freeze;
 mod identity;
