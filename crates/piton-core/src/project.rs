@@ -369,8 +369,11 @@ impl Project {
             return Err(Fault::refused(format!("nobody runs release {} now", open.plan.short_id()))
                 .hint(format!("piton resume {environment} carries it on")));
         }
-        if !held {
+        let about_the_database =
+            matches!(request, Request::Rollback { database, undecided } if database || undecided);
+        if !held || about_the_database {
             // What is asked is kept until somebody runs the release: what this process would refuse must not wait for the next.
+            // And who has another database in sight than the process that runs it does not mean the one that would go back.
             let settings = self.settings(environment).map_err(|error| config_fault(&error))?;
             same_databases(&open, &self.world(settings, &journal)?, true).await?;
         }
