@@ -204,11 +204,22 @@ fn take_over(dir: &Path, ours: SocketAddr) -> Result<(Footing, Predecessor), Tak
 
 impl Predecessor {
     /// Tells the predecessor that this process serves now; returns when it obeys the orders given here.
-    pub(crate) fn dismiss(mut self) {
-        // It says nothing more; it closes the connection. If it has died meanwhile, it needs no telling.
-        if let Err(error) = say(&mut self.0, &Order::Taken).and_then(|()| self.0.read(&mut [0])) {
+    ///
+    /// # Errors
+    /// [`ClaimError::Refused`] when it did not wait so long and goes on serving.
+    pub(crate) fn dismiss(mut self, dir: &Path) -> Result<(), ClaimError> {
+        let told = say(&mut self.0, &Order::Taken);
+        // It closes the connection and says nothing more, unless it goes on: then it had said so before it was told.
+        let mut answer = Vec::new();
+        let heard = self.0.read_to_end(&mut answer);
+        if let Ok(Answer::<()>::Fault(Fault::Refused(why))) = serde_json::from_slice(&answer) {
+            return Err(ClaimError::Refused { dir: dir.to_owned(), why });
+        }
+        // If it has died meanwhile, it needs no telling.
+        if let Err(error) = told.and(heard) {
             tracing::warn!(%error, "the proxy that served before is gone");
         }
+        Ok(())
     }
 }
 

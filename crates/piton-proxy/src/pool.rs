@@ -36,6 +36,7 @@ pub(crate) struct Lease {
     slot: Slot,
     upstream: SocketAddr,
     pub(crate) sender: SendRequest<Upload>,
+    upgrades: bool,
     /// Whether it carried an earlier request, so that it may have died unnoticed.
     pub(crate) is_used: bool,
 }
@@ -51,7 +52,8 @@ impl Pool {
                 kept.remove(index);
             } else if kept[index].sender.is_ready() {
                 let Kept { sender, .. } = kept.remove(index);
-                return Some(Lease { pool: Rc::clone(self), slot, upstream, sender, is_used: true });
+                let pool = Rc::clone(self);
+                return Some(Lease { pool, slot, upstream, sender, upgrades: false, is_used: true });
             }
         }
         None
@@ -74,7 +76,7 @@ impl Pool {
         } else {
             tokio::task::spawn_local(connection);
         }
-        Ok(Lease { pool: Rc::clone(self), slot, upstream, sender, is_used: false })
+        Ok(Lease { pool: Rc::clone(self), slot, upstream, sender, upgrades, is_used: false })
     }
 
     /// Drops what has died or was not used for long.
@@ -95,9 +97,10 @@ impl Kept {
 }
 
 impl Lease {
-    /// Puts the connection back for the next request.
+    /// Puts the connection back for the next request; one that was to become a tunnel and did not is closed.
     pub(crate) fn give_back(self) {
-        if self.sender.is_closed() {
+        // What refused an upgrade may yet take what follows for the tunnel's.
+        if self.upgrades || self.sender.is_closed() {
             return;
         }
         let kept = Kept { upstream: self.upstream, sender: self.sender, since: Instant::now() };

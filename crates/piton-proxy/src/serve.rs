@@ -83,10 +83,15 @@ pub fn serve_with(options: Options, timeouts: Timeouts) -> Result<(), ServeError
     router.put(&state, None);
     let workers = Workers::start(&dir, listen, &router, timeouts, share_out(&footing.listeners, workers)?)?;
     let runtime = runtime()?;
-    let control = Rc::new(Control::new(dir, listen, state, router, workers, footing));
-    if let Some(predecessor) = predecessor {
-        predecessor.dismiss();
+    if let Some(Err(error)) = predecessor.map(|predecessor| predecessor.dismiss(&dir)) {
+        // What came in meanwhile is finished; the predecessor takes the rest.
+        runtime.block_on(async {
+            workers.leave(STOP, None).await;
+            workers.ended().await;
+        });
+        return Err(error.into());
     }
+    let control = Rc::new(Control::new(dir, listen, state, router, workers, footing));
     tracing::info!(%listen, "serving");
     let end = runtime.block_on(control.run())?;
     // Ends every control connection but those that wait for the proxy's end.

@@ -18,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::bucket::BUCKETS;
 use crate::claim::{self, Footing};
@@ -41,6 +41,9 @@ pub(crate) const HANDED_OVER: Leave = Leave {
     requests: Duration::from_hours(1),
     websockets: Duration::from_hours(1),
 };
+
+/// How long a successor may take to say that it serves; it has only to read its orders and start its workers.
+const TAKING: Duration = Duration::from_secs(5);
 
 /// How long after a failed saving of the orders the next one is tried.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
@@ -412,7 +415,7 @@ impl Control {
         Ok(())
     }
 
-    /// Gives the lock and the sockets to a successor, and ends when it says that it serves.
+    /// Gives the lock and the sockets to a successor, and ends when it says that it serves; goes on when it does not.
     async fn hand_over(&self, mut stream: BufReader<UnixStream>) -> io::Result<()> {
         let busy = Busy::begin(&self.dir)?;
         let turn = self.changing.lock().await;
@@ -422,18 +425,22 @@ impl Control {
         self.phase.send_replace(Phase::HandingOver);
         drop(turn);
         let mut line = Vec::new();
-        let given = claim::give(stream.get_ref(), &self.footing).await;
-        let said = match given {
-            Ok(()) => stream.read_until(b'\n', &mut line).await,
-            Err(error) => Err(error),
+        let taking = async {
+            claim::give(stream.get_ref(), &self.footing).await?;
+            stream.read_until(b'\n', &mut line).await
         };
-        let taken = said.is_ok() && matches!(serde_json::from_slice(&line), Ok(Order::Taken));
-        if taken {
+        // Until then no order is answered, the one for the way back included.
+        let said = timeout(TAKING, taking).await.unwrap_or_else(|late| Err(late.into()));
+        if said.is_ok() && matches!(serde_json::from_slice(&line), Ok(Order::Taken)) {
             self.successor.replace(Some((busy, stream.into_inner().into_std().ok())));
+            self.phase.send_replace(Phase::Ended(End::HandedOver));
+            return Ok(());
         }
-        // A successor that failed to start has closed its copies: go on as before.
-        self.phase.send_replace(if taken { Phase::Ended(End::HandedOver) } else { Phase::Serving });
-        said.map(drop)
+        // A successor that failed to start has closed its copies; one that was late must not serve beside this one.
+        self.phase.send_replace(Phase::Serving);
+        let why = "its successor did not say in time that it serves, so it goes on".to_owned();
+        let told = send::<()>(&mut stream, Err(Fault::Refused(why))).await;
+        said.and(told)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hyper::StatusCode;
 use piton_proxy::control::{Client, ControlError, Drained};
 use piton_proxy::{Slot, Weights};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -173,6 +173,63 @@ async fn a_successor_that_cannot_serve_leaves_the_old_process_as_it_was() {
     assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
     let status = proxy.control().await.set_upstream(Slot::Green, None).await.unwrap();
     assert_eq!(status.epoch, epoch);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn who_takes_the_sockets_and_says_nothing_keeps_nobody_waiting() {
+    let blue = Upstream::named("blue").await;
+    let proxy = Proxy::in_front_of(blue.addr).await;
+    let epoch = proxy.control().await.status().await.unwrap().epoch;
+    let mut silent = tokio::net::UnixStream::connect(proxy.dir.join("control.sock")).await.unwrap();
+    silent.write_all(b"{\"order\":\"take_over\"}\n").await.unwrap();
+    let mut answers = BufReader::new(silent);
+    let mut line = String::new();
+    answers.read_line(&mut line).await.unwrap();
+    assert!(line.starts_with("{\"done\""), "{line}");
+
+    let status = timeout(SOON, async { proxy.control().await.status().await.unwrap() }).await;
+    assert_eq!(status.expect("the order is answered").epoch, epoch);
+    // Too late, and told so.
+    let _ = answers.get_mut().write_all(b"{\"order\":\"taken\"}\n").await;
+    line.clear();
+    timeout(SOON, answers.read_line(&mut line)).await.unwrap().unwrap();
+    assert!(line.contains("fault") && line.contains("it goes on"), "{line}");
+    assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+    proxy.weight(1).await;
+    assert_eq!(proxy.control().await.status().await.unwrap().epoch, epoch);
+    drop(answers);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_successor_that_comes_too_late_ends_and_does_not_serve() {
+    let blue = Upstream::named("blue").await;
+    let proxy = Proxy::in_front_of(blue.addr).await;
+    let epoch = proxy.control().await.status().await.unwrap().epoch;
+    // It has the sockets by the time it reads the orders, and waits there until somebody writes them.
+    let (state, aside) = (proxy.dir.join("state.json"), proxy.dir.join("aside"));
+    std::fs::rename(&state, &aside).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &state, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let late = Process::start(&proxy.dir, proxy.addr);
+    let open = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    let pipe = eventually("the successor reads", async || {
+        rustix::fs::open(&state, open, rustix::fs::Mode::empty()).ok()
+    })
+    .await;
+
+    let status = timeout(SOON, async { proxy.control().await.status().await.unwrap() }).await;
+    assert_eq!(status.expect("the order is answered").epoch, epoch);
+    std::io::Write::write_all(&mut std::fs::File::from(pipe), &std::fs::read(&aside).unwrap()).unwrap();
+    let (code, text) = late.end().await;
+    assert!(code == Some(3) && text.contains("does not hand over") && text.contains("it goes on"), "{text}");
+    std::fs::rename(&aside, &state).unwrap();
+
+    for _ in 0..20 {
+        assert_eq!(Http::connect(proxy.addr).await.get(&[]).await.1, "blue");
+    }
+    assert_eq!(proxy.control().await.status().await.unwrap().epoch, epoch);
     proxy.stop().await;
 }
 

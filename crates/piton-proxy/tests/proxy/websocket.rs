@@ -1,5 +1,7 @@
 //! WebSockets through the proxy.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::StatusCode;
 use piton_proxy::control::Drained;
@@ -9,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::support::{Proxy, SOON, Upstream, any_port, eventually};
+use crate::support::{Http, Proxy, SOON, Upstream, any_port, eventually};
 
 /// Accepts WebSockets and sends back what it gets, with its name before it.
 async fn echo(name: &'static str) -> std::net::SocketAddr {
@@ -104,5 +106,28 @@ async fn an_open_websocket_outlives_a_hand_over() {
     assert_eq!(say(&mut socket, "after").await, "blue after");
     drop(socket);
     assert_eq!(old.end().await.0, Some(0));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_an_upgrade_was_refused_is_not_used_again() {
+    let blue = Upstream::named("blue").await;
+    let proxy = Proxy::in_front_of(blue.addr).await;
+    let mut http = Http::connect(proxy.addr).await;
+    assert_eq!(http.get(&[]).await.1, "blue");
+    assert_eq!(http.get(&[]).await.1, "blue");
+    assert_eq!(blue.connections.load(Ordering::SeqCst), 1, "others are kept");
+    let upgrade = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-version", "13"),
+    ];
+    for asked in 2..5 {
+        assert_eq!(http.get(&upgrade).await.1, "blue");
+        assert_eq!(blue.connections.load(Ordering::SeqCst), asked);
+        assert_eq!(http.get(&[]).await.1, "blue");
+        assert_eq!(blue.connections.load(Ordering::SeqCst), asked, "the first one is kept still");
+    }
     proxy.stop().await;
 }
