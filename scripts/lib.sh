@@ -71,7 +71,7 @@ find_postgres() {
 # No server is started, and no cluster is made, but those of whoever asked.
 need_postgres() {
     if ! find_postgres >/dev/null; then
-        install_postgres || unpack_postgres ||
+        install_postgres || unpack postgresql ||
             die "PostgreSQL's server programs (initdb, pg_ctl, postgres) are missing, and apt-get could not install them." \
                 "Install PostgreSQL 14 or newer, put its bin folder into PATH and run this again."
     fi
@@ -80,10 +80,7 @@ need_postgres() {
     export PATH
     case $postgres in
     "$tools"/*)
-        for libraries in "$tools"/postgresql/usr/lib/*-linux-gnu* "$tools"/postgresql/lib/*-linux-gnu*; do
-            LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-        done
-        export LD_LIBRARY_PATH
+        use_libraries "$tools/postgresql"
         ;;
     esac
 }
@@ -111,28 +108,59 @@ without_main_cluster() (
     "$@"
 )
 
-# Unpacks the server package and what it needs into target/tools: for those who may not install.
-unpack_postgres() {
+# unpack PACKAGE: unpacks a Debian package and what it needs into target/tools/PACKAGE: for those who may not install.
+unpack() {
     have apt-get && have dpkg-deb || return 1
-    say "downloading postgresql into target/tools, because it cannot be installed without root"
+    say "downloading $1 into target/tools, because it cannot be installed without root"
     state=$tools/apt
     mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
     own_state="-o Dir::State::Lists=$state/lists -o Dir::Cache=$state/cache -o Debug::NoLocking=1"
     # shellcheck disable=SC2086 # the options are several words
     if ! {
         apt-get -q $own_state update &&
-            apt-get -q $own_state install -y --no-install-recommends --download-only postgresql
+            apt-get -q $own_state install -y --no-install-recommends --download-only "$1"
     } >"$state/log" 2>&1; then
         tail -n 15 "$state/log" >&2
         return 1
     fi
-    unpacked=$tools/postgresql.new
-    rm -rf "$unpacked" "$tools/postgresql"
+    unpacked=$tools/$1.new
+    rm -rf "$unpacked" "${tools:?}/$1"
     for package in "$state"/cache/archives/*.deb; do
         dpkg-deb --extract "$package" "$unpacked"
     done
-    mv "$unpacked" "$tools/postgresql"
+    mv "$unpacked" "$tools/$1"
     rm -rf "$state"
+}
+
+# use_libraries FOLDER: lets programs find the libraries of an unpacked package.
+use_libraries() {
+    for libraries in "$1"/usr/lib/*-linux-gnu* "$1"/lib/*-linux-gnu*; do
+        LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    done
+    export LD_LIBRARY_PATH
+}
+
+# want_pgbouncer: makes pgbouncer findable, and installs it when it is missing; without it one thing is not tested.
+want_pgbouncer() {
+    if ! have pgbouncer && [ ! -x /usr/sbin/pgbouncer ] && [ ! -x "$tools/pgbouncer/usr/sbin/pgbouncer" ]; then
+        install_pgbouncer || unpack pgbouncer || say "pgbouncer is missing, so that no test has a pooler"
+    fi
+    if [ -x "$tools/pgbouncer/usr/sbin/pgbouncer" ]; then
+        PATH=$PATH:$tools/pgbouncer/usr/sbin
+        export PATH
+        use_libraries "$tools/pgbouncer"
+    fi
+}
+
+# Installs the package without the service that Debian enables and starts by default.
+install_pgbouncer() {
+    as_root true || return 1
+    units=/etc/systemd/system
+    [ ! -d "$units" ] || as_root ln -s /dev/null "$units/pgbouncer.service" || return 1
+    installed=0
+    apt_install pgbouncer || installed=$?
+    as_root rm -f "$units/pgbouncer.service" "$units/multi-user.target.wants/pgbouncer.service"
+    return "$installed"
 }
 
 # need_rust: checks for cargo and a linker.

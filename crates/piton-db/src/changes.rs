@@ -14,7 +14,7 @@ use crate::migrate::sql;
 use crate::progress::{OnProgress, Progress};
 use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
-use crate::target::pin;
+use crate::target::{SILENCE, pin};
 use crate::{Database, DbError, Session, quote};
 
 /// How many rows are held in memory at once while rows are matched; about 50 bytes each.
@@ -341,7 +341,7 @@ pub async fn freeze(live: &Database, wait: Duration) -> Result<Option<Frozen>, D
     let session = live.connect().await?;
     session
         .batch_execute(&format!(
-            "set application_name = {}; set idle_in_transaction_session_timeout = 0; set lock_timeout = 0;
+            "set application_name = {}; set idle_in_transaction_session_timeout = '{SILENCE}'; set lock_timeout = 0;
              select pg_catalog.set_config('transaction_timeout', '0', false)
              where pg_catalog.current_setting('server_version_num')::int >= 170000",
             quote::literal(FREEZER)

@@ -18,6 +18,12 @@ pub enum DbError {
         #[source]
         source: SqlError,
     },
+    /// The URL leads to a connection pooler.
+    #[error("the database URL leads to a connection pooler and not to the server itself: {why}")]
+    Pooler {
+        /// How it is known.
+        why: String,
+    },
     /// TLS could not be set up.
     #[error("TLS for the database is not usable: {0}")]
     Tls(String),

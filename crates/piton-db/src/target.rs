@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piton_exec::{Command, ExposeSecret, Secret};
-use tokio_postgres::Client;
 use tokio_postgres::config::Host;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::SqlError;
 use crate::tls::{self, SslMode};
@@ -26,6 +27,46 @@ pub(crate) const PINNED: [(&str, &str); 7] = [
     ("xmlbinary", "base64"),
 ];
 
+/// Lets the server find out by itself that the other side is gone without a word: a host, a network, a closed laptop.
+///
+/// The kernel's own keepalive takes two hours, for which every lock would stand. No effect on Unix sockets.
+const KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
+
+/// How long what the server sent may stay without an answer, in milliseconds; it takes the keepalives' count's place as well.
+///
+/// Not for the tools: a dump that waits for a slow disk is not dead.
+const ANSWER_WITHIN: (&str, &str) = ("tcp_user_timeout", "30000");
+
+/// How long a session that holds locks which others wait for may be silent within its transaction.
+pub(crate) const SILENCE: &str = "30s";
+
+/// What a session sets once it is there, as far as the server knows it (13 and older do not look for our death).
+///
+/// The limits that a role or a database has are meant for the app's queries; a proof and an undo take as long as they take.
+const SESSION: [(&str, &str); 6] = [
+    NOTICE_OUR_DEATH,
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("transaction_timeout", "0"),
+];
+
+/// Lets the server look every second whether we still live, while it runs a statement.
+const NOTICE_OUR_DEATH: (&str, &str) = ("client_connection_check_interval", "1s");
+
+/// What a migrating session sets again after a `RESET ALL`.
+const MIGRATING: [(&str, &str); 3] = [
+    NOTICE_OUR_DEATH,
+    ("idle_in_transaction_session_timeout", SILENCE),
+    // Between two attempts it waits outside of a transaction.
+    ("idle_session_timeout", "0"),
+];
+
+/// The setting by which a session is known to be the one that our startup options opened.
+const OWN: &str = "piton.session";
+
 /// One database and how to reach it.
 ///
 /// Prints as `host:port/dbname as user`; the password is never printed.
@@ -39,20 +80,16 @@ pub struct Database {
     pub user: String,
     /// The database's name.
     pub dbname: String,
-    /// Parameters of the URL that were left out because only an ORM knows them (`schema`, `pgbouncer`, ...).
-    pub ignored: Vec<String>,
     password: Option<Secret>,
     options: Option<String>,
     ssl_mode: SslMode,
     ssl_roots: Option<PathBuf>,
 }
 
-/// URL parameters of Prisma, SQLAlchemy and pools; the server would refuse them.
-const ORM_PARAMETERS: [&str; 12] = [
-    "schema",
+/// URL parameters of Prisma, SQLAlchemy and pools that say nothing about the server, which would refuse them.
+const ORM_PARAMETERS: [&str; 10] = [
     "connection_limit",
     "pool_timeout",
-    "pgbouncer",
     "socket_timeout",
     "statement_cache_size",
     "single_use_connections",
@@ -66,8 +103,10 @@ const ORM_PARAMETERS: [&str; 12] = [
 impl Database {
     /// Reads a `postgresql://user:password@host:port/dbname?...` URL.
     ///
+    /// Prisma's `schema` becomes the sessions' search path, as it does there.
+    ///
     /// # Errors
-    /// [`DbError::Url`] when host, user or database is missing, several hosts are named, or a parameter is unknown. The
+    /// [`DbError::Pooler`] with Prisma's `pgbouncer=true`; [`DbError::Url`] when host, user or database is missing, several hosts are named, or a parameter is unknown. The
     /// message never repeats the URL.
     pub fn parse(url: &Secret) -> Result<Self, DbError> {
         let url = url.expose_secret();
@@ -75,7 +114,7 @@ impl Database {
             return Err(DbError::Url("it does not begin with postgresql://".into()));
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let (mut kept, mut ignored) = (Vec::new(), Vec::new());
+        let (mut kept, mut schema) = (Vec::new(), None);
         let (mut ssl_mode, mut ssl_roots) = (SslMode::Prefer, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -86,7 +125,12 @@ impl Database {
                 "user" | "password" | "host" | "port" | "dbname" | "options" => kept.push(pair),
                 // Our own name and limits take their place.
                 "application_name" | "connect_timeout" | "fallback_application_name" => {}
-                _ if ORM_PARAMETERS.contains(&name) => ignored.push(name.to_owned()),
+                "schema" => schema = Some(decode(value)?).filter(|schema| !schema.is_empty()),
+                "pgbouncer" if value == "true" => {
+                    return Err(DbError::Pooler { why: "it says pgbouncer=true".into() });
+                }
+                "pgbouncer" => {}
+                _ if ORM_PARAMETERS.contains(&name) => {}
                 _ => return Err(DbError::Url(format!("its parameter {name} is not known"))),
             }
         }
@@ -105,15 +149,16 @@ impl Database {
             Some(Err(_)) => return Err(DbError::Url("its password is not UTF-8".into())),
             None => None,
         };
+        let mut options: Vec<String> = config.get_options().map(str::to_owned).into_iter().collect();
+        options.extend(schema.map(|schema| option("search_path", &quote::ident(&schema))));
         let missing = |what| DbError::Url(format!("it names no {what}"));
         Ok(Self {
             host,
             port: config.get_ports().first().copied().unwrap_or(5432),
             user: config.get_user().ok_or_else(|| missing("user"))?.to_owned(),
             dbname: config.get_dbname().ok_or_else(|| missing("database"))?.to_owned(),
-            ignored,
             password,
-            options: config.get_options().map(str::to_owned),
+            options: (!options.is_empty()).then(|| options.join(" ")),
             ssl_mode,
             ssl_roots,
         })
@@ -130,10 +175,12 @@ impl Database {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Opens a session.
+    /// Opens a session, without the limits that the role or the database sets for the app's queries.
+    ///
+    /// Its settings go along as startup options, so that nothing is ever set on a session that a pooler lends to others.
     ///
     /// # Errors
-    /// [`DbError::Connect`], [`DbError::NoDatabase`] or [`DbError::Tls`].
+    /// [`DbError::Connect`], [`DbError::NoDatabase`], [`DbError::Tls`]; [`DbError::Pooler`] when it is not the server that answers.
     pub async fn connect(&self) -> Result<Session, DbError> {
         let mut config = tokio_postgres::Config::new();
         config
@@ -151,9 +198,9 @@ impl Database {
         if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
-        if let Some(options) = &self.options {
-            config.options(options);
-        }
+        let own = own_value();
+        let options = KEEPALIVES.into_iter().chain([ANSWER_WITHIN, (OWN, own.as_str())]);
+        config.options(self.with_options(options));
         let tls = tls::connector(self.ssl_mode, self.ssl_roots.as_deref())?;
         let (client, connection) = config.connect(tls).await.map_err(|error| self.refused(error))?;
         let (alive, dropped) = tokio::sync::oneshot::channel::<()>();
@@ -170,14 +217,28 @@ impl Database {
             }
         });
         let client = Session { client, _alive: alive };
-        notice_our_death(&client).await.map_err(|error| self.refused(error))?;
+        let set = format!("{} and pg_catalog.current_setting('{OWN}', true) = '{own}'", set_known(&SESSION));
+        let answered = client.simple_query(&set).await.map_err(|error| self.refused(error))?;
+        if !answered.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+            return Err(DbError::Pooler { why: format!("{self} takes startup options and drops them") });
+        }
         Ok(client)
+    }
+
+    /// Returns the URL's own startup options and further ones, which win.
+    fn with_options<'a>(&self, further: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+        let further = further.map(|(name, value)| option(name, value));
+        self.options.iter().cloned().chain(further).collect::<Vec<_>>().join(" ")
     }
 
     fn refused(&self, error: tokio_postgres::Error) -> DbError {
         match error.code() {
             Some(&tokio_postgres::error::SqlState::UNDEFINED_DATABASE) => {
                 DbError::NoDatabase { name: self.dbname.clone(), server: self.server() }
+            }
+            // No server says so.
+            _ if error.as_db_error().is_some_and(|said| said.message().contains(NO_OPTIONS)) => {
+                DbError::Pooler { why: format!("{self} answers: {}", SqlError(error)) }
             }
             _ => DbError::Connect { database: self.to_string(), source: SqlError(error) },
         }
@@ -189,25 +250,22 @@ impl Database {
     /// # Errors
     /// As [`Database::connect`].
     pub async fn maintenance(&self) -> Result<Session, DbError> {
-        let session = match self.with_name("postgres").connect().await {
-            Err(DbError::NoDatabase { .. }) => self.with_name("template1").connect().await?,
-            other => other?,
-        };
-        // A limit meant for the app's queries must not cut off the copy of a database.
-        session.batch_execute("set statement_timeout = 0").await.map_err(|error| self.refused(error))?;
-        Ok(session)
+        match self.with_name("postgres").connect().await {
+            Err(DbError::NoDatabase { .. }) => self.with_name("template1").connect().await,
+            other => other,
+        }
     }
 
     /// Adds the connection as environment variables to a libpq tool's command; the password is secret.
+    ///
+    /// None of libpq's variables is taken over from the caller's environment: `PGHOSTADDR` or `PGSERVICE` would lead elsewhere.
     #[must_use]
     pub fn tool_env(&self, command: Command) -> Command {
-        let options: Vec<String> =
-            PINNED.iter().map(|(name, value)| format!("-c {name}={}", value.replace(' ', ""))).collect();
-        let mut options = options.join(" ");
-        if let Some(own) = &self.options {
-            options = format!("{own} {options}");
-        }
+        let pinned = PINNED.map(|(name, value)| (name, value.replace(' ', "")));
+        let pinned = pinned.iter().map(|(name, value)| (*name, value.as_str()));
+        let options = self.with_options(pinned.chain(KEEPALIVES));
         let mut command = command
+            .without_env("PG")
             .env("PGHOST", &self.host)
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", &self.user)
@@ -231,6 +289,9 @@ impl Database {
         }
     }
 }
+
+/// How pgbouncer refuses startup options, or those that it does not follow.
+const NO_OPTIONS: &str = "unsupported startup parameter";
 
 /// How long a dropped session may take to say good-bye.
 const GOOD_BYE: Duration = Duration::from_millis(100);
@@ -259,14 +320,31 @@ impl std::ops::DerefMut for Session {
     }
 }
 
-/// Lets the server look every second whether we still live; 13 and older cannot.
-pub(crate) async fn notice_our_death(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client
-        .batch_execute(
-            "select pg_catalog.set_config('client_connection_check_interval', '1s', false)
-             where pg_catalog.current_setting('server_version_num')::int >= 140000",
-        )
-        .await
+/// Sets anew what a `RESET ALL` has taken from a migrating session.
+pub(crate) async fn set_for_migrating(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(&set_known(&MIGRATING)).await
+}
+
+/// Returns the statement that sets those settings which the server knows; a condition may follow.
+fn set_known(settings: &[(&str, &str)]) -> String {
+    let values: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
+    format!(
+        "select pg_catalog.set_config(name, value, false)
+         from (values {}) s(name, value) join pg_catalog.pg_settings using (name) where true",
+        values.join(", ")
+    )
+}
+
+/// Returns a startup option; blanks would end its value, backslashes take the next character as it is.
+fn option(name: &str, value: &str) -> String {
+    format!("-c {name}={}", value.replace('\\', "\\\\").replace(' ', "\\ "))
+}
+
+/// Returns a value that no other session has for [`OWN`].
+fn own_value() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+    format!("{}.{now}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Pins every setting that changes the text of a value, and makes names come out fully qualified.
@@ -301,15 +379,21 @@ mod tests {
     }
 
     #[test]
-    fn prisma_parameters_are_left_out_and_said() {
+    fn prismas_parameters_are_understood_or_left_out() {
         let db = parse(
-            "postgresql://app:p%40ss@db.example:6432/shop?schema=public&connection_limit=5&sslmode=require",
+            "postgresql://app:p%40ss@db.example:6432/shop?schema=My%20App&connection_limit=5&pgbouncer=false&sslmode=require",
         )
         .unwrap();
         assert_eq!(db.to_string(), "db.example:6432/shop as app");
-        assert_eq!(db.ignored, ["schema", "connection_limit"]);
+        assert_eq!(db.options.as_deref(), Some(r#"-c search_path="My\ App""#));
         assert_eq!(db.password.unwrap().expose_secret(), "p@ss");
         assert_eq!(db.ssl_mode, SslMode::Require);
+    }
+
+    #[test]
+    fn a_pooler_that_is_named_as_one_is_refused() {
+        let refused = parse("postgresql://app@db.example:6543/shop?pgbouncer=true&connection_limit=1");
+        assert!(matches!(refused, Err(DbError::Pooler { .. })));
     }
 
     #[test]

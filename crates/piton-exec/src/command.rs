@@ -23,6 +23,8 @@ pub struct Command {
     pub args: Vec<String>,
     /// What is added to the inherited environment.
     pub env: Vec<(String, EnvValue)>,
+    /// What the names of variables begin with that are not inherited.
+    pub without: Option<String>,
     /// The folder to run in; `None` is the caller's.
     pub cwd: Option<PathBuf>,
 }
@@ -30,7 +32,7 @@ pub struct Command {
 impl Command {
     /// Starts a command without arguments.
     pub fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), cwd: None }
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), without: None, cwd: None }
     }
 
     /// Splits a configured line (`npm run build`) into program and arguments by shell quoting rules, without a shell.
@@ -68,6 +70,13 @@ impl Command {
     #[must_use]
     pub fn secret_env(mut self, name: impl Into<String>, value: SecretString) -> Self {
         self.env.push((name.into(), EnvValue::Secret(value)));
+        self
+    }
+
+    /// Lets the program inherit no variable whose name begins so; those that are added count all the same.
+    #[must_use]
+    pub fn without_env(mut self, prefix: impl Into<String>) -> Self {
+        self.without = Some(prefix.into());
         self
     }
 

@@ -174,6 +174,13 @@ pub async fn read(command: &Command) -> Result<Vec<u8>, ExecError> {
 fn prepare(command: &Command) -> std::process::Command {
     let mut prepared = std::process::Command::new(&command.program);
     prepared.args(&command.args);
+    if let Some(prefix) = &command.without {
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
+                prepared.env_remove(name);
+            }
+        }
+    }
     for (name, value) in &command.env {
         match value {
             EnvValue::Plain(v) => prepared.env(name, v),
@@ -362,6 +369,14 @@ mod tests {
         assert!(matches!(missing, ExecError::NotFound { .. }));
         let folder = run(&sh("true").cwd("/no/such/folder")).await.unwrap_err();
         assert!(matches!(folder, ExecError::NoFolder { .. }));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_to_be_inherited_is_not() {
+        let command = Command::new("/usr/bin/env").without_env("PA").env("PAGE", "1");
+        let printed = run(&command).await.unwrap().stdout;
+        assert!(std::env::var("PATH").is_ok() && !printed.contains("PATH="), "{printed}");
+        assert!(printed.contains("PAGE=1"), "{printed}");
     }
 
     #[tokio::test]

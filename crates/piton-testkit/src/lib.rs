@@ -3,5 +3,6 @@
 pub mod bench;
 pub mod example;
 pub mod load;
+pub mod pooler;
 pub mod postgres;
 pub mod stage;

@@ -252,18 +252,7 @@ impl Cluster {
     /// Runs a server program as a user whom it accepts.
     fn program(&self, name: &str, args: &[&str]) -> Result<(), ClusterError> {
         let program = self.bin.join(name);
-        let mut command = if am_root() {
-            let mut command = Command::new("setpriv");
-            command.args([
-                &format!("--reuid={SERVER_USER}"),
-                &format!("--regid={SERVER_USER}"),
-                "--init-groups",
-            ]);
-            command.arg("--").arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+        let mut command = as_user(&program);
         // The server inherits the streams of `pg_ctl start`: a pipe would not end before the server does.
         let said = self.dir.path().join(format!("{name}.log"));
         let out = fs::File::create(&said)?.into_parts().0;
@@ -329,6 +318,34 @@ fn major_of(bin: &Path) -> Option<u32> {
 
 fn am_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Builds a command that runs as the user whom the server accepts.
+fn as_user(program: &Path) -> Command {
+    if !am_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args([
+        &format!("--reuid={SERVER_USER}"),
+        &format!("--regid={SERVER_USER}"),
+        "--init-groups",
+        "--",
+    ]);
+    command.arg(program);
+    command
+}
+
+/// Hands a folder over to the user whom the server accepts, and builds a command that runs as that user.
+///
+/// # Errors
+/// When the tests run as root and there is no such user, or the folder cannot be handed over.
+pub(crate) fn as_server_user(program: &str, dir: &Path) -> io::Result<Command> {
+    if am_root() {
+        let (uid, gid) = server_user().map_err(io::Error::other)?;
+        chown(dir, Some(uid), Some(gid))?;
+    }
+    Ok(as_user(Path::new(program)))
 }
 
 fn server_user() -> Result<(u32, u32), ClusterError> {

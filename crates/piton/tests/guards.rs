@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::SystemTime;
 
 use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
+use piton_testkit::pooler::{Pooler, StartupOptions};
 use piton_testkit::stage::{Output, Stage};
 
 /// Wants a release to be refused in these words, by `plan` as well, with nothing changed.
@@ -233,6 +234,26 @@ fn another_database_is_neither_shown_nor_put_back_and_the_request_does_not_wait(
     });
     stage.piton(&["resume", "production"]).expect(0);
     assert_no_failures_but_of(&stage.finish(load), "no release");
+}
+
+#[test]
+fn a_pooler_is_refused_with_what_names_the_server() {
+    let Some(mut stage) = live_stage() else { return };
+    let (direct, database) = (stage.url("production"), stage.database("production"));
+    let through = |stage: &mut Stage, url: String| {
+        stage.configure(|settings| settings.production.vars.extend([("DATABASE_URL".into(), url)]));
+        refused(stage, "production", &["pooler", "DIRECT_URL=postgresql://", "url = \"${DIRECT_URL}\""])
+    };
+    through(&mut stage, format!("{direct}?pgbouncer=true&connection_limit=1")).says("it says pgbouncer=true");
+    for options in [StartupOptions::Refused, StartupOptions::Dropped] {
+        let Some(pooler) = Pooler::start(stage.cluster(), options) else { return };
+        through(&mut stage, pooler.url(&database)).says("production's database is reached through a pooler");
+    }
+    // As the hint says.
+    stage.configure(|settings| settings.production.vars.extend([("DIRECT_URL".into(), direct)]));
+    let text = std::fs::read_to_string(stage.root().join("piton.toml")).unwrap();
+    stage.write("piton.toml", &text.replace("[database]\n", "[database]\nurl = \"${DIRECT_URL}\"\n"));
+    stage.piton(&["plan", "production"]).expect(0);
 }
 
 #[test]

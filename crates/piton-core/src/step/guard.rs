@@ -262,12 +262,16 @@ async fn identity_guard(world: &World) -> Result<(), Fault> {
                 }
             }
             Err(error) => {
-                return Err(Fault::refused(format!(
+                let fault = Fault::refused(format!(
                     "{environment}'s database cannot be told apart from {}'s",
                     other.environment
                 ))
                 .because(format!("{database} and {theirs}"))
-                .caused_by(&error));
+                .caused_by(&error);
+                return Err(match error {
+                    DbError::Pooler { .. } => fault.hint(super::BESIDE_THE_POOLER),
+                    _ => fault,
+                });
             }
             Ok(Sameness::Same) => {
                 return Err(is_others(settings, &database, &other.environment)
@@ -386,6 +390,12 @@ fn is_others(settings: &Settings, database: &Database, whose: &str) -> Fault {
 }
 
 fn unreachable_database(settings: &Settings, database: &Database, error: &piton_db::DbError) -> Fault {
+    if let DbError::Pooler { .. } = error {
+        return Fault::refused(format!("{}'s database is reached through a pooler", settings.environment))
+            .caused_by(error)
+            .because("a pooler lends one session to many, and a release needs sessions of its own: for locks, snapshots and settings")
+            .hint(super::BESIDE_THE_POOLER);
+    }
     Fault::refused(format!("{}'s database cannot be reached", settings.environment))
         .because(format!("{database}"))
         .caused_by(error)
@@ -511,12 +521,30 @@ async fn may_create(settings: &Settings) -> Result<(), Fault> {
         )
         .await
         .or_fault(|| "the user's privileges cannot be read".into())?;
-    if row.get(0) {
-        return Ok(());
+    if !row.get::<_, bool>(0) {
+        return Err(Fault::refused(format!("{} may not create databases", database.user))
+            .because(format!("a backup is proved in a database of its own on {}", database.server()))
+            .hint(format!("as a superuser: ALTER ROLE \"{}\" CREATEDB", database.user)));
     }
-    Err(Fault::refused(format!("{} may not create databases", database.user))
-        .because(format!("a backup is proved in a database of its own on {}", database.server()))
-        .hint(format!("as a superuser: ALTER ROLE \"{}\" CREATEDB", database.user)))
+    // A copy that may take the database's place stands in its tablespace; one of another's data does not.
+    let row = client
+        .query_opt(
+            "SELECT spcname::text FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = dattablespace
+             WHERE datname = $1 AND $2 AND spcname <> 'pg_default'
+               AND NOT pg_catalog.has_tablespace_privilege(t.oid, 'CREATE')",
+            &[&database.dbname, &settings.data.is_none()],
+        )
+        .await
+        .or_fault(|| "the user's privileges cannot be read".into())?;
+    let Some(row) = row else { return Ok(()) };
+    let tablespace: String = row.get(0);
+    Err(Fault::refused(format!("{} may not create in the tablespace {tablespace}", database.user))
+        .because(format!("{database} is in it, and its backup is proved beside it"))
+        .hint(format!(
+            "as a superuser: GRANT CREATE ON TABLESPACE {} TO {}",
+            quote::ident(&tablespace),
+            quote::ident(&database.user)
+        )))
 }
 
 async fn disk_guard(world: &World) -> Result<(), Fault> {

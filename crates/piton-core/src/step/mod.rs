@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use piton_db::identity::{Label, Purpose};
-use piton_db::{Database, Ran, made};
+use piton_db::{Database, DbError, Ran, made};
 use piton_exec::{Command, ExecError, ExposeSecret, Output, local, marker};
 use piton_proxy::Slot;
 use serde::de::DeserializeOwned;
@@ -484,11 +484,18 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
         return Err(Fault::refused(format!("{} has no [database]", settings.environment)));
     };
     Database::parse(&database.url).map_err(|error| {
+        let hint = match error {
+            DbError::Pooler { .. } => BESIDE_THE_POOLER,
+            _ => "postgresql://USER:PASSWORD@HOST:PORT/DATABASE is the form; DATABASE_URL usually comes from the env_file",
+        };
         Fault::refused(format!("the database URL of {} cannot be used", settings.environment))
             .caused_by(&error)
-            .hint("postgresql://USER:PASSWORD@HOST:PORT/DATABASE is the form; DATABASE_URL usually comes from the env_file")
+            .hint(hint)
     })
 }
+
+/// What mends a URL that leads to a connection pooler, which the app may go on to use.
+const BESIDE_THE_POOLER: &str = "name the server itself: DIRECT_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE in the env_file, and url = \"${DIRECT_URL}\" below [database] in piton.toml";
 
 /// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the
 /// way back.

@@ -52,7 +52,7 @@ impl Script {
             .batch_execute("reset session authorization; reset all")
             .await
             .doing(|| "clear the session's settings".into())?;
-        crate::target::notice_our_death(client).await.doing(|| "prepare the session".into())?;
+        crate::target::set_for_migrating(client).await.doing(|| "prepare the session".into())?;
         let from = match earlier {
             Some(record) => self.take_up(client, record).await?,
             None => 0,
