@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
 use super::index::{self, ConcurrentIndex, Standing};
@@ -11,7 +12,7 @@ use super::script::{self, Mode, Statement};
 use super::sql::{MigrateOptions, Record, checksum, unfinished};
 use super::{MigrationError, Obstacle};
 use crate::error::{Doing, SqlError};
-use crate::{DbError, Trouble};
+use crate::{DbError, Trouble, quote};
 
 /// The advisory lock that every migrating session of a database holds: "piton" and "mi".
 const LOCK: i64 = 0x0070_6974_6f6e_6d69;
@@ -71,27 +72,22 @@ impl Script {
     /// Writes the record before anything runs, in a transaction of its own.
     async fn begin_record(&self, client: &Client, done: u32) -> Result<(), DbError> {
         let of = i32::try_from(self.statements.len()).unwrap_or(i32::MAX);
-        client
-            .execute(
-                "insert into piton.migrations (name, blake3, started_at, of, done) values ($1, $2, now(), $3, $4)
-                 on conflict (name) do update
-                 set blake3 = $2, started_at = now(), of = $3, error = null, done = $4, running = false, building = null",
-                &[&self.name, &self.blake3, &of, &i32::try_from(done).unwrap_or(i32::MAX)],
-            )
-            .await
-            .doing(|| format!("record the start of {}", self.name))?;
-        Ok(())
+        record(
+            client,
+            "insert into piton.migrations (name, blake3, started_at, of, done) values ($1, $2, now(), $3, $4)
+             on conflict (name) do update
+             set blake3 = $2, started_at = now(), of = $3, error = null, done = $4, running = false, building = null",
+            &[&self.name, &self.blake3, &of, &i32::try_from(done).unwrap_or(i32::MAX)],
+        )
+        .await
+        .doing(|| format!("record the start of {}", self.name))
     }
 
     async fn record_failure(&self, client: &Client, error: &DbError) {
         let text = crate::error::chain(error);
         // Without a session to write it the record says "interrupted", which is as true.
-        let _ = client
-            .execute(
-                "update piton.migrations set error = $2, running = false where name = $1",
-                &[&self.name, &text],
-            )
-            .await;
+        let failed = "update piton.migrations set error = $2, running = false where name = $1";
+        let _ = record(client, failed, &[&self.name, &text]).await;
     }
 
     async fn in_one_transaction(
@@ -135,7 +131,7 @@ impl Script {
             }
         }
         // The file may have taken on a role that may not write the record.
-        let ended = match transaction.batch_execute("reset role").await {
+        let ended = match transaction.batch_execute("reset session authorization; reset role").await {
             Ok(()) => transaction
                 .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
                 .await
@@ -247,8 +243,7 @@ impl Script {
             }
             self.note(client, done + 1, false, None).await?;
         }
-        client
-            .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
+        record(client, "update piton.migrations set finished_at = now() where name = $1", &[&self.name])
             .await
             .doing(|| format!("record the end of {}", self.name))?;
         Ok(begin.elapsed())
@@ -294,15 +289,37 @@ impl Script {
         running: bool,
         building: Option<&str>,
     ) -> Result<(), DbError> {
-        client
-            .execute(
-                "update piton.migrations set done = $2, running = $3, building = $4 where name = $1",
-                &[&self.name, &i32::try_from(done).unwrap_or(i32::MAX), &running, &building],
-            )
-            .await
-            .doing(|| format!("record how far {} is", self.name))?;
-        Ok(())
+        record(
+            client,
+            "update piton.migrations set done = $2, running = $3, building = $4 where name = $1",
+            &[&self.name, &i32::try_from(done).unwrap_or(i32::MAX), &running, &building],
+        )
+        .await
+        .doing(|| format!("record how far {} is", self.name))
     }
+}
+
+/// Changes the record as the user of the session, and gives the session back whom the file has made it.
+///
+/// A role that a file takes on may create an index and not write the record.
+async fn record(
+    client: &Client,
+    statement: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Result<(), tokio_postgres::Error> {
+    let row = client.query_one("select session_user::text, pg_catalog.current_setting('role')", &[]).await?;
+    let (user, role): (&str, &str) = (row.get(0), row.get(1));
+    client.batch_execute("reset session authorization; reset role").await?;
+    client.execute(statement, values).await?;
+    let row = client.query_one("select session_user::text", &[]).await?;
+    let mut back = String::new();
+    if row.get::<_, &str>(0) != user {
+        back.push_str(&format!("set session authorization {};", quote::ident(user)));
+    }
+    if role != "none" {
+        back.push_str(&format!("set role {}", quote::ident(role)));
+    }
+    client.batch_execute(&back).await
 }
 
 /// Tells whether it can be found out later what became of the statement, or does not matter.

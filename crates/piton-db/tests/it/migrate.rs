@@ -453,6 +453,56 @@ async fn what_a_failed_concurrent_index_left_goes_with_its_record() {
 }
 
 #[tokio::test]
+async fn a_file_that_takes_on_a_role_is_recorded_by_the_user_statement_by_statement() {
+    let Some((cluster, db)) = fresh("roles").await else { return };
+    run(
+        &db,
+        "create role roles_owner; create role roles_app login; grant roles_owner to roles_app;
+         grant create on database roles to roles_app; create schema app authorization roles_owner; set role roles_owner;
+         create table app.a (id int, u int); insert into app.a values (1, 1), (2, 1)",
+    )
+    .await;
+    let url = cluster.url_as("roles_app", "x", "roles");
+    let user = Database::parse(&piton_exec::Secret::from(url)).unwrap();
+    let file = "set role roles_owner;
+                create index concurrently a_id on app.a (id);
+                create unique index concurrently a_u on app.a (u);
+                create index concurrently a_both on app.a (id, u)";
+    let (_dir, folder) = folder(&[("1.sql", file)]);
+    let error = apply(&folder, &user).await.unwrap_err().to_string();
+    assert!(error.contains("2 of its 4 statements stand") && error.contains("(23505)"), "{error}");
+    let State::HalfApplied { done: 2, running: false, error: Some(error), .. } =
+        folder.status(&user).await.unwrap().remove(0).state
+    else {
+        panic!("{:?}", states(&folder, &user).await)
+    };
+    assert!(error.contains("(23505)"), "{error}");
+    // Taken up again, it has the role again.
+    run(&db, "update app.a set u = id").await;
+    assert_eq!(names(&apply(&folder, &user).await.unwrap()), ["1.sql"]);
+    assert_eq!(recorded(&user).await, [("1.sql".to_owned(), true, 4)]);
+    let client = db.connect().await.unwrap();
+    let built = "select count(*) from pg_class where relname in ('a_id', 'a_u', 'a_both') and relowner = 'roles_owner'::regrole";
+    assert_eq!(number(&client, built).await, 3);
+}
+
+#[tokio::test]
+async fn migrations_run_in_the_schema_that_the_url_names() {
+    let Some((cluster, db)) = fresh("schemas").await else { return };
+    run(&db, "create schema \"My \\App\"").await;
+    let url = format!("{}?schema=My%20%5CApp&connection_limit=5", cluster.url("schemas"));
+    let in_schema = Database::parse(&piton_exec::Secret::from(url)).unwrap();
+    let (_dir, folder) = folder(&[
+        ("1.sql", "create table a (id int); set search_path = nowhere"),
+        ("2.sql", "create index concurrently a_id on a (id)"),
+    ]);
+    assert_eq!(names(&apply(&folder, &in_schema).await.unwrap()), ["1.sql", "2.sql"]);
+    let client = db.connect().await.unwrap();
+    let there = r#"select count(*) from pg_class where relnamespace = '"My \App"'::regnamespace"#;
+    assert_eq!(number(&client, there).await, 2);
+}
+
+#[tokio::test]
 async fn a_user_who_may_not_is_told_what_grants_it() {
     let Some((cluster, db)) = fresh("may_not").await else { return };
     run(&db, "create role may_not_user login").await;
