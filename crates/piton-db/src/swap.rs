@@ -13,10 +13,14 @@ use tokio_postgres::{Client, Transaction};
 use crate::error::{Doing, SqlError};
 use crate::identity::{self, Label, Purpose};
 use crate::properties::Properties;
+use crate::target::SILENCE;
 use crate::{Database, DbError, Session, changes, facts, made, quote};
 
 /// How often sessions that came in before the lock are ended.
 const PATROL: Duration = Duration::from_millis(20);
+
+/// How long a swap waits for a lock on a database's name: meanwhile nobody gets into the live database.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// What a swap has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +76,11 @@ async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Res
 /// The replacement takes over owner, privileges, connection limit, settings and comment of the live database, and a mark that
 /// protects it from [`made::drop_made`] unless the live database was itself Piton's clone or an adopted one. Done already, it does nothing. Swapping
 /// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended. When the live database is
-/// [frozen](changes::freeze), its freeze ends after every other session on it.
+/// [frozen](changes::freeze), its freeze ends after every other session on it. A session of another database that holds a lock on
+/// one of the names, as `COMMENT ON DATABASE` does, is waited for during five seconds.
 ///
 /// # Errors
-/// [`DbError::Swap`], [`DbError::InUse`] when a session cannot be ended, [`DbError::Privilege`]; nothing has changed then.
+/// [`DbError::Swap`], [`DbError::InUse`] when a session cannot be ended or keeps its lock, [`DbError::Privilege`]; nothing has changed then.
 pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Result<Swapped, DbError> {
     made::check_name(keep_old_as)?;
     let mut client = live.maintenance().await?;
@@ -91,6 +96,13 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
     let what = || format!("swap {replacement} in for {name}");
     let begin = Instant::now();
     let transaction = client.transaction().await.doing(what)?;
+    transaction
+        .batch_execute(&format!(
+            "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = '{SILENCE}'",
+            LOCK_WAIT.as_millis()
+        ))
+        .await
+        .doing(what)?;
     rename(&transaction, &patrol, name, keep_old_as).await?;
     rename(&transaction, &patrol, replacement, name).await?;
     let inside = transaction.client();
@@ -193,6 +205,9 @@ async fn rename(transaction: &Transaction<'_>, patrol: &Patrol, from: &str, to: 
         }
     };
     match ended {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(DbError::InUse { name: from.to_owned(), sessions: patrol.holders(from).await? })
+        }
         Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => {
             let sessions = made::sessions(&patrol.0, from).await?;
             if sessions.is_empty() {
@@ -254,6 +269,30 @@ impl Patrol {
             || "GRANT pg_signal_backend TO the user (a superuser's sessions need a superuser)".into(),
         )?;
         Ok(())
+    }
+
+    /// Describes the sessions that have locked a database itself, whichever one they are on.
+    async fn holders(&self, database: &str) -> Result<Vec<String>, DbError> {
+        let rows = self
+            .0
+            .query(
+                "select pg_catalog.concat_ws(' ', 'session', a.pid, 'of', a.usename, 'on', coalesce(a.datname, 'no database'),
+                        '(' || nullif(a.application_name, '') || ')', a.state,
+                        'since ' || date_trunc('second', coalesce(a.xact_start, a.backend_start)))
+                 from pg_catalog.pg_locks l
+                 join pg_catalog.pg_database d on d.oid = l.objid
+                 join pg_catalog.pg_stat_activity a on a.pid = l.pid
+                 where l.locktype = 'object' and l.classid = 'pg_catalog.pg_database'::regclass and l.granted
+                   and d.datname = $1 and l.pid <> pg_catalog.pg_backend_pid()
+                 order by a.pid",
+                &[&database],
+            )
+            .await
+            .doing(|| format!("find who has locked {database}"))?;
+        if rows.is_empty() {
+            return Ok(vec!["one that has just ended".into()]);
+        }
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Lets new sessions in again at once; without it the server would look for the old ones for seconds.

@@ -105,6 +105,32 @@ async fn a_swap_under_writers_loses_no_acknowledged_write() {
     assert_eq!(Properties::read(&client, "swapped").await.unwrap(), before);
 }
 
+/// Meanwhile nobody gets in: it waits no longer than people would.
+#[tokio::test]
+async fn a_lock_from_another_database_is_named_and_shuts_nobody_out_for_long() {
+    let Some((cluster, _)) = fresh("barred").await else { return };
+    let (live, replacement) = pair(cluster, "barred").await;
+    for locked in ["barred", &replacement] {
+        let other = cluster.connect("postgres").await;
+        other.batch_execute(&format!("begin; comment on database \"{locked}\" is 'mine'")).await.unwrap();
+        let pid = number(&other, "select pg_backend_pid()::bigint").await;
+        let swapping = swap(&live, &replacement, "barred_old");
+        let error = tokio::time::timeout(Duration::from_secs(20), swapping).await.unwrap().unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, DbError::InUse { .. }), "{said}");
+        let words = format!("{locked} is in use by session {pid} of postgres on postgres");
+        assert!(said.contains(&words) && said.contains("since "), "{said}");
+        // Nothing is renamed, nothing is closed.
+        assert_eq!(observe(&live, &replacement, "barred_old").await.unwrap(), SwapState::NotDone);
+        assert_eq!(
+            (which(&live).await, which(&live.with_name(&replacement)).await),
+            ("old".into(), "new".into())
+        );
+        other.batch_execute("rollback").await.unwrap();
+    }
+    assert!(swap(&live, &replacement, "barred_old").await.unwrap().now);
+}
+
 #[tokio::test]
 async fn a_staging_clone_stays_a_clone() {
     let Some((cluster, _)) = fresh("staged").await else { return };
