@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use piton_exec::{Command, local};
+use piton_exec::Command;
 use tokio_postgres::Client;
 
 use crate::error::Doing;
@@ -16,7 +16,7 @@ use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
-use crate::tools::Tools;
+use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::{Database, DbError, dumpfile, files, large_objects};
 
 /// The dump's folder within the backup's.
@@ -80,11 +80,12 @@ pub async fn dump(
         Err(DbError::NoManifest { .. }) => {}
         Err(other) => return Err(other),
     }
+    WorkMark::dump_into(dir)?.end_all().await;
     files::claim(dir)?;
     let made = dump_claimed(database, dir, made_for, options, report).await;
     if made.is_err() {
         // The dump's error is the one to tell; leftovers carry the marker and go with the next attempt.
-        let _ = files::discard(dir);
+        let _ = discard(dir).await;
     }
     made
 }
@@ -94,9 +95,12 @@ pub async fn dump(
 /// The manifest goes after everything that it describes: a removal that was cut off leaves a folder that is still known for
 /// the backup that it was, and can be carried on.
 ///
+/// What still writes to it is ended before.
+///
 /// # Errors
 /// [`DbError::ForeignFolder`] when the folder is not one of Piton's.
-pub fn discard(dir: &Path) -> Result<(), DbError> {
+pub async fn discard(dir: &Path) -> Result<(), DbError> {
+    WorkMark::dump_into(dir)?.end_all().await;
     files::discard(dir)
 }
 
@@ -126,7 +130,7 @@ async fn dump_claimed(
     let properties = Properties::read(&client, &source.name).await?;
 
     let command = dump_command(&tools, database, dir, &snapshot.id, options);
-    run_dump(&command, snapshot.tables.len() as u64, report).await?;
+    run_dump(&command, dir, snapshot.tables.len() as u64, report).await?;
     drop(client);
 
     let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, options.jobs, report).await?;
@@ -238,38 +242,20 @@ pub(crate) async fn sequences(client: &Client) -> Result<BTreeMap<String, Sequen
     Ok(rows.iter().map(|row| (row.get(0), at(row))).collect())
 }
 
-async fn run_dump(command: &Command, total: u64, report: OnReport<'_>) -> Result<(), DbError> {
+async fn run_dump(command: &Command, dir: &Path, total: u64, report: OnReport<'_>) -> Result<(), DbError> {
     let mut done = 0;
-    let output = progress::run(command, report, |line, report| {
+    let on_line = |line: &str, report: &mut dyn FnMut(Report)| {
         if let Some(what) = finished_table(line) {
             done += 1;
             report(Report::Progress(Progress { doing: "dump", what: what.to_owned(), done, total }));
         }
-    })
-    .await?;
-    wanted_success(command, output)
+    };
+    WorkMark::dump_into(dir)?.run(command, report, on_line).await
 }
 
 /// Reads `pg_dump: finished item 3345 TABLE DATA purchases`, which pg_restore says in the same form.
 pub(crate) fn finished_table(line: &str) -> Option<&str> {
     line.split_once("finished item ")?.1.split_once(" TABLE DATA ").map(|(_, name)| name)
-}
-
-pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
-    if output.success() {
-        return Ok(());
-    }
-    // --verbose is for the progress; of the last words only the complaints are worth repeating.
-    let complaint = |line: &&str| {
-        ["error:", "fatal:", "detail:", "hint:", "command was"]
-            .iter()
-            .any(|w| line.to_lowercase().contains(w))
-    };
-    let complaints: Vec<&str> = output.stderr.lines().filter(complaint).collect();
-    if !complaints.is_empty() {
-        output.stderr = complaints.join("\n");
-    }
-    Err(piton_exec::ExecError::Failed { command: command.to_string(), output: Box::new(output) }.into())
 }
 
 /// Sums every table file and every other file of the dump.
@@ -328,7 +314,7 @@ async fn data_files(
     let list = Command::new(tools.pg_restore.display().to_string())
         .arg("--list")
         .arg(dir.join(DUMP).display().to_string());
-    let output = progress::run(&list, report, |line, _| {
+    let output = progress::run(&list, &list, report, |line, _| {
         if let Some((id, oid)) = listed_table(line) {
             found.insert(PathBuf::from(DUMP).join(format!("{id}.dat.gz")), oid);
         }

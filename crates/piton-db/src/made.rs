@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::identity::{self, Label, MarkState, Purpose};
-use crate::properties::Properties;
+use crate::properties::{DEFAULT_TABLESPACE, Properties};
 use crate::{Database, DbError, facts, lock, quote};
 
 /// What the hidden names begin with.
@@ -29,12 +29,20 @@ pub enum Made {
     Existing,
 }
 
-/// Creates an empty database with the encoding and locale of `like`.
+/// Creates an empty database with the encoding, the locale and the tablespace of `like`.
 ///
 /// # Errors
 /// [`DbError::NameTaken`] when a database of that name carries another label or none; [`DbError::Privilege`].
 pub async fn create(database: &Database, like: &Properties, label: &Label) -> Result<Made, DbError> {
-    make(database, &format!("TEMPLATE template0{}", like.create_options()), label).await
+    let made = make(database, &format!("TEMPLATE template0{}", like.create_options()), label).await;
+    match made {
+        Err(DbError::Privilege { doing, mend, source }) if like.tablespace != DEFAULT_TABLESPACE => {
+            let tablespace = quote::ident(&like.tablespace);
+            let mend = format!("{mend}; GRANT CREATE ON TABLESPACE {tablespace} TO the user");
+            Err(DbError::Privilege { doing, mend, source })
+        }
+        other => other,
+    }
 }
 
 /// Creates a database as a copy of another one on the same server, with its settings.

@@ -41,13 +41,14 @@ pub enum Report {
 /// Takes reports as they come.
 pub type OnReport<'a> = &'a mut dyn FnMut(Report);
 
-/// Runs a program, hands its lines to `on_line` together with `report`, and reports its end.
+/// Runs a program, hands its lines to `on_line` together with `report`, and reports its end as that of `shown`.
 pub(crate) async fn run(
     command: &Command,
+    shown: &Command,
     report: OnReport<'_>,
     mut on_line: impl FnMut(&str, &mut dyn FnMut(Report)),
 ) -> Result<Output, ExecError> {
     let output = local::run_with(command, |_, line| on_line(line, report)).await?;
-    report(Report::Ran(Ran { command: command.to_string(), code: output.code, took: output.elapsed }));
+    report(Report::Ran(Ran { command: shown.to_string(), code: output.code, took: output.elapsed }));
     Ok(output)
 }

@@ -28,7 +28,7 @@ pub struct Grant {
     pub with_grant_option: bool,
 }
 
-/// Owner, privileges, limits, settings, encoding and comment of a database.
+/// Owner, privileges, limits, settings, encoding, tablespace and comment of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Properties {
     /// The owning role.
@@ -51,7 +51,14 @@ pub struct Properties {
     pub provider: String,
     /// The provider's locale, where it is not libc.
     pub locale: Option<String>,
+    /// ICU's further rules of collation (16 and newer).
+    pub icu_rules: Option<String>,
+    /// The tablespace that its objects are in unless they say another.
+    pub tablespace: String,
 }
+
+/// Where a database is when nobody says otherwise.
+pub(crate) const DEFAULT_TABLESPACE: &str = "pg_default";
 
 /// A statement, and what of it may be shown.
 struct Statement {
@@ -79,7 +86,9 @@ impl Properties {
                 "select pg_catalog.pg_get_userbyid(datdba)::text, datacl is not null, datconnlimit,
                         pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
                         coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'),
-                        coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale')
+                        coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale'),
+                        pg_catalog.to_jsonb(d) ->> 'daticurules',
+                        (select spcname::text from pg_catalog.pg_tablespace t where t.oid = d.dattablespace)
                  from pg_catalog.pg_database d where datname = $1",
                 &[&database],
             )
@@ -126,10 +135,12 @@ impl Properties {
             ctype: row.get(5),
             provider: row.get(6),
             locale: row.get(7),
+            icu_rules: row.get(8),
+            tablespace: row.get(9),
         })
     }
 
-    /// Returns the options of `CREATE DATABASE` that make an empty database read and sort text like this one.
+    /// Returns the options of `CREATE DATABASE` that make an empty database read and sort text like this one, in its tablespace.
     pub(crate) fn create_options(&self) -> String {
         let literal = |name: &str, value: &str| format!(" {name} = {}", quote::literal(value));
         let mut options = literal("ENCODING", &self.encoding)
@@ -138,12 +149,18 @@ impl Properties {
         match (self.provider.as_str(), &self.locale) {
             ("i", Some(locale)) => {
                 options += &(" LOCALE_PROVIDER = icu".to_owned() + &literal("ICU_LOCALE", locale));
+                if let Some(rules) = &self.icu_rules {
+                    options += &literal("ICU_RULES", rules);
+                }
             }
             // 17 and newer; written from the documentation.
             ("b", Some(locale)) => {
                 options += &(" LOCALE_PROVIDER = builtin".to_owned() + &literal("BUILTIN_LOCALE", locale));
             }
             _ => {}
+        }
+        if self.tablespace != DEFAULT_TABLESPACE {
+            options += &format!(" TABLESPACE = {}", quote::ident(&self.tablespace));
         }
         options
     }

@@ -8,16 +8,17 @@ use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use crate::backup::{self, dump_dir, finished_table, wanted_success};
+use crate::backup::{self, dump_dir, finished_table};
 use crate::error::Doing;
 use crate::fingerprint::{Change, Rows, Structure};
 use crate::identity::{self, Label, Purpose};
 use crate::large_objects::{self, LargeObject};
 use crate::made::{self, Made};
 use crate::manifest::{Manifest, SequenceAt};
-use crate::progress::{self, OnProgress, OnReport, Progress, Report};
+use crate::progress::{OnProgress, OnReport, Progress, Report};
+use crate::properties::DEFAULT_TABLESPACE;
 use crate::rowsum::RowSum;
-use crate::tools::Tools;
+use crate::tools::{Tools, WorkMark};
 use crate::{Database, DbError};
 
 /// Whose a restored copy is.
@@ -61,12 +62,20 @@ pub async fn restore(
 ) -> Result<(), DbError> {
     let manifest = Manifest::read(dir)?;
     let label = Label { purpose: Purpose::Golden, ..label.clone() };
-    if made::create(into, &manifest.properties, &label).await? == Made::Existing {
+    let mut like = manifest.properties.clone();
+    if owners == Owners::Restorer {
+        // Another environment's server need not have it.
+        like.tablespace = DEFAULT_TABLESPACE.into();
+    }
+    let workers = WorkMark::restore_into(into);
+    workers.end_all().await;
+    if made::create(into, &like, &label).await? == Made::Existing {
         made::drop_made(into).await?;
-        made::create(into, &manifest.properties, &label).await?;
+        made::create(into, &like, &label).await?;
     }
     let restored = fill(&manifest, dir, into, owners, jobs, report).await;
     if restored.is_err() {
+        workers.end_all().await;
         // The restore's error is the one to tell; a leftover carries the golden mark and goes with the next attempt.
         let _ = made::drop_made(into).await;
     }
@@ -90,14 +99,13 @@ async fn fill(
     let command = restore_command(&tools, into, dir, owners, jobs);
     let total = manifest.tables.len() as u64;
     let mut done = 0;
-    let output = progress::run(&command, report, |line, report| {
+    let on_line = |line: &str, report: &mut dyn FnMut(Report)| {
         if let Some(what) = finished_table(line) {
             done += 1;
             report(Report::Progress(Progress { doing: "restore", what: what.to_owned(), done, total }));
         }
-    })
-    .await?;
-    wanted_success(&command, output)?;
+    };
+    WorkMark::restore_into(into).run(&command, report, on_line).await?;
     client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?;
     if owners == Owners::Restorer {
         // The roles of the other environment may not be here; what is set for everybody is the app's own.

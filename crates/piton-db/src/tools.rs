@@ -1,11 +1,13 @@
 //! Finds the `pg_dump` and `pg_restore` that fit a server.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fs_err as fs;
-use piton_exec::{Command, local};
+use piton_exec::{Command, local, marker};
 
-use crate::DbError;
+use crate::progress::{self, OnReport, Report};
+use crate::{Database, DbError};
 
 /// A pair of client programs of one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,65 @@ impl Tools {
         let major = dump.split('.').next()?.parse().ok()?;
         (dump == restore).then_some(Self { pg_dump, pg_restore, version: dump, major })
     }
+}
+
+/// A variable in the environment of a tool and of its workers, which says what they write to.
+///
+/// The death of whoever started pg_dump or pg_restore ends the tool itself, and not the workers that it has forked: they would
+/// go on writing under the next attempt.
+pub(crate) struct WorkMark {
+    name: &'static str,
+    value: String,
+}
+
+impl WorkMark {
+    /// How long a worker may take to end its statement.
+    const GRACE: Duration = Duration::from_secs(2);
+
+    /// Marks a dump into a folder.
+    pub(crate) fn dump_into(dir: &Path) -> Result<Self, DbError> {
+        Ok(Self { name: "PITON_DUMP", value: std::path::absolute(dir)?.display().to_string() })
+    }
+
+    /// Marks a restore into a database.
+    pub(crate) fn restore_into(database: &Database) -> Self {
+        Self { name: "PITON_RESTORE", value: format!("{}/{}", database.server(), database.dbname) }
+    }
+
+    /// Runs a tool under the mark, reports its end and wants success; `on_line` sees each line as it comes.
+    pub(crate) async fn run(
+        &self,
+        command: &Command,
+        report: OnReport<'_>,
+        on_line: impl FnMut(&str, &mut dyn FnMut(Report)),
+    ) -> Result<(), DbError> {
+        let marked = command.clone().env(self.name, &self.value);
+        let output = progress::run(&marked, command, report, on_line).await?;
+        wanted_success(command, output)
+    }
+
+    /// Ends every process that carries the mark, and returns when none is left.
+    pub(crate) async fn end_all(&self) {
+        marker::stop(self.name, &self.value, Self::GRACE).await;
+    }
+}
+
+/// Turns any exit code but 0 into an error with the tool's complaints.
+pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
+    if output.success() {
+        return Ok(());
+    }
+    // --verbose is for the progress; of the last words only the complaints are worth repeating.
+    let complaint = |line: &&str| {
+        ["error:", "fatal:", "detail:", "hint:", "command was"]
+            .iter()
+            .any(|w| line.to_lowercase().contains(w))
+    };
+    let complaints: Vec<&str> = output.stderr.lines().filter(complaint).collect();
+    if !complaints.is_empty() {
+        output.stderr = complaints.join("\n");
+    }
+    Err(piton_exec::ExecError::Failed { command: command.to_string(), output: Box::new(output) }.into())
 }
 
 fn folders() -> Vec<PathBuf> {

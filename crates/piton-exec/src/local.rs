@@ -171,7 +171,7 @@ pub async fn read(command: &Command) -> Result<Vec<u8>, ExecError> {
 }
 
 /// Builds the operating system's form of the command, with its streams still inherited.
-fn prepare(command: &Command) -> std::process::Command {
+pub fn prepare(command: &Command) -> std::process::Command {
     let mut prepared = std::process::Command::new(&command.program);
     prepared.args(&command.args);
     if let Some(prefix) = &command.without {

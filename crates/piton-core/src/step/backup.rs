@@ -71,13 +71,13 @@ pub(super) fn list(ctx: &Ctx<'_, '_>, folder: &Path) -> Result<Vec<(PathBuf, Tim
 }
 
 /// Removes what removals have left that were cut off at their end: folders that hold nothing but Piton's own marker.
-pub(super) fn clear_spent(folder: &Path) -> Result<(), DbError> {
+pub(super) async fn clear_spent(folder: &Path) -> Result<(), DbError> {
     for entry in fs_err::read_dir(folder)? {
         let path = entry?.path();
         let is_release =
             path.file_name().and_then(|name| name.to_str()?.parse::<ulid::Ulid>().ok()).is_some();
         if is_release && path.is_dir() && backup::is_spent(&path)? {
-            backup::discard(&path)?;
+            backup::discard(&path).await?;
         }
     }
     Ok(())
@@ -180,6 +180,7 @@ impl Act for Backup {
             Err(DbError::BadManifest { .. }) => Ok(json!({ "kept": self.folder, "damaged": true })),
             Err(DbError::NoManifest { .. }) => {
                 backup::discard(&self.folder)
+                    .await
                     .or_fault(|| "the unfinished backup cannot be removed".into())?;
                 Ok(Value::Null)
             }

@@ -130,15 +130,14 @@ impl Act for Prune {
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let cannot = || "an old backup cannot be removed".to_owned();
         if self.folder.is_dir() {
-            super::backup::clear_spent(&self.folder).or_fault(cannot)?;
+            super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
         let mut removed = Vec::new();
         for (folder, taken) in super::backup::list(ctx, &self.folder)? {
             let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
             // This release's own backup stays whatever its age: it is the newest anchor.
             if !own && is_older(taken, self.keep) {
-                let old = folder.clone();
-                files::read_in_background(move || backup::discard(&old)).await.or_fault(cannot)?;
+                backup::discard(&folder).await.or_fault(cannot)?;
                 removed.push(folder.display().to_string());
             }
         }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use fs_err as fs;
 use futures_util::TryStreamExt as _;
-use piton_db::backup::{DumpOptions, dump};
+use piton_db::backup::{DumpOptions, dump, dump_command};
+use piton_db::changes::since;
 use piton_db::fingerprint::Rows;
 use piton_db::identity::{MarkState, Purpose, read_mark};
 use piton_db::manifest::{Damage, MadeFor, Manifest, verify_files};
 use piton_db::prove::{Difference, Owners, compare, restore};
+use piton_db::tools::Tools;
 use piton_db::{Database, DbError, Report, RowSum, Table, facts, properties, quote};
-use piton_testkit::postgres::eventually;
+use piton_exec::{local, marker};
+use piton_testkit::postgres::{Cluster, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::Client;
 
 use crate::{HARD, fresh, label, quiet, run};
@@ -266,6 +270,164 @@ async fn a_failed_or_killed_dump_leaves_nothing_and_can_be_repeated() {
     fs::write(dir.join("half.dat.gz"), "x").unwrap();
     backed_up(&source, &dir).await;
     assert_eq!(verify_files(&dir).unwrap(), []);
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// The leader dies with whoever started it, and its workers go on.
+#[tokio::test]
+async fn the_workers_of_a_killed_dump_are_ended_before_the_next_attempt() {
+    let Some((_, source)) = fresh("orphans").await else { return };
+    run(&source, "create table a (t text); create table b (t text)").await;
+    for table in ["a", "b"] {
+        let rows = "select md5(i::text) from generate_series(1, 400000) i";
+        run(&source, &format!("insert into {table} {rows}")).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let value = dir.display().to_string();
+    let working = || marker::find("PITON_DUMP", &value);
+    let orphaned = async |stop: bool| {
+        eventually("the workers work", async || working().len() == 3).await;
+        let leader = working()[0].pid;
+        for worker in working().iter().filter(|worker| stop && worker.parent == leader) {
+            signal(worker.pid, Signal::STOP);
+        }
+        signal(leader, Signal::KILL);
+    };
+
+    // Piton lives and tells.
+    let attempt = async { dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await };
+    let (failed, ()) = tokio::join!(attempt, orphaned(false));
+    assert!(matches!(failed, Err(DbError::Tool(_))), "{failed:?}");
+    assert_eq!(working(), []);
+    assert!(!dir.exists());
+
+    // Piton is killed as well. A worker that is stopped works for as long as we want.
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join(".made-by-piton"), "").unwrap();
+    let client = source.connect().await.unwrap();
+    client.batch_execute("begin isolation level repeatable read").await.unwrap();
+    let row = client.query_one("select pg_export_snapshot()", &[]).await.unwrap();
+    let version = piton_db::identity::identity(&client).await.unwrap().major();
+    let tools = Tools::find(version).await.unwrap();
+    let command = dump_command(&tools, &source, &dir, row.get(0), DumpOptions::default());
+    let mut leader = local::prepare(&command.env("PITON_DUMP", &value))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    orphaned(true).await;
+    leader.wait().unwrap();
+    drop(client);
+    let orphans: Vec<i32> = working().iter().map(|worker| worker.pid).collect();
+    assert_eq!(orphans.len(), 2);
+    let mut left = None;
+    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut |_| {
+        left.get_or_insert_with(|| working().iter().filter(|worker| orphans.contains(&worker.pid)).count());
+    })
+    .await
+    .unwrap();
+    assert_eq!(left, Some(0));
+    assert_eq!(verify_files(&dir).unwrap(), []);
+    assert!(
+        compare(&manifest, &golden(&source, &dir).await, Owners::Kept, &mut quiet).await.unwrap().is_equal()
+    );
+}
+
+#[tokio::test]
+async fn the_apps_limits_cut_off_neither_proof_nor_undo() {
+    let Some((cluster, admin)) = fresh("limited").await else { return };
+    run(
+        &admin,
+        "create role limited_app login createdb; alter database limited owner to limited_app;
+         alter role limited_app set statement_timeout = '150ms';
+         alter role limited_app set idle_in_transaction_session_timeout = '300ms'",
+    )
+    .await;
+    let url = cluster.url_as("limited_app", "x", "limited");
+    let source = Database::parse(&piton_exec::Secret::from(url)).unwrap();
+    run(
+        &admin,
+        "set role limited_app;
+         create function slow(i int) returns int immutable language plpgsql as
+             $$ begin perform pg_catalog.pg_sleep(0.002); return i; end $$;
+         create table slow (i int); insert into slow select generate_series(1, 300); create index on slow (slow(i));
+         create table t (a int, b text); insert into t select i, md5(i::text) from generate_series(1, 200000) i",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let golden = golden(&source, &dir).await;
+    assert!(compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap().is_equal());
+    run(&source, "delete from t where a = 1").await;
+    let changes = since(&golden, &source, None, &mut quiet).await.unwrap();
+    assert_eq!((changes.len(), changes[0].only_in_golden), (1, 1));
+}
+
+#[tokio::test]
+async fn the_shells_variables_lead_no_tool_elsewhere() {
+    if std::env::var_os("PGSERVICE").is_none() {
+        let here = ["--exact", "backup::the_shells_variables_lead_no_tool_elsewhere", "--nocapture"];
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(here)
+            .envs([
+                ("PGHOSTADDR", "192.0.2.1"),
+                ("PGSERVICE", "elsewhere"),
+                ("PGTARGETSESSIONATTRS", "standby"),
+            ])
+            .envs([("PGSSLROOTCERT", "/nowhere"), ("PGOPTIONS", "-c nothing=1"), ("PGREQUIREAUTH", "md5")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let Some((_, source)) = fresh("elsewhere").await else { return };
+    run(&source, "create table t (a int); insert into t values (1)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let proof = compare(&manifest, &golden(&source, &dir).await, Owners::Kept, &mut quiet).await.unwrap();
+    assert!(proof.is_equal());
+}
+
+#[tokio::test]
+async fn a_golden_copy_stands_in_the_originals_tablespace() {
+    // One of its own: a cluster with a tablespace has no plain physical copy.
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.create_database("spaced").await;
+    let source = crate::database(&cluster, "spaced");
+    let location = cluster.socket_dir().join("spaced_place");
+    fs::create_dir(&location).unwrap();
+    let owner = fs::metadata(cluster.data_dir()).unwrap();
+    std::os::unix::fs::chown(&location, Some(owner.uid()), Some(owner.gid())).unwrap();
+    let maintenance = source.maintenance().await.unwrap();
+    let create = format!("create tablespace \"spaced Place\" location '{}'", location.display());
+    maintenance.batch_execute(&create).await.unwrap();
+    maintenance.batch_execute("alter database spaced set tablespace \"spaced Place\"").await.unwrap();
+    run(
+        &source,
+        "create role spaced_app login createdb; alter database spaced owner to spaced_app; create table t (a int)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    assert_eq!(manifest.properties.tablespace, "spaced Place");
+    let place = async |of: &Database| {
+        properties::Properties::read(&maintenance, &of.dbname).await.unwrap().tablespace
+    };
+    assert_eq!(place(&golden(&source, &dir).await).await, "spaced Place");
+
+    // Another environment's server need not have it, and a user has to be allowed to.
+    let url = cluster.url_as("spaced_app", "x", "spaced_copy");
+    let copy = Database::parse(&piton_exec::Secret::from(url)).unwrap();
+    let error = restore(&dir, &copy, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap_err();
+    assert!(error.to_string().contains("GRANT CREATE ON TABLESPACE \"spaced Place\""), "{error}");
+    restore(&dir, &copy, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(place(&copy).await, "pg_default");
 }
 
 #[tokio::test]
