@@ -271,7 +271,7 @@ fn lead_a_session(command: &mut std::process::Command) {
 }
 
 /// Asks the kernel to kill the child when the thread that started it dies, so that a killed Piton leaves no `pg_restore`
-/// running beside the next attempt.
+/// running beside the next attempt. What the child itself has forked lives on: that is found by a mark in its environment.
 #[expect(
     unsafe_code,
     reason = "pre_exec is unsafe; the closure makes one async-signal-safe system call and allocates nothing"
