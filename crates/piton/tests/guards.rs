@@ -250,7 +250,11 @@ fn a_pooler_is_refused_with_what_names_the_server() {
         through(&mut stage, pooler.url(&database)).says("production's database is reached through a pooler");
     }
     // As the hint says.
-    stage.configure(|settings| settings.production.vars.extend([("DIRECT_URL".into(), direct)]));
+    let staging = stage.url("staging");
+    stage.configure(|settings| {
+        settings.production.vars.extend([("DIRECT_URL".into(), direct)]);
+        settings.staging.vars.extend([("DIRECT_URL".into(), staging)]);
+    });
     let text = std::fs::read_to_string(stage.root().join("piton.toml")).unwrap();
     stage.write("piton.toml", &text.replace("[database]\n", "[database]\nurl = \"${DIRECT_URL}\"\n"));
     stage.piton(&["plan", "production"]).expect(0);

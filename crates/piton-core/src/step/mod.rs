@@ -495,7 +495,7 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
 }
 
 /// What mends a URL that leads to a connection pooler, which the app may go on to use.
-const BESIDE_THE_POOLER: &str = "name the server itself: DIRECT_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE in the env_file, and url = \"${DIRECT_URL}\" below [database] in piton.toml";
+const BESIDE_THE_POOLER: &str = "name the server itself: DIRECT_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE in every env_file, and url = \"${DIRECT_URL}\" below [database] in piton.toml";
 
 /// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the
 /// way back.
