@@ -389,7 +389,8 @@ impl Stage {
         let begin = Instant::now();
         while !holds() {
             assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-            std::thread::sleep(Duration::from_millis(20));
+            // Most conditions run a program to find out; more often, and the looking would slow down what is looked at.
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 

@@ -83,7 +83,7 @@ fn failed_after(stage: &Stage, meanwhile: &str) -> piton_testkit::stage::Output 
 
 #[test]
 fn what_was_written_before_a_renaming_migration_stays() {
-    for (renaming, meanwhile, found) in [
+    let all = [
         ("alter table notes rename text to body", "update notes set text = 'new'", "select body from notes"),
         (
             "alter table notes rename to remarks",
@@ -101,12 +101,9 @@ fn what_was_written_before_a_renaming_migration_stays() {
             "update notes set text = 'new'",
             "select text from notes where text = 'x'",
         ),
-        (
-            "alter table empty drop text",
-            "insert into empty values ('new')",
-            "select count(*) from empty where 1 = 1",
-        ),
-    ] {
+        ("alter table empty drop text", "insert into empty values ('new')", "select count(*) from empty"),
+    ];
+    for (renaming, meanwhile, found) in common::sampled(&all, 2) {
         let Some(stage) = live_stage() else { return };
         let production = stage.database("production");
         as_the_app(

@@ -118,8 +118,7 @@ fn going_back_to_a_dead_app_goes_back_once_it_is_mended() {
 
 #[test]
 fn the_gate_sends_nobody_to_a_dead_app_and_a_person_may_overrule_it() {
-    let killed_at = "noted shift.100%:after";
-    let Some(mut stage) = under_way(&[BAD], vec!["100% for 60s"], killed_at) else { return };
+    let Some(mut stage) = under_way(&[BAD], vec!["100%"], "started watch:after") else { return };
     the_old_app_is_dead(&mut stage);
     let resume = stage.spawn(&["resume", "production"], &[]);
     stage.eventually("the new app", || stage.get(stage.listen("production"), "/").is_some());

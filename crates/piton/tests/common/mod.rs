@@ -70,6 +70,13 @@ pub(crate) fn sides(step: usize, all: bool) -> Vec<&'static str> {
     vec![if (step as u64 + seed()).is_multiple_of(2) { "before" } else { "after" }]
 }
 
+/// Returns all cases where everything is tried; in a short run so many of them, from the seed on.
+pub(crate) fn sampled<T>(all: &[T], count: usize) -> Vec<&T> {
+    let from = usize::try_from(seed() % all.len() as u64).unwrap();
+    let count = if run_all() { all.len() } else { count };
+    all.iter().cycle().skip(from).take(count).collect()
+}
+
 /// Returns the seed of what a short run leaves to chance: `PITON_SEED`, or a new one, which is printed.
 pub(crate) fn seed() -> u64 {
     static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
