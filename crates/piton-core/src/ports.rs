@@ -35,14 +35,15 @@ pub(crate) fn owner(port: u16) -> Option<Owner> {
 /// A socket that no readable process holds counts as theirs only when one of them cannot be read: an app that changed its
 /// user hides what it holds, while a stranger of another user must not be taken for an app that can be read.
 pub(crate) fn listener(port: u16, own: impl IntoIterator<Item = i32>) -> Listener {
+    let found: Vec<(u8, u64)> = listening(port)
+        .filter_map(|entry| Some((distance(entry.local_address.ip())?, entry.inode)))
+        .collect();
     // The system prefers the socket that is bound to the very address.
-    let Some(nearest) = listening(port).filter_map(|entry| distance(entry.local_address.ip())).min() else {
+    let Some(nearest) = found.iter().map(|(distance, _)| *distance).min() else {
         return Listener::Nobody;
     };
-    let sockets: Vec<u64> = listening(port)
-        .filter(|entry| distance(entry.local_address.ip()) == Some(nearest))
-        .map(|entry| entry.inode)
-        .collect();
+    let sockets: Vec<u64> =
+        found.iter().filter(|(distance, _)| *distance == nearest).map(|(_, inode)| *inode).collect();
     let held: Vec<Option<bool>> =
         own.into_iter().map(|pid| holds(&Process::new(pid).ok()?, &sockets)).collect();
     if held.contains(&Some(true)) {

@@ -33,8 +33,11 @@ impl Tools {
     pub async fn find(server_major: u32) -> Result<Self, DbError> {
         let mut found = Vec::new();
         for folder in folders() {
-            if let Some(tools) = Self::in_folder(&folder).await {
-                found.push(tools);
+            match Self::in_folder(&folder).await {
+                // None fits better, and Debian's wrappers in PATH take their time to tell a version.
+                Some(tools) if tools.major == server_major => return Ok(tools),
+                Some(tools) => found.push(tools),
+                None => {}
             }
         }
         Self::choose(found, server_major)

@@ -1,8 +1,6 @@
 //! Which database a release works on, whatever its URL says, and that nothing of people's is dropped with one.
 
-mod common;
-
-use common::{RECEIPTS, live_stage, stage};
+use crate::common::{RECEIPTS, live_stage, stage};
 use piton_testkit::postgres::StopMode;
 use piton_testkit::stage::{Output, Stage};
 

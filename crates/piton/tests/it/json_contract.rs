@@ -6,7 +6,7 @@ use piton_testkit::stage::{Change, Stage};
 use rustix::process::Signal;
 use serde_json::Value;
 
-const CONTRACT: &str = include_str!("../../../docs/json.md");
+const CONTRACT: &str = include_str!("../../../../docs/json.md");
 
 /// The fields that a section describes.
 fn described(section: &str) -> BTreeSet<String> {

@@ -1,14 +1,11 @@
 //! Several operators of one machine: one account runs the releases, and each person is named.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
-
-mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::live_stage;
+use crate::common::live_stage;
 use piton_testkit::postgres::skip;
 
 /// An account that every Linux has and that owns nothing.

@@ -1,14 +1,11 @@
 //! What fails under a release: it says so clearly, production goes on serving, and the release can be carried on or undone.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
-
-mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage};
+use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage};
 use piton_testkit::load::Running;
 use piton_testkit::postgres::StopMode;
 use piton_testkit::stage::{Change, Stage, World};
@@ -121,7 +118,7 @@ fn a_verdict_stands_although_there_is_nothing_to_go_back_to() {
         settings.steps = vec!["100%"];
         settings.watch = "10m";
     });
-    stage.commit("v2", &[common::BAD]);
+    stage.commit("v2", &[crate::common::BAD]);
     let (slots, artifacts) =
         (stage.root().join(".piton/environments/production/slots"), stage.root().join(".piton/artifacts"));
     let v1 = stage.status("production")["live"]["release"].as_str().unwrap().to_owned();

@@ -1,7 +1,4 @@
 //! The processes of a release: who they are, who they are not, and what they say.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
-
-mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::{assert_nothing_failed, live_stage};
+use crate::common::{assert_nothing_failed, live_stage};
 use piton_testkit::stage::Stage;
 use rustix::process::Signal;
 use serde_json::json;

@@ -1,12 +1,10 @@
 //! When a migration goes back and when it stays: what others wrote, made or are waiting for comes first.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{RECEIPTS, live_stage, stage};
+use crate::common::{RECEIPTS, live_stage, stage};
 use piton_testkit::stage::{Change, Piton, Stage};
 
 /// Runs the release until its migration is done, and kills it there.
@@ -103,7 +101,7 @@ fn what_was_written_before_a_renaming_migration_stays() {
         ),
         ("alter table empty drop text", "insert into empty values ('new')", "select count(*) from empty"),
     ];
-    for (renaming, meanwhile, found) in common::sampled(&all, 2) {
+    for (renaming, meanwhile, found) in crate::common::sampled(&all, 2) {
         let Some(stage) = live_stage() else { return };
         let production = stage.database("production");
         as_the_app(
@@ -173,7 +171,7 @@ fn a_migration_is_tried_with_the_databases_own_settings() {
     // The sessions that the app has open still look into `public`.
     let load = stage.load("production").start().expect("a load");
     stage.piton(&["deploy", "production"]).expect(0);
-    common::assert_nothing_failed(&stage, &stage.finish(load));
+    crate::common::assert_nothing_failed(&stage, &stage.finish(load));
     assert_eq!(stage.sql(&production, "select count(b) from shop.orders"), ["0"]);
 }
 

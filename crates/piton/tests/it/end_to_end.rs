@@ -1,12 +1,9 @@
 //! Whole releases: a real app, PostgreSQL, the proxy and a load.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::common::{
     BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage,
 };
 use piton_testkit::stage::{Change, Stage};

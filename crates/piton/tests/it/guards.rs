@@ -1,11 +1,9 @@
 //! What must not be is refused before anything is touched: exit code 2, what, why, and the command that mends it.
 
-mod common;
-
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::SystemTime;
 
-use common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
+use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
 use piton_testkit::pooler::{Pooler, StartupOptions};
 use piton_testkit::stage::{Output, Stage};
 
@@ -165,7 +163,7 @@ fn the_second_operator_is_refused() {
     stage.piton(&["plan", "staging"]).expect(0);
     stage.piton(&["abort", "production", "--yes"]).expect(0);
     first.wait().expect(3);
-    common::assert_nothing_failed(&stage, &stage.finish(load));
+    crate::common::assert_nothing_failed(&stage, &stage.finish(load));
 }
 
 #[test]

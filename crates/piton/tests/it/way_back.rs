@@ -1,11 +1,8 @@
 //! A release before that cannot run: whoever has traffic is served, and a person says whether the new one goes on without it.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
-
-mod common;
 
 use std::path::PathBuf;
 
-use common::{BAD, assert_no_failures_but_of, live_stage, stage};
+use crate::common::{BAD, assert_no_failures_but_of, live_stage, stage};
 use piton_testkit::stage::{Change, Stage};
 
 /// Sets a stage on which production runs `v1`, which needs the variable `OLD`; `v2`, which does not, is under way, and was

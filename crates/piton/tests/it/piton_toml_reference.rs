@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const REFERENCE: &str = include_str!("../../../docs/piton-toml.md");
+const REFERENCE: &str = include_str!("../../../../docs/piton-toml.md");
 
 #[test]
 fn every_key_is_described_with_its_default_and_no_other() {

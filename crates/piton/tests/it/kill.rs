@@ -2,15 +2,8 @@
 //!
 //! A point is the moment before or after an event is appended. In a short run each kind of release is killed many times over, at
 //! points from a seed (`PITON_SEED`); `scripts/campaign kill-points` kills a release of its own at every single point.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "test code: a helper that fails has failed the test"
-)]
 
-mod common;
-
-use common::{BAD, assert_no_failures_but_of, live_stage};
+use crate::common::{BAD, assert_no_failures_but_of, live_stage};
 use piton_testkit::load::Report;
 use piton_testkit::stage::{Change, Output, Stage, World};
 
@@ -262,7 +255,7 @@ impl Dice {
 
 fn sampled(kind: Kind) {
     let Some(mut ground) = Ground::new(kind) else { return };
-    let seed = common::seed();
+    let seed = crate::common::seed();
     ground.calm();
     let kills = ground.killed_often(&mut Dice(seed));
     assert!(kills > 2, "PITON_SEED={seed}: killed {kills} times");

@@ -1,13 +1,5 @@
 //! What the tests of the whole tool share.
 
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "test code, of which each binary takes a part"
-)]
-
 use piton_testkit::load::Report;
 use piton_testkit::stage::{Change, Stage};
 
@@ -60,14 +52,6 @@ pub(crate) fn assert_nothing_failed(stage: &Stage, report: &Report) {
 /// Tells whether everything is tried, as `scripts/campaign` asks for, or what a short run has time for.
 pub(crate) fn run_all() -> bool {
     std::env::var("PITON_CAMPAIGN").is_ok_and(|value| value == "1")
-}
-
-/// Returns the sides of a step at which it is made to fail: in a short run one of them, by turns from the seed.
-pub(crate) fn sides(step: usize, all: bool) -> Vec<&'static str> {
-    if all {
-        return vec!["before", "after"];
-    }
-    vec![if (step as u64 + seed()).is_multiple_of(2) { "before" } else { "after" }]
 }
 
 /// Returns all cases where everything is tried; in a short run so many of them, from the seed on.

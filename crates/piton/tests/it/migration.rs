@@ -1,5 +1,4 @@
 //! `piton migration` against a real database.
-#![expect(clippy::unwrap_used, reason = "a test's helper that fails has failed the test")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,0 +1,29 @@
+//! The whole tool against real servers.
+//!
+//! One program: its tests share a PostgreSQL server, are linked once, and none waits for another file's slowest.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "test code: a helper that fails has failed the test"
+)]
+
+mod accounts;
+mod common;
+mod end_to_end;
+#[cfg(feature = "crash-points")]
+mod faults;
+mod guards;
+mod identity;
+mod json_contract;
+#[cfg(feature = "crash-points")]
+mod kill;
+mod migration;
+mod output;
+mod piton_toml_reference;
+#[cfg(feature = "crash-points")]
+mod processes;
+mod rewind;
+#[cfg(feature = "crash-points")]
+mod step_contract;
+mod transcripts;
+mod way_back;
