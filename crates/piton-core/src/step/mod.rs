@@ -11,6 +11,7 @@ mod migrate;
 mod outcome;
 mod proxy;
 mod rehearse;
+mod revive;
 mod rewind;
 mod settle;
 mod shift;
@@ -27,7 +28,6 @@ use percent_encoding::percent_decode_str;
 use piton_db::identity::{Label, Purpose};
 use piton_db::{Database, DbError, Ran, made};
 use piton_exec::{Command, ExecError, ExposeSecret, Output, local, marker};
-use piton_proxy::Slot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +41,8 @@ pub use guard::{Finding, Guard, Mark};
 pub use migrate::Migrate;
 pub use proxy::Connect;
 pub use rehearse::Rehearse;
+pub use revive::{Revived, Role, ShouldRun};
+pub(crate) use revive::{revive, without_way_back};
 pub use settle::{DropCopies, Prune, StopSlot, Tidy};
 pub use shift::{Shift, Watch};
 pub use slot::StartSlot;
@@ -213,37 +215,6 @@ pub struct World {
     pub serving: Option<StartSlot>,
     /// What has to run now: the release that serves, and the one under way once it was started.
     pub should_run: Vec<ShouldRun>,
-}
-
-/// An app that has to run now.
-#[derive(Clone, Debug)]
-pub struct ShouldRun {
-    /// How it was started, and so can be again.
-    pub start: StartSlot,
-    /// What depends on it.
-    pub role: Role,
-}
-
-/// What depends on an app that has to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The traffic is on it, or has to go back to it: nothing is carried on without it.
-    Needed,
-    /// A new release: the gate judges what comes of it.
-    Judged,
-    /// The way back, while the new release has all traffic.
-    Spare,
-}
-
-/// What became of an environment's services that had died.
-#[derive(Clone, Debug, Default)]
-pub struct Revived {
-    /// What was started again.
-    pub started: Vec<String>,
-    /// Why others could not be; a release goes on without them.
-    pub missed: Vec<Fault>,
-    /// Why nothing may be carried on: what traffic needs could not be started. All else that could be runs.
-    pub fault: Option<Fault>,
 }
 
 /// Another environment of the file, as far as it can be seen from this machine.
@@ -496,95 +467,6 @@ pub(crate) fn database_of(settings: &Settings) -> Result<Database, Fault> {
 
 /// What mends a URL that leads to a connection pooler, which the app may go on to use.
 const BESIDE_THE_POOLER: &str = "name the server itself: DIRECT_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE in every env_file, and url = \"${DIRECT_URL}\" below [database] in piton.toml";
-
-/// Starts again what should run in an environment and has died: the apps that have traffic, the proxy that sends it to them, the
-/// way back.
-///
-/// Each is tried, whatever became of the others. `journal` takes an event before each start and one after it.
-pub(crate) async fn revive(
-    world: &World,
-    mut journal: impl FnMut(Event) -> Result<(), Fault>,
-) -> Result<Revived, Fault> {
-    let mut revived = Revived::default();
-    let mut dead = Vec::new();
-    // Nobody waits for an app without traffic.
-    let (spare, served): (Vec<&ShouldRun>, Vec<&ShouldRun>) =
-        world.should_run.iter().partition(|app| app.role == Role::Spare);
-    revive_apps(world, &served, &mut journal, &mut revived, &mut dead).await?;
-    let dir = world.dirs.proxy(&world.settings.environment);
-    let mut no_proxy = None;
-    if !world.should_run.is_empty() && !proxy::is_running(&dir).await {
-        let what = format!("proxy on {}", world.settings.listen);
-        journal(Event::Reviving { what: what.clone() })?;
-        let started = match proxy::start(&dir, world.settings.listen, &world.piton) {
-            Ok(_) => proxy::wait(&dir, world.settings.listen).await,
-            Err(fault) => Err(fault),
-        };
-        match started {
-            Ok(_) => {
-                journal(Event::Revived { what: what.clone() })?;
-                revived.started.push(what);
-            }
-            Err(fault) => no_proxy = Some(fault),
-        }
-    }
-    revive_apps(world, &spare, &mut journal, &mut revived, &mut dead).await?;
-    let nobody_serves = dead.len() == world.should_run.len();
-    let fatal = |&(role, _): &(Role, Fault)| role == Role::Needed || nobody_serves;
-    if let Some(index) = dead.iter().position(fatal) {
-        revived.fault = Some(dead.remove(index).1);
-    }
-    if let Some(fault) = no_proxy {
-        revived.missed.extend(revived.fault.replace(fault));
-    }
-    for (role, fault) in dead {
-        let goes_on = match role {
-            Role::Spare => "until it runs there is no way back; the release goes on without one",
-            Role::Judged | Role::Needed => "the release goes on; the gate judges what comes of it",
-        };
-        revived.missed.push(if revived.fault.is_none() { fault.because(goes_on) } else { fault });
-    }
-    Ok(revived)
-}
-
-/// Starts apps again that have died, and collects those that cannot be.
-async fn revive_apps(
-    world: &World,
-    apps: &[&ShouldRun],
-    journal: &mut impl FnMut(Event) -> Result<(), Fault>,
-    revived: &mut Revived,
-    dead: &mut Vec<(Role, Fault)>,
-) -> Result<(), Fault> {
-    for app in apps.iter().filter(|app| !app.start.listens()) {
-        let what = app.start.place();
-        journal(Event::Reviving { what: what.clone() })?;
-        match app.start.start_again(world, |_| {}).await {
-            Ok(_) => {
-                journal(Event::Revived { what: what.clone() })?;
-                revived.started.push(what);
-            }
-            Err(fault) => dead.push((app.role, cannot_start(&what, fault))),
-        }
-    }
-    Ok(())
-}
-
-/// Says that an app which should run cannot be started again.
-fn cannot_start(what: &str, fault: Fault) -> Fault {
-    let mut why = vec![fault.what];
-    why.extend(fault.why);
-    Fault { what: format!("{what} cannot be started again"), why, ..fault }
-}
-
-/// Says the ways on for who has no release to go back to.
-pub(crate) fn without_way_back(fault: Fault, environment: &str, dead: Slot, new: Slot) -> Fault {
-    let mut fault = fault;
-    fault.why.extend(fault.hint.take());
-    fault.hint(format!(
-        "mend {dead}, then piton resume {environment}; where it cannot be mended, \
-         piton resume {environment} --forward gives up the way back and goes on with {new}"
-    ))
-}
 
 /// Names what a database that this release makes is for.
 fn label(ctx: &Ctx<'_, '_>, purpose: Purpose) -> Label {

@@ -9,10 +9,8 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, StartSlot, Step, Words};
+use super::{Act, Ctx, Site, Words, World};
 use crate::fault::{Fault, OrFault};
-use crate::journal::Event;
-use crate::plan::Phase;
 
 /// The variable that a proxy's process carries; its value is the proxy's folder.
 const PROXY_MARK: &str = "PITON_PROXY";
@@ -154,12 +152,14 @@ pub(super) async fn client(ctx: &Ctx<'_, '_>) -> Result<Client, Fault> {
     if let Some(client) = connect(&dir).await? {
         return Ok(client);
     }
-    let what = format!("proxy on {}", settings.listen);
-    ctx.append(&Event::Reviving { what: what.clone() })?;
-    start(&dir, settings.listen, &ctx.world.piton)?;
-    let client = wait(&dir, settings.listen).await?;
-    ctx.append(&Event::Revived { what })?;
-    Ok(client)
+    super::revive::proxy(ctx.world, &mut |event| ctx.append(&event)).await?
+}
+
+/// Starts the environment's proxy and waits for it.
+pub(super) async fn start_anew(world: &World) -> Result<Client, Fault> {
+    let dir = world.dirs.proxy(&world.settings.environment);
+    start(&dir, world.settings.listen, &world.piton)?;
+    wait(&dir, world.settings.listen).await
 }
 
 /// Tells whether a proxy answers in `dir`.
@@ -181,7 +181,7 @@ fn log_of(dir: &Path) -> PathBuf {
 }
 
 /// Starts a proxy in `dir`, without waiting for it; returns its process.
-pub(super) fn start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<u32, Fault> {
+fn start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<u32, Fault> {
     fs_err::create_dir_all(dir).or_fault(|| "the proxy's folder cannot be made".into())?;
     let command = proxy_command(piton, dir, listen).env(PROXY_MARK, dir.display().to_string());
     local::spawn_detached(&command, Inherit::Only(&super::INHERITED), &log_of(dir))
@@ -189,7 +189,7 @@ pub(super) fn start(dir: &Path, listen: SocketAddr, piton: &Path) -> Result<u32,
 }
 
 /// Waits for the proxy that was started in `dir`.
-pub(super) async fn wait(dir: &Path, listen: SocketAddr) -> Result<Client, Fault> {
+async fn wait(dir: &Path, listen: SocketAddr) -> Result<Client, Fault> {
     let log = log_of(dir);
     let start = Instant::now();
     loop {
@@ -217,7 +217,7 @@ pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -
     if status.weights == Weights::all(slot) && status.upstreams[slot] == Some(address) {
         return Ok(None);
     }
-    revive(ctx).await?;
+    super::revive::live(ctx).await?;
     let took = patiently(async || {
         let mut client = client(ctx).await?;
         if status.upstreams[slot] != Some(address) {
@@ -248,39 +248,4 @@ pub(super) fn in_force<T>(ordered: Result<T, ControlError>) -> Result<Option<T>,
         Err(ControlError::NotSaved(_)) => Ok(None),
         Err(error) => Err(Fault::surroundings(no_answer()).caused_by(&error)),
     }
-}
-
-/// Starts the release that served before again, when nothing of it listens any more.
-///
-/// One that is only slow is not touched: traffic goes to it at once.
-async fn revive(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-    let Some(live) = &ctx.plan.live else { return Ok(()) };
-    if live.start.listens() {
-        return Ok(());
-    }
-    let Err(fault) = start_again(ctx, &live.start).await else { return Ok(()) };
-    // Traffic stays where it is; and whoever has it has to run.
-    let new = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-        Step::StartSlot(start) => Some(start),
-        _ => None,
-    });
-    if ctx.plan.steps[ctx.index].phase < Phase::Shift {
-        return Err(fault);
-    }
-    let Some(new) = new else { return Err(fault) };
-    let serves = new.listens() || start_again(ctx, new).await.is_ok();
-    let place = new.place();
-    let fault = fault.because(match serves {
-        true => format!("traffic does not go to it; {place} runs"),
-        false => format!("{place} cannot be started again either"),
-    });
-    Err(super::without_way_back(fault, &ctx.plan.environment, live.start.slot, new.slot))
-}
-
-async fn start_again(ctx: &Ctx<'_, '_>, app: &StartSlot) -> Result<(), Fault> {
-    let what = app.place();
-    ctx.append(&Event::Reviving { what: what.clone() })?;
-    let started = app.start_again(ctx.world, |text| ctx.say(text)).await;
-    started.map_err(|fault| super::cannot_start(&what, fault))?;
-    ctx.append(&Event::Revived { what })
 }

@@ -93,13 +93,16 @@ impl Act for Shift {
             Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
         };
         let bake = Bake { slot: self.slot, live: self.live, length: self.bake, limits: self.gate };
-        let note = bake.begin(ctx).await?;
-        let ordered = Instant::now();
-        let switched = in_force(client(ctx).await?.set_weights(weights).await)?;
-        let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
-        let switch_ms = took.as_secs_f64() * 1000.0;
-        let (gate, why) = bake.run(ctx, note).await?;
-        Ok(super::to_value(&Outcome { gate, why, switch_ms }))
+        let judged = bake.or_back(ctx, async {
+            let note = bake.begin(ctx).await?;
+            let ordered = Instant::now();
+            let switched = in_force(client(ctx).await?.set_weights(weights).await)?;
+            let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
+            let switch_ms = took.as_secs_f64() * 1000.0;
+            let (gate, why) = bake.judge(ctx, note).await?;
+            Ok(Outcome { gate, why, switch_ms })
+        });
+        Ok(super::to_value(&judged.await?))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -116,9 +119,12 @@ impl Act for Watch {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let bake = Bake { slot: self.slot, live: self.live, length: self.length, limits: self.gate };
-        let note = bake.begin(ctx).await?;
-        let (gate, why) = bake.run(ctx, note).await?;
-        Ok(super::to_value(&Outcome { gate, why, switch_ms: 0.0 }))
+        let judged = bake.or_back(ctx, async {
+            let note = bake.begin(ctx).await?;
+            let (gate, why) = bake.judge(ctx, note).await?;
+            Ok(Outcome { gate, why, switch_ms: 0.0 })
+        });
+        Ok(super::to_value(&judged.await?))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -135,12 +141,16 @@ struct Bake {
 }
 
 impl Bake {
-    /// Returns when the gate says continue after the time, or a person does; a verdict to roll back is an error.
+    /// Gives the release traffic, or judges what it has; whoever fails at that without a verdict leaves none on it.
     ///
-    /// Whoever cannot judge leaves no traffic on the release.
-    async fn run(&self, ctx: &Ctx<'_, '_>, note: Note) -> Result<(Gate, String), Fault> {
-        match self.judge(ctx, note).await {
-            Err(fault) if fault.kind != Kind::Verdict => {
+    /// A proxy whose answer never came may have obeyed. A release without a way back keeps what it has.
+    async fn or_back(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        work: impl Future<Output = Result<Outcome, Fault>>,
+    ) -> Result<Outcome, Fault> {
+        match work.await {
+            Err(fault) if fault.kind != Kind::Verdict && !ctx.forward => {
                 Err(match (traffic_back(ctx, self.live).await, self.live) {
                     (Ok(_), Some((slot, _))) => fault.because(format!("all traffic is on {slot} meanwhile")),
                     (Ok(_), None) => fault,
@@ -151,6 +161,7 @@ impl Bake {
         }
     }
 
+    /// Returns when the gate says continue after the time, or a person does; a verdict to roll back is an error.
     async fn judge(&self, ctx: &Ctx<'_, '_>, mut note: Note) -> Result<(Gate, String), Fault> {
         let mut noted = Instant::now();
         if ctx.forward {

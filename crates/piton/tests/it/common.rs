@@ -1,7 +1,7 @@
 //! What the tests of the whole tool share.
 
-use piton_testkit::load::Report;
-use piton_testkit::stage::{Change, Stage};
+use piton_testkit::load::{Report, Running};
+use piton_testkit::stage::{Change, Piton, Stage};
 
 /// A migration that adds a table.
 pub(crate) const RECEIPTS: Change<'static> = Change::Migration(
@@ -30,6 +30,16 @@ pub(crate) fn live_stage() -> Option<Stage> {
     let stage = stage()?;
     stage.deploy("production");
     Some(stage)
+}
+
+/// Releases `v2` with these changes under load, as far as the watch, which then lasts for ten minutes.
+pub(crate) fn watched(stage: &mut Stage, changes: &[Change<'_>]) -> (Piton, Running) {
+    stage.configure(|settings| settings.watch = "10m");
+    stage.commit("v2", changes);
+    let load = stage.load("production").start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    (deploy, load)
 }
 
 /// Wants every failed request to be one that the release `bad` answered.

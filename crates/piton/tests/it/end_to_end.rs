@@ -189,11 +189,7 @@ fn is_kept(fact: &str) -> bool {
 #[test]
 fn a_person_sends_a_release_back() {
     let Some(mut stage) = live_stage() else { return };
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
-    let load = stage.load("production").start().unwrap();
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(&mut stage, &[RECEIPTS, WRITES_RECEIPTS]);
     stage.eventually("the new release answers", || load.snapshot().last_second.contains_key("v2"));
     stage.piton(&["rollback", "production"]).expect(0);
     deploy.wait().expect(3);
@@ -268,11 +264,7 @@ fn a_release_is_held_and_goes_on() {
 #[test]
 fn a_second_continue_does_not_close_the_way_back() {
     let Some(mut stage) = live_stage() else { return };
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[]);
-    let load = stage.load("production").start().unwrap();
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(&mut stage, &[]);
     let asked =
         || stage.events("production").iter().filter(|event| event["event"]["event"] == "asked").count();
     stage.piton(&["hold", "production"]).expect(0);

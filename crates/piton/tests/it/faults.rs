@@ -553,11 +553,7 @@ fn a_first_releases_proxy_that_somebody_started_is_stopped_or_keeps_its_folder()
 #[test]
 fn the_old_app_killed_before_a_rollback() {
     let Some(mut stage) = live_stage() else { return };
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[]);
-    let load = stage.load("production").start().unwrap();
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(&mut stage, &[]);
     let live = stage.status("production")["live"]["release"].as_str().unwrap().to_owned();
     for marked in piton_exec::marker::find("PITON_RELEASE", &live) {
         kill(&marked.pid.into());

@@ -57,11 +57,7 @@ fn another_database_behind_the_same_name_is_told() {
 fn traffic_goes_back_while_the_database_is_away() {
     let Some(mut stage) = Stage::set_with_own_server(env!("CARGO_BIN_EXE_piton")) else { return };
     stage.deploy("production");
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[RECEIPTS]);
-    let load = stage.load("production").start().expect("a load");
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(&mut stage, &[RECEIPTS]);
     deploy.kill();
     stage.finish(load);
     stage.cluster().stop(StopMode::Fast).expect("it stops");

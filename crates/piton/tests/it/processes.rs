@@ -1,7 +1,8 @@
 //! The processes of a release: who they are, who they are not, and what they say.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -209,11 +210,7 @@ fn an_app_that_takes_long_to_start_again_keeps_its_lease() {
 #[test]
 fn a_second_interrupt_ends_a_process_that_is_busy() {
     let Some(mut stage) = live_stage() else { return };
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[]);
-    let load = stage.load("production").start().unwrap();
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(&mut stage, &[]);
     // Whoever wants to append an event waits ten seconds for this.
     let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
     journal.busy_timeout(Duration::from_secs(5)).unwrap();
@@ -230,4 +227,52 @@ fn a_second_interrupt_ends_a_process_that_is_busy() {
     journal.execute_batch("ROLLBACK").unwrap();
     stage.piton(&["rollback", "production"]).expect(0);
     assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+/// Sits on production's control socket and loses each answer to an order that gives green a share; everything else passes.
+///
+/// The proxy obeys all the same. Ends with the test's process.
+fn lose_answers_about_green(stage: &Stage) {
+    let socket = stage.root().join(".piton/environments/production/proxy/control.sock");
+    let behind = socket.with_file_name("behind.sock");
+    std::fs::rename(&socket, &behind).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let proxy = UnixStream::connect(&behind).unwrap();
+            std::thread::spawn(move || pass_on(&client, &proxy));
+        }
+    });
+}
+
+fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream) -> std::io::Result<()> {
+    let (mut orders, mut answers) = (BufReader::new(client), BufReader::new(proxy));
+    loop {
+        let (mut order, mut answer) = (String::new(), String::new());
+        if orders.read_line(&mut order)? == 0 {
+            return Ok(());
+        }
+        proxy.write_all(order.as_bytes())?;
+        answers.read_line(&mut answer)?;
+        if order.contains("set_weights") && !order.contains(r#""green":0"#) {
+            // Long enough for somebody to be sent there.
+            std::thread::sleep(Duration::from_secs(1));
+            return client.shutdown(Shutdown::Both);
+        }
+        client.write_all(answer.as_bytes())?;
+    }
+}
+
+#[test]
+fn an_order_whose_answer_is_lost_leaves_no_traffic_on_the_release() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    lose_answers_about_green(&stage);
+    let load = stage.load("production").start().unwrap();
+    let said = stage.piton(&["deploy", "production"]);
+    said.says("the proxy does not answer").says("all traffic is on blue meanwhile");
+    let report = stage.finish(load);
+    assert!(report.releases.contains_key("v2"), "the proxy has obeyed: {:?}", report.releases);
+    assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 0);
+    assert_nothing_failed(&stage, &report);
 }

@@ -222,11 +222,7 @@ fn a_migration_that_commits_after_its_piton_died_goes_back_all_the_same() {
 
 /// Brings production to a release with a migration that is watched, and writes a row then.
 fn watched(stage: &mut Stage) -> Piton {
-    stage.configure(|settings| settings.watch = "10m");
-    stage.commit("v2", &[RECEIPTS]);
-    let load = stage.load("production").start().expect("a load");
-    let deploy = stage.spawn(&["deploy", "production"], &[]);
-    stage.eventually("the watch", || stage.is_running("production", "watch"));
+    let (deploy, load) = crate::common::watched(stage, &[RECEIPTS]);
     stage.finish(load);
     as_the_app(stage, "insert into items values ('late', 'written since the backup', now())");
     deploy
