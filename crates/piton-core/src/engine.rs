@@ -18,6 +18,7 @@ use crate::journal::{
 };
 use crate::plan::{Phase, Plan, PlannedStep};
 use crate::step::{Ctx, Observed, World};
+use crate::words;
 
 /// How often the engine looks for what people ask.
 const LOOK: Duration = Duration::from_millis(200);
@@ -442,7 +443,8 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
                 format!("piton deploy {} begins a new release", state.plan.environment)
             }
         };
-        return Err(Fault::refused(format!("the release {} ended at {at}", state.plan.short_id())).hint(hint));
+        let (release, at) = (state.plan.short_id(), words::time(at));
+        return Err(Fault::refused(format!("the release {release} ended at {at}")).hint(hint));
     }
     let back = match request {
         Request::Abort => Some((false, false)),

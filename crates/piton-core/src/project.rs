@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
+use piton_db::Database;
+
 use crate::config::{self, Config, Percent, Settings};
 use crate::dirs::Dirs;
 use crate::engine::{self, End, Recorder, Watcher};
@@ -57,6 +59,11 @@ impl Project {
         self.config.environment(environment, &|name| std::env::var(name).ok())
     }
 
+    /// Returns an environment's database, as far as its settings can be resolved here.
+    pub fn database(&self, environment: &str) -> Option<Database> {
+        step::database_of(&self.settings(environment).ok()?).ok()
+    }
+
     /// Opens the journal.
     ///
     /// # Errors
@@ -92,7 +99,14 @@ impl Project {
     /// Returns the settings of the environment that the data come from, when there is one.
     fn data_source(&self, settings: &Settings) -> Result<Option<Settings>, Fault> {
         let Some(data) = &settings.data else { return Ok(None) };
-        self.settings(&data.environment).map(Some).map_err(|error| config_fault(&error))
+        let (own, from) = (&settings.environment, &data.environment);
+        self.settings(from).map(Some).map_err(|error| {
+            config_fault(&error)
+                .because(format!(
+                    "{own} takes its data from {from}, and so needs {from}'s variables on this machine"
+                ))
+                .hint(format!("piton config {from} points at the mistake"))
+        })
     }
 
     /// Looks what can be seen of another environment from this machine.

@@ -256,6 +256,13 @@ impl Database {
         }
     }
 
+    /// Builds a call of one of PostgreSQL's client programs on this database, as a person would type it: it asks for the password.
+    #[must_use]
+    pub fn by_hand(&self, program: &str) -> Command {
+        let port = self.port.to_string();
+        Command::new(program).args(["-h", &self.host, "-p", &port, "-U", &self.user, &self.dbname])
+    }
+
     /// Adds the connection as environment variables to a libpq tool's command; the password is secret.
     ///
     /// None of libpq's variables is taken over from the caller's environment: `PGHOSTADDR` or `PGSERVICE` would lead elsewhere.

@@ -176,6 +176,9 @@ pub(crate) struct Resume {
     /// Give up the way back, because the release before cannot run: all traffic to the new one, whatever the gate says
     #[arg(long, requires = "environment")]
     pub(crate) forward: bool,
+    /// Carry it on in a process of its own, and return
+    #[arg(long, requires = "environment", conflicts_with_all = ["forward", "lease"])]
+    pub(crate) detach: bool,
     /// The token of the lease that the process which started this one hands over
     #[arg(long, hide = true, requires = "environment", conflicts_with = "forward")]
     pub(crate) lease: Option<i64>,

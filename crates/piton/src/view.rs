@@ -9,6 +9,7 @@ use piton_core::engine::Watcher;
 use piton_core::fault::Fault;
 use piton_core::journal::{Back, Event, Outcome, Progress, Request, State, StepState};
 use piton_core::plan::PlannedStep;
+use piton_core::project::Project;
 use piton_core::step::Step;
 use piton_core::words;
 use piton_db::changes::{self, Presence, TableChange};
@@ -264,16 +265,22 @@ pub(crate) fn unjudged_words(state: &State) -> Option<String> {
 }
 
 /// Says how a release ended, in the lines that matter.
-pub(crate) fn end_words(state: &State) -> String {
+pub(crate) fn end_words(project: &Project, state: &State) -> String {
     let mut lines = vec![how_it_ended(state)];
-    lines.extend(kept_words(state));
+    lines.extend(kept_words(project, state));
     lines.join("\n")
 }
 
-/// Says which databases a release has left beside the live one.
-pub(crate) fn kept_words(state: &State) -> impl Iterator<Item = String> {
-    let kept = state.kept_databases().into_iter();
-    kept.map(|name| format!("Left beside the live database: {name}; dropdb {name} when nobody needs it."))
+/// Says which databases a release has left beside the live one, and what removes them.
+pub(crate) fn kept_words(project: &Project, state: &State) -> impl Iterator<Item = String> {
+    let live = project.database(&state.plan.environment);
+    state.kept_databases().into_iter().map(move |name| {
+        let drop = live.as_ref().map_or_else(
+            || format!("dropdb {name}"),
+            |live| live.with_name(name).by_hand("dropdb").to_string(),
+        );
+        format!("Left beside the live database: {name}; {drop} when nobody needs it.")
+    })
 }
 
 fn how_it_ended(state: &State) -> String {

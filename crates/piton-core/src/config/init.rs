@@ -14,6 +14,8 @@ pub struct Proposal {
     pub text: String,
     /// What was found and what it was taken for, one short sentence each.
     pub found: Vec<String>,
+    /// Keys whose value is only a placeholder, each with what belongs there.
+    pub missing: Vec<String>,
 }
 
 /// How Node's package managers are recognised, what installs exactly what the lock file says, and how scripts are run.
@@ -46,7 +48,11 @@ pub fn propose(dir: &Path) -> Proposal {
             dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
         finds.app = as_name(&name.unwrap_or_default());
     }
-    Proposal { text: finds.text(), found: finds.found }
+    let missing = match finds.command {
+        Some(_) => Vec::new(),
+        None => vec!["run.command: what starts the app".to_owned()],
+    };
+    Proposal { text: finds.text(), found: finds.found, missing }
 }
 
 /// What was found in a folder.

@@ -187,6 +187,10 @@ impl Config {
             return Ok(None);
         }
         let read = EnvFile::read(&self.root, &path);
-        read.map(Some).map_err(|message| Problem::new(message).at(self.document.value(&key), "this file"))
+        read.map(Some).map_err(|message| {
+            Problem::new(message).at(self.document.value(&key), "this file").help(format!(
+                "it holds one NAME=value a line: all that {name}'s app gets, and what ${{NAME}} in piton.toml stands for"
+            ))
+        })
     }
 }

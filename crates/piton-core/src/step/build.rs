@@ -57,6 +57,17 @@ impl Build {
         self.run.iter().map(|line| line.command().cwd(&self.app))
     }
 
+    /// Looks whether the build made what starts the app: that shall not come out when all else is done.
+    fn starts(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+        let program = &ctx.settings().run.command.program;
+        if !program.contains('/') || self.app.join(program).exists() {
+            return Ok(());
+        }
+        Err(Fault::release(format!("there is no {program} after the build"))
+            .because("run.command in piton.toml starts the app with it")
+            .hint("change run.command, or what build.run makes"))
+    }
+
     /// Removes what a killed build left; a whole artifact has a record and is never removed here.
     async fn remove_unfinished(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
         if !self.folder.exists() {
@@ -105,6 +116,7 @@ impl Act for Build {
                     self.record().display()
                 )));
             }
+            self.starts(ctx)?;
             return Ok(to_value(&Outcome { artifact, built_here: false }));
         }
         // A record without its folder would make the half of a killed build look like a whole one that was changed.
@@ -114,6 +126,7 @@ impl Act for Build {
         for command in self.commands() {
             ctx.run(command).await?;
         }
+        self.starts(ctx)?;
         let artifact = Artifact {
             commit: self.commit.clone(),
             digest: digest(&self.folder).await?,

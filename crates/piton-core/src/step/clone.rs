@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::hold::Hold;
+use super::identity::is_replaceable;
 use super::rewind::{Rewind, swapped};
-use super::{Act, Ctx, Site, Words, guard};
+use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 use crate::plan::Phase;
 
@@ -64,7 +65,7 @@ impl Act for CloneData {
         hold.begin().await?;
         let swapped = async {
             // What was put into it since the guard looked; what comes in still is seen before it would be dropped.
-            guard::is_replaceable(ctx.settings(), &live).await?;
+            is_replaceable(ctx.settings(), &live).await?;
             swap::swap(&live, &self.fresh, &self.replaced).await.or_fault(cannot)
         };
         let swapped = swapped.await;

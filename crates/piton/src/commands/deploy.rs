@@ -1,11 +1,9 @@
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use piton_core::engine::Recorder;
-use piton_core::fault::Fault;
 use piton_core::project::{Project, journal_fault};
 
-use super::{carry_on, interrupted, report, resume, watch};
+use super::{carry_on, interrupted, report, resume};
 use crate::cli::Deploy;
 use crate::error::Error;
 use crate::ui;
@@ -29,38 +27,19 @@ pub(crate) async fn run(project: &Project, args: &Deploy) -> Result<ExitCode, Er
 }
 
 /// Runs the guards here, so that their refusal is this command's, and lets the rest run in a process of its own.
-///
-/// That process takes the lease over from this one: nobody else gets in between.
 async fn detach(
     project: &Project,
     recorder: Recorder<'_>,
     view: &View,
     as_json: bool,
 ) -> Result<ExitCode, Error> {
-    let plan = Arc::clone(&recorder.state().plan);
-    let environment = &plan.environment;
-    let settings = project.settings(environment)?;
+    let settings = project.settings(&recorder.state().plan.environment)?;
     let (recorder, end) = project.guard(recorder, settings, interrupted()).await?;
     view.close();
     if let Some(end) = end {
         let state = recorder.state().clone();
         recorder.finish().map_err(journal_fault)?;
-        return Ok(report(&end, &state, as_json));
+        return Ok(report(project, &end, &state, as_json));
     }
-    let token = recorder.lease().token;
-    let (pid, log) = match resume::detach(project, environment, Some(token)) {
-        Ok(started) => started,
-        Err(error) => {
-            recorder.finish().map_err(journal_fault)?;
-            return Err(error);
-        }
-    };
-    if !recorder.hand_over(pid).await.map_err(journal_fault)? {
-        return Err(Fault::surroundings("the process that was to run the release has ended")
-            .because(format!("its output is in {}", log.display()))
-            .hint(format!("piton resume {environment} carries the release on"))
-            .into());
-    }
-    ui::talk(&format!("Release {} runs by itself. piton watch {environment} follows it.", plan.short_id()));
-    watch::print_state(project, environment, as_json)
+    resume::hand_over(project, recorder, as_json).await
 }

@@ -25,6 +25,9 @@ pub(crate) fn run(dir: &Path) -> Result<ExitCode, Error> {
     for found in &proposal.found {
         ui::talk(&format!("found {found}"));
     }
+    for missing in &proposal.missing {
+        ui::talk(&format!("not found, write it yourself: {missing}"));
+    }
     ui::talk(&format!("wrote {}; look it through, then: piton plan staging", path.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -85,7 +85,7 @@ async fn carry_on(
     as_json: bool,
 ) -> Result<ExitCode, Error> {
     let (end, state) = run_on(project, recorder, view).await?;
-    Ok(report(&end, &state, as_json))
+    Ok(report(project, &end, &state, as_json))
 }
 
 /// Runs a release of this process to its end or its next stand.
@@ -133,7 +133,7 @@ fn listen(first: tokio::sync::oneshot::Sender<()>) {
 }
 
 /// Says how the release ended or stands, and returns the exit code for it.
-fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
+fn report(project: &Project, end: &End, state: &State, as_json: bool) -> ExitCode {
     let environment = &state.plan.environment;
     let code = match end {
         End::Over(Outcome::Succeeded) => 0,
@@ -144,7 +144,7 @@ fn report(end: &End, state: &State, as_json: bool) -> ExitCode {
     };
     ui::talk("");
     match end {
-        End::Over(_) => ui::talk(&view::end_words(state)),
+        End::Over(_) => ui::talk(&view::end_words(project, state)),
         End::Stopped(_) if state.waits_for_a_word() => ui::talk(&format!(
             "Release {} has gone back but for the database, which waits for a word.",
             state.plan.short_id()
@@ -208,7 +208,7 @@ fn finish(
     as_json: bool,
 ) -> Result<ExitCode, Error> {
     match ended {
-        Some((end, state)) => Ok(report(&end, &state, as_json)),
+        Some((end, state)) => Ok(report(project, &end, &state, as_json)),
         None => watch::print_state(project, environment, as_json),
     }
 }

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use piton_core::engine::Recorder;
 use piton_core::fault::Fault;
 use piton_core::journal::Request;
 use piton_core::project::{Project, journal_fault};
@@ -24,12 +26,12 @@ pub(crate) async fn run(project: &Project, args: &Resume) -> Result<ExitCode, Er
             carry_on(project, recorder, &view, args.json).await
         }
         (Some(environment), None) if args.forward => forward(project, environment, args.json).await,
-        (Some(environment), None) => one(project, environment, args.json).await,
+        (Some(environment), None) => one(project, environment, args.detach, args.json).await,
         (None, _) => all(project, args.json).await,
     }
 }
 
-async fn one(project: &Project, environment: &str, as_json: bool) -> Result<ExitCode, Error> {
+async fn one(project: &Project, environment: &str, detached: bool, as_json: bool) -> Result<ExitCode, Error> {
     let revived = revive(project, environment, false).await?;
     if let Some(fault) = revived.fault {
         return Err(fault.into());
@@ -39,7 +41,38 @@ async fn one(project: &Project, environment: &str, as_json: bool) -> Result<Exit
     }
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;
+    if detached {
+        return hand_over(project, recorder, as_json).await;
+    }
     carry_on(project, recorder, &view, as_json).await
+}
+
+/// Lets a process of its own carry on the release that this one holds.
+///
+/// That process takes the lease over from this one: nobody else gets in between.
+pub(crate) async fn hand_over(
+    project: &Project,
+    recorder: Recorder<'_>,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let plan = Arc::clone(&recorder.state().plan);
+    let environment = &plan.environment;
+    let token = recorder.lease().token;
+    let (pid, log) = match detach(project, environment, Some(token)) {
+        Ok(started) => started,
+        Err(error) => {
+            recorder.finish().map_err(journal_fault)?;
+            return Err(error);
+        }
+    };
+    if !recorder.hand_over(pid).await.map_err(journal_fault)? {
+        return Err(Fault::surroundings("the process that was to run the release has ended")
+            .because(format!("its output is in {}", log.display()))
+            .hint(format!("piton resume {environment} carries the release on"))
+            .into());
+    }
+    ui::talk(&format!("Release {} runs by itself. piton watch {environment} follows it.", plan.short_id()));
+    watch::print_state(project, environment, as_json)
 }
 
 /// Lets a release that has no way back go forward, whoever runs it.
@@ -113,11 +146,7 @@ async fn revive(project: &Project, environment: &str, forward: bool) -> Result<R
 
 /// Starts a process of its own that carries the environment's release on; `lease` is the token of the lease that it is to take
 /// over. Returns its process id and its log.
-pub(crate) fn detach(
-    project: &Project,
-    environment: &str,
-    lease: Option<i64>,
-) -> Result<(u32, PathBuf), Error> {
+fn detach(project: &Project, environment: &str, lease: Option<i64>) -> Result<(u32, PathBuf), Error> {
     let journal = project.journal()?;
     let Some(open) = project.open_release(&journal, environment)? else {
         return Err(Fault::refused(format!("no release of {environment} is under way")).into());

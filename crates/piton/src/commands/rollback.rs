@@ -1,6 +1,5 @@
 use std::process::ExitCode;
 
-use piton_core::fault::Fault;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 
@@ -21,19 +20,14 @@ pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, 
 
 /// Sends everything back but the database, then asks about that with the count of what would leave in sight.
 ///
-/// The traffic waits neither for the count, which reads every table, nor for the answer.
+/// The traffic waits neither for the count, which reads every table, nor for the answer, nor for somebody to answer.
 async fn ask_about_the_database(project: &Project, args: &Rollback) -> Result<ExitCode, Error> {
     let (environment, as_json) = (&args.target.environment, args.target.json);
-    if !ui::can_ask() {
-        return Err(Fault::refused("a rollback of the database needs a yes")
-            .hint(format!(
-                "add --yes; piton rollback {environment} sends the traffic and the code back, and leaves the database"
-            ))
-            .into());
-    }
     let request = Request::Rollback { database: false, undecided: true };
     let ended = carry_out(project, environment, request).await?;
-    if !ended.as_ref().is_some_and(|(_, state)| state.waits_for_a_word()) {
+    let asks = ended.as_ref().is_some_and(|(_, state)| state.waits_for_a_word());
+    // Who cannot be asked has read what leaves and the commands that decide; the exit code says that it stands.
+    if !asks || !ui::can_ask() {
         return Ok(asked_to_go_back(finish(project, environment, ended, as_json)?));
     }
     let database = ui::confirm("Put the database back?");

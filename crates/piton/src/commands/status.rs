@@ -37,6 +37,8 @@ struct Found {
     environment: String,
     live: Option<piton_core::plan::Live>,
     latest: Option<State>,
+    /// Which databases that one has left, in words.
+    kept: Vec<String>,
     holder: Option<piton_core::journal::LeaseInfo>,
     proxy: Option<ProxyStatus>,
     /// Whether the app of the release that serves takes connections.
@@ -50,11 +52,13 @@ impl Found {
             Err(_) => None,
         };
         let live = facts::live(journal, environment)?;
+        let latest = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
         Ok(Self {
             environment: environment.to_owned(),
+            kept: latest.iter().flat_map(|state| kept_words(project, state)).collect(),
             listens: live.as_ref().is_some_and(|live| live.start.listens()),
             live,
-            latest: journal.releases(Some(environment)).map_err(journal_fault)?.pop(),
+            latest,
             holder: journal.holder(environment).map_err(journal_fault)?,
             proxy,
         })
@@ -104,7 +108,7 @@ impl Found {
             ));
         }
         if let Some(state) = &self.latest {
-            lines.extend(release_lines(state));
+            lines.extend(release_lines(&self.kept, state));
             if state.ended.is_none() {
                 lines.extend(self.way_on(state));
             }
@@ -153,7 +157,7 @@ impl Found {
     }
 }
 
-fn release_lines(state: &State) -> Vec<String> {
+fn release_lines(kept: &[String], state: &State) -> Vec<String> {
     if let Some((outcome, at)) = state.ended {
         let how = outcome_words(outcome);
         let mut lines = vec![format!(
@@ -165,7 +169,7 @@ fn release_lines(state: &State) -> Vec<String> {
         )];
         lines.extend(state.back.as_ref().map(|turned| format!("    {}", back_words(&turned.reason))));
         lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
-        lines.extend(kept_words(state).map(|words| format!("    {words}")));
+        lines.extend(kept.iter().map(|words| format!("    {words}")));
         return lines;
     }
     let mut lines = vec![format!(

@@ -219,7 +219,6 @@ fn a_person_sends_a_release_and_its_database_back() {
     let writes = load.snapshot().acknowledged_writes;
     stage.eventually("rows were written", || load.snapshot().acknowledged_writes > writes + 5);
 
-    stage.piton(&["rollback", "production", "--database"]).expect(2).says("--yes");
     let said = stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0);
     let said = said.says("Written since the backup").says("items").says("receipts").says("kept beside it");
     deploy.wait().expect(3);

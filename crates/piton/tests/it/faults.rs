@@ -112,6 +112,19 @@ fn an_abort_without_the_server_stands_and_goes_on_when_it_is_back() {
 }
 
 #[test]
+fn a_build_that_does_not_make_the_app_is_found_out_before_anything_else() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.command = "bin/server".into());
+    stage.commit("v2", &[]);
+    let before = stage.world();
+    let said = stage.piton(&["deploy", "production"]).expect(3);
+    said.says("there is no bin/server after the build").says("change run.command");
+    before.assert_same(&stage.world(), "after a build without the app");
+    let began = |event: &serde_json::Value| event["event"]["step"] == "backup";
+    assert!(!stage.events("production").iter().any(began));
+}
+
+#[test]
 fn a_verdict_stands_although_there_is_nothing_to_go_back_to() {
     let Some(mut stage) = live_stage() else { return };
     stage.configure(|settings| {

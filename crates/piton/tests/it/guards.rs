@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
 use piton_testkit::pooler::{Pooler, StartupOptions};
-use piton_testkit::stage::{Output, Stage};
+use piton_testkit::stage::{Change, Output, Stage};
 
 /// Wants a release to be refused in these words, by `plan` as well, with nothing changed.
 #[track_caller]
@@ -126,6 +126,41 @@ fn a_missing_tool_is_refused() {
     let words =
         ["no-such-tool was not found", "build.run needs it: no-such-tool --fast", "install no-such-tool"];
     refused(&stage, "production", &words);
+}
+
+#[test]
+fn a_program_that_nobody_makes_is_refused() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| {
+        settings.build = vec![];
+        settings.command = "bin/server".into();
+    });
+    refused(
+        &stage,
+        "production",
+        &["has no file bin/server", "run.command", "no build.run", "what builds it"],
+    );
+    stage.commit("with it", &[Change::File("bin/server", "")]);
+    stage.piton(&["plan", "production"]).expect(0);
+}
+
+#[test]
+fn a_database_that_is_not_there_is_refused_with_what_makes_it() {
+    let Some(mut stage) = live_stage() else { return };
+    let (database, port) = (stage.database("production"), stage.cluster().port());
+    let nowhere = stage.url("production").replace(&format!("{port}/{database}"), &format!("{port}/nowhere"));
+    stage.configure(|settings| settings.production.vars.extend([("DATABASE_URL".into(), nowhere)]));
+    let makes = format!("createdb -h 127.0.0.1 -p {port} -U {} nowhere makes it", stage.role("production"));
+    refused(&stage, "production", &["cannot be reached", "there is no database nowhere", &makes]);
+}
+
+#[test]
+fn variables_that_are_not_here_are_named_with_who_needs_them() {
+    let Some(stage) = live_stage() else { return };
+    stage.remove(".env.production");
+    let said = stage.piton(&["deploy", "staging"]).expect(2);
+    said.says("staging takes its data from production").says("piton config production");
+    stage.piton(&["config", "production"]).expect(2).says("write `DATABASE_URL=…` into .env.production");
 }
 
 #[test]

@@ -276,3 +276,19 @@ fn an_order_whose_answer_is_lost_leaves_no_traffic_on_the_release() {
     assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 0);
     assert_nothing_failed(&stage, &report);
 }
+
+#[test]
+fn a_release_is_carried_on_by_itself() {
+    let Some(mut stage) = live_stage() else { return };
+    let (deploy, load) = crate::common::watched(&mut stage, &[]);
+    deploy.kill();
+    stage.piton(&["resume", "production", "--detach"]).expect(0).says("piton watch production follows it");
+    stage.piton(&["resume", "production"]).expect(2).says("is being released by");
+    stage.piton(&["continue", "production", "--now"]).expect(0);
+    stage.eventually("its end", || stage.status("production")["release"]["outcome"] == "succeeded");
+    stage
+        .piton(&["resume", "production", "--detach"])
+        .expect(2)
+        .says("no release of production is under way");
+    assert_nothing_failed(&stage, &stage.finish(load));
+}

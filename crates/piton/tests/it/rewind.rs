@@ -303,6 +303,23 @@ fn a_person_is_asked_about_the_database_when_traffic_is_back() {
     }
 }
 
+#[test]
+fn who_cannot_be_asked_finds_traffic_back_and_the_database_waiting() {
+    let Some(mut stage) = live_stage() else { return };
+    let deploy = watched(&mut stage);
+    let said = stage.piton(&["rollback", "production", "--database"]).expect(4);
+    said.says("Written since the backup").says("piton rollback production --database --yes");
+    deploy.wait().expect(4);
+    assert!(traffic_is_back(&stage));
+    assert_eq!(rows_called_late(&stage), ["1"]);
+    stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0).says("rewound to the backup");
+    assert_eq!(rows_called_late(&stage), ["0"]);
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    let port = stage.cluster().port();
+    let drop = format!("dropdb -h 127.0.0.1 -p {port} -U {} piton_", stage.role("production"));
+    assert!(said.contains(&drop), "no `{drop}` in\n{said}");
+}
+
 /// Asks for a page, however long that takes; returns the first line of the answer.
 fn answer_of(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).expect("the proxy");

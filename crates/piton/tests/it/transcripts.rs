@@ -11,7 +11,7 @@ use piton_testkit::stage::{Change, Output, Stage};
 const PITON: &str = env!("CARGO_BIN_EXE_piton");
 
 /// What differs from run to run: a pattern and what stands for it, as long where columns follow.
-const FILTERS: [(&str, &str); 27] = [
+const FILTERS: [(&str, &str); 28] = [
     // Said only when a step takes long.
     (r"(?m)^… .*\n", ""),
     (r"/[^\s']*/piton-stage-\w+", "/stage"),
@@ -27,12 +27,13 @@ const FILTERS: [(&str, &str); 27] = [
     (r"PORT=\d+", "PORT=NNNNN"),
     (r":\d{5}\b", ":NNNNN"),
     (r"port \d{5}\b", "port NNNNN"),
+    (r"-p \d{5}\b", "-p NNNNN"),
     (r"process \d+: ", "process PID: "),
     (r"/\S*/(pg_dump|pg_restore|piton)\b", "/bin/$1"),
     (r"--snapshot=[0-9A-F-]+\b", "--snapshot=SNAPSHOT"),
     (r"(?m)^ +\d+  DAY TIME", "    N  DAY TIME"),
     (r"\S+ on \S+ \(process \d+\)", "USER on HOST (process PID)"),
-    (r"(?m)(begun|asked|released|ID of abc1234) by \w+(:| at|$)", "$1 by USER$2"),
+    (r"(?m)(begun|asked|decided|released|ID of abc1234) by \w+(:| at|$)", "$1 by USER$2"),
     (r"(?m) +\d+(\.\d+)? m?s$", "   TIME"),
     (r"\d+(\.\d+)? m?s\b", "TIME"),
     (r"\b\d+(\.\d+)? (B|kB|MB|GB)\b", "SIZE"),
@@ -212,7 +213,8 @@ fn the_life_of_an_app() {
     let report = stage.finish(load);
     let others = report.failures.iter().filter(|failure| failure.release != "half bad").count();
     assert_eq!(others, 0, "{report:?}");
-    run(&stage, "rollback_without_a_yes", &["rollback", "production", "--database"]).expect(2);
+    run(&stage, "rollback_without_a_yes", &["rollback", "production", "--database"]).expect(4);
+    compare("deploy_that_was_rolled_back", &shown(&["deploy", "production"], &deploying.wait().expect(4)));
     run(&stage, "rollback", &["rollback", "production", "--database", "--yes"]).expect(0);
-    compare("deploy_that_was_rolled_back", &shown(&["deploy", "production"], &deploying.wait().expect(3)));
+    run(&stage, "rollback_of_nothing", &["rollback", "production", "--database"]).expect(2);
 }
