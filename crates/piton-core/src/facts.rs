@@ -77,7 +77,11 @@ impl Facts {
             })?;
         let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
         let config = git(root, &["diff", "--name-only", &hash, "--", FILE_NAME]).await?;
-        let changes = git(root, &["status", "--porcelain", "--untracked-files=no"]).await?;
+        // The configuration has a remark of its own.
+        let others = [":/", &format!(":(exclude){FILE_NAME}")];
+        let changes =
+            git(root, &[&["status", "--porcelain", "--untracked-files=no", "--"][..], &others].concat())
+                .await?;
         let source = from.unwrap_or(settings);
         Ok(Self {
             source: measure(source).await,
