@@ -163,16 +163,27 @@ install_pgbouncer() {
     return "$installed"
 }
 
-# use_memory: puts the tests' folders into memory where 4 GB of it are free, and lets them go when the script ends: making and
+# use_memory: puts the tests' folders into memory where 6 GB of it are free, and lets them go when the script ends: making and
 # removing the thousand files of a database over and over is what takes a disk's time.
 use_memory() {
-    free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-    [ "${free:-0}" -gt 4194304 ] && [ -w /dev/shm ] || return 0
-    TMPDIR=$(mktemp -d /dev/shm/piton-tests.XXXXXX)
+    [ -w /dev/shm ] || return 0
+    room=$(df -Pk /dev/shm | awk 'NR == 2 { print $4 }')
+    free=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
+    [ "${room:-0}" -gt 6291456 ] && [ "${free:-0}" -gt 6291456 ] || return 0
+    # What a run that was killed has left.
+    for left in /dev/shm/piton-tests.*; do
+        owner=${left#/dev/shm/piton-tests.}
+        [ ! -O "$left" ] || kill -0 "${owner%%.*}" 2>/dev/null || rm -rf "$left"
+    done
+    folder=$(mktemp -d "/dev/shm/piton-tests.$$.XXXXXX")
+    trap 'rm -rf "$folder"' EXIT
+    # Other accounts run programs in it, too.
+    chmod 755 "$folder"
+    printf '#!/bin/sh\n' >"$folder/program"
+    chmod 755 "$folder/program"
+    "$folder/program" 2>/dev/null || return 0
+    TMPDIR=$folder
     export TMPDIR
-    # Other accounts run in it, too.
-    chmod 755 "$TMPDIR"
-    trap 'rm -rf "$TMPDIR"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
 }

@@ -155,6 +155,11 @@ impl<'a> Recorder<'a> {
         &self.lease
     }
 
+    /// Tells whether another process has taken the release over; an unreadable journal says nothing.
+    pub fn is_fenced_off(&self) -> bool {
+        self.journal.is_ours(&self.lease).is_ok_and(|ours| !ours)
+    }
+
     /// Waits until the process `pid` has taken the lease over; returns false, and gives it back, when that ends without it.
     ///
     /// # Errors

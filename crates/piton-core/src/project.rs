@@ -252,14 +252,7 @@ impl Project {
         settings: Settings,
         interrupt: impl Future<Output = ()>,
     ) -> Result<(End, State), Fault> {
-        let journal = self.journal()?;
-        let world = self.world(settings, &journal)?;
-        let pending = journal.pending(&recorder.state().plan.id).map_err(journal_fault)?;
-        let goes_back = pending.iter().any(|pending| pending.request.goes_back());
-        if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back).await {
-            recorder.finish().map_err(journal_fault)?;
-            return Err(fault);
-        }
+        let (recorder, world) = self.admit(recorder, settings).await?;
         let recorder = RefCell::new(recorder);
         let end = engine::run(&recorder, &world, interrupt).await.map_err(journal_fault)?;
         let recorder = recorder.into_inner();
@@ -268,7 +261,24 @@ impl Project {
         Ok((end, state))
     }
 
-    /// Carries a release that was begun through its guards; returns how it ended when they did not let it pass.
+    /// Lets a release go on only where its guards still hold; otherwise the lease is given back.
+    async fn admit<'w>(
+        &self,
+        recorder: Recorder<'w>,
+        settings: Settings,
+    ) -> Result<(Recorder<'w>, World), Fault> {
+        let journal = self.journal()?;
+        let world = self.world(settings, &journal)?;
+        let pending = journal.pending(&recorder.state().plan.id).map_err(journal_fault)?;
+        let goes_back = pending.iter().any(|pending| pending.request.goes_back());
+        if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back).await {
+            recorder.finish().map_err(journal_fault)?;
+            return Err(fault);
+        }
+        Ok((recorder, world))
+    }
+
+    /// Carries a release through its guards, where it has not passed them; returns how it ended when they refuse.
     ///
     /// # Errors
     /// As [`Project::carry_on`].
@@ -278,7 +288,10 @@ impl Project {
         settings: Settings,
         interrupt: impl Future<Output = ()>,
     ) -> Result<(Recorder<'w>, Option<End>), Fault> {
-        let world = self.world(settings, &self.journal()?)?;
+        let (recorder, world) = self.admit(recorder, settings).await?;
+        if recorder.state().back.is_some() {
+            return Ok((recorder, None));
+        }
         let recorder = RefCell::new(recorder);
         let end = engine::run_guards(&recorder, &world, interrupt).await.map_err(journal_fault)?;
         Ok((recorder.into_inner(), end))
@@ -421,12 +434,13 @@ fn has_traffic(state: &State) -> bool {
     began && !steps.any(|(planned, step)| of_traffic(planned) && step.progress == Progress::Undone)
 }
 
-/// Tells whether a release has, or was about to have, all traffic.
+/// Tells whether a release has, or was about to have, all traffic; one that stands at a fault has sent it back.
 fn has_all_traffic(state: &State) -> bool {
     let mut steps = state.plan.steps.iter().zip(&state.steps);
-    steps.any(|(planned, step)| {
+    let began = |(planned, step): (&PlannedStep, &StepState)| {
         matches!(&planned.step, Step::Shift(shift) if shift.share == Percent::FULL) && step.attempts > 0
-    })
+    };
+    steps.any(began) && state.standing_fault().is_none()
 }
 
 /// Refuses to give up a way back that is there, and to go forward with a release that does not run.

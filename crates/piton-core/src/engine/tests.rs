@@ -27,7 +27,7 @@ impl Project {
         let text = r#"
             app = "shop"
             [run]
-            command = "bin/server"
+            command = "true"
             ready = { get = "/" }
             [environments.production]
             listen = "127.0.0.1:8080"

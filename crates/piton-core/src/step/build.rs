@@ -6,7 +6,7 @@ use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Act, Ctx, Site, Words, to_value};
+use super::{Act, Ctx, Site, Step, Words, to_value};
 use crate::config::CommandLine;
 use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
@@ -59,13 +59,20 @@ impl Build {
 
     /// Looks whether the build made what starts the app: that shall not come out when all else is done.
     fn starts(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        let program = &ctx.settings().run.command.program;
-        if !program.contains('/') || self.app.join(program).exists() {
+        let starts = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
+            Step::StartSlot(start) => Some(&start.command.program),
+            _ => None,
+        });
+        let Some(program) = starts.filter(|program| program.contains('/') && !program.starts_with('/'))
+        else {
+            return Ok(());
+        };
+        if self.app.join(program).exists() {
             return Ok(());
         }
         Err(Fault::release(format!("there is no {program} after the build"))
             .because("run.command in piton.toml starts the app with it")
-            .hint("change run.command, or what build.run makes"))
+            .hint("name in run.command what starts the app, or commit what builds it"))
     }
 
     /// Removes what a killed build left; a whole artifact has a record and is never removed here.
@@ -126,12 +133,13 @@ impl Act for Build {
         for command in self.commands() {
             ctx.run(command).await?;
         }
-        self.starts(ctx)?;
         let artifact = Artifact {
             commit: self.commit.clone(),
             digest: digest(&self.folder).await?,
             built: Timestamp::now(),
         };
+        // Before the record: a build without the app is nothing that the next release could take.
+        self.starts(ctx)?;
         files::write_json(&self.record(), &artifact).or_fault(|| "the artifact cannot be recorded".into())?;
         Ok(to_value(&Outcome { artifact, built_here: true }))
     }

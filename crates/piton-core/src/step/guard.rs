@@ -154,7 +154,13 @@ impl Guard {
         if !settings.build.run.is_empty() || !program.contains('/') || program.starts_with('/') {
             return Ok(());
         }
-        if file_of(&self.commit, &settings.root, Path::new(program)).await?.is_some() {
+        // What is behind a link or in a submodule is only there once it is checked out: then the build looks.
+        let first = program.split('/').find(|part| !matches!(*part, "" | ".")).unwrap_or(program);
+        let root = settings.root.display().to_string();
+        let listing =
+            Command::new("git").args(["-C", &root, "ls-tree", "--name-only", &self.commit, "--", first]);
+        let listed = local::run(&listing).await.or_fault(|| "git could not list the commit".into())?;
+        if first == ".." || !listed.stdout.trim().is_empty() {
             return Ok(());
         }
         let short = self.commit.get(..7).unwrap_or(&self.commit);

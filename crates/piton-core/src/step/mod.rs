@@ -349,6 +349,14 @@ impl<'a, 'w> Ctx<'a, 'w> {
             .map_err(|error| Fault::surroundings("the journal could not be written").caused_by(&error))
     }
 
+    /// Refuses what no event comes before, when another process has taken the release over.
+    fn not_fenced_off(&self) -> Result<(), Fault> {
+        match self.recorder.borrow().is_fenced_off() {
+            true => Err(Fault::surroundings("another process took the release over")),
+            false => Ok(()),
+        }
+    }
+
     /// Says how far the step is, to whoever watches.
     pub fn say(&self, text: &str) {
         self.recorder.borrow().watcher().progress(&self.step, text);

@@ -212,6 +212,8 @@ async fn wait(dir: &Path, listen: SocketAddr) -> Result<Client, Fault> {
 /// Returns how long the proxy took, in milliseconds; `None` when there was nothing to move.
 pub(super) async fn traffic_back(ctx: &Ctx<'_, '_>, live: Option<(Slot, u16)>) -> Result<Option<f64>, Fault> {
     let Some((slot, port)) = live else { return Ok(None) };
+    // A verdict sends traffic back before a word is written: what the journal would refuse must not happen either.
+    ctx.not_fenced_off()?;
     let status = patiently(async || client(ctx).await?.status().await.or_fault(no_answer)).await?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if status.weights == Weights::all(slot) && status.upstreams[slot] == Some(address) {

@@ -5,11 +5,11 @@ use jiff::{SignedDuration, Timestamp};
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
 use piton_db::{Database, backup};
-use piton_proxy::Slot;
+use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proxy::{DRAIN, client, no_answer};
+use super::proxy::{DRAIN, client, in_force, no_answer};
 use super::{Act, Ctx, Site, Words, build, slot};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
@@ -71,6 +71,8 @@ impl Act for StopSlot {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let mut client = client(ctx).await?;
+        // Whatever became of the traffic: a slot that goes has none.
+        in_force(client.set_weights(Weights::all(self.slot.other())).await)?;
         let drained = client.drain(self.slot, DRAIN).await.or_fault(no_answer)?;
         client.set_upstream(self.slot, None).await.or_fault(no_answer)?;
         slot::stop(&self.release, &self.folder, self.stop_within).await?;

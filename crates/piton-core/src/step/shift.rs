@@ -87,22 +87,9 @@ impl Act for Shift {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         // Nobody waits at a release before that cannot run.
-        let share = if ctx.forward { Percent::FULL } else { self.share }.basis_points();
-        let weights = match self.slot {
-            Slot::Green => Weights { green: share },
-            Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
-        };
-        let bake = Bake { slot: self.slot, live: self.live, length: self.bake, limits: self.gate };
-        let judged = bake.or_back(ctx, async {
-            let note = bake.begin(ctx).await?;
-            let ordered = Instant::now();
-            let switched = in_force(client(ctx).await?.set_weights(weights).await)?;
-            let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
-            let switch_ms = took.as_secs_f64() * 1000.0;
-            let (gate, why) = bake.judge(ctx, note).await?;
-            Ok(Outcome { gate, why, switch_ms })
-        });
-        Ok(super::to_value(&judged.await?))
+        let share = if ctx.forward { Percent::FULL } else { self.share };
+        let bake = Bake { slot: self.slot, share, live: self.live, length: self.bake, limits: self.gate };
+        bake.run(ctx).await
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -118,13 +105,9 @@ impl Act for Watch {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let bake = Bake { slot: self.slot, live: self.live, length: self.length, limits: self.gate };
-        let judged = bake.or_back(ctx, async {
-            let note = bake.begin(ctx).await?;
-            let (gate, why) = bake.judge(ctx, note).await?;
-            Ok(Outcome { gate, why, switch_ms: 0.0 })
-        });
-        Ok(super::to_value(&judged.await?))
+        let (share, length) = (Percent::FULL, self.length);
+        let bake = Bake { slot: self.slot, share, live: self.live, length, limits: self.gate };
+        bake.run(ctx).await
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -132,24 +115,27 @@ impl Act for Watch {
     }
 }
 
-/// A time during which the gate judges.
+/// A time during which the release has a share of the traffic and the gate judges.
 struct Bake {
     slot: Slot,
+    share: Percent,
     live: Option<(Slot, u16)>,
     length: Duration,
     limits: config::Gate,
 }
 
 impl Bake {
-    /// Gives the release traffic, or judges what it has; whoever fails at that without a verdict leaves none on it.
+    /// Gives the release its share and judges it; whoever fails at that without a verdict sends the traffic back.
     ///
-    /// A proxy whose answer never came may have obeyed. A release without a way back keeps what it has.
-    async fn or_back(
-        &self,
-        ctx: &Ctx<'_, '_>,
-        work: impl Future<Output = Result<Outcome, Fault>>,
-    ) -> Result<Outcome, Fault> {
-        match work.await {
+    /// A proxy whose answer never came may have obeyed. A first release, and one that has given up its way back, keeps what it
+    /// has.
+    async fn run(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let judged = async {
+            let (note, switch_ms) = self.begin(ctx).await?;
+            let (gate, why) = self.judge(ctx, note).await?;
+            Ok::<_, Fault>(super::to_value(&Outcome { gate, why, switch_ms }))
+        };
+        match judged.await {
             Err(fault) if fault.kind != Kind::Verdict && !ctx.forward => {
                 Err(match (traffic_back(ctx, self.live).await, self.live) {
                     (Ok(_), Some((slot, _))) => fault.because(format!("all traffic is on {slot} meanwhile")),
@@ -224,18 +210,45 @@ impl Bake {
         }
     }
 
-    /// Takes the gate from the note of a killed run, from the step before, or starts a new one.
-    async fn begin(&self, ctx: &Ctx<'_, '_>) -> Result<Note, Fault> {
-        if let Some(note) = ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
-            return Ok(note);
+    /// Gives the release its share, which it may have already; returns what is judged on and how long the proxy took, in
+    /// milliseconds.
+    async fn begin(&self, ctx: &Ctx<'_, '_>) -> Result<(Note, f64), Fault> {
+        let mut client = client(ctx).await?;
+        let stands = client.status().await.or_fault(no_answer)?.weights == self.weights();
+        let seen = client.stats().await.or_fault(no_answer)?;
+        let note = match ctx.noted().and_then(|note| serde_json::from_value::<Note>(note).ok()) {
+            Some(note) if stands => note,
+            // The traffic was sent back meanwhile: what passed since then was nobody's trial.
+            Some(note) => Note { seen, at: uptime(), ..note },
+            None => {
+                let note = Note { gate: self.gate(ctx), seen, served: Duration::ZERO, at: uptime() };
+                ctx.note(&note)?;
+                note
+            }
+        };
+        if stands {
+            return Ok((note, 0.0));
         }
+        let ordered = Instant::now();
+        let switched = in_force(client.set_weights(self.weights()).await)?;
+        let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
+        Ok((note, took.as_secs_f64() * 1000.0))
+    }
+
+    /// Takes the gate from the step before, or starts a new one.
+    fn gate(&self, ctx: &Ctx<'_, '_>) -> Gate {
         let before = ctx.step_before().and_then(|step| ctx.outcome::<Outcome>(step));
         let mut gate = before.map_or_else(|| Gate::new(self.limits), |outcome| outcome.gate);
         gate.enter_step();
-        let seen = client(ctx).await?.stats().await.or_fault(no_answer)?;
-        let note = Note { gate, seen, served: Duration::ZERO, at: uptime() };
-        ctx.note(&note)?;
-        Ok(note)
+        gate
+    }
+
+    fn weights(&self) -> Weights {
+        let share = self.share.basis_points();
+        match self.slot {
+            Slot::Green => Weights { green: share },
+            Slot::Blue => Weights { green: Percent::FULL.basis_points() - share },
+        }
     }
 
     /// Takes in what was answered since the last look, and the time since.

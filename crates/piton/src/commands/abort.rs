@@ -4,7 +4,7 @@ use piton_core::fault::Fault;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 
-use super::{ask, asked_to_go_back};
+use super::ask_to_go_back;
 use crate::cli::Yes;
 use crate::error::Error;
 use crate::ui;
@@ -15,6 +15,5 @@ pub(crate) async fn run(project: &Project, args: &Yes) -> Result<ExitCode, Error
     if !args.yes && ui::can_ask() && !ui::confirm(&format!("Undo the release of {environment}?")) {
         return Err(Fault::refused("not confirmed; nothing was changed").into());
     }
-    let code = ask(project, environment, Request::Abort, args.target.json).await?;
-    Ok(asked_to_go_back(code))
+    ask_to_go_back(project, environment, Request::Abort, args.target.json).await
 }

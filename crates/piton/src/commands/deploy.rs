@@ -1,9 +1,8 @@
 use std::process::ExitCode;
 
-use piton_core::engine::Recorder;
-use piton_core::project::{Project, journal_fault};
+use piton_core::project::Project;
 
-use super::{carry_on, interrupted, report, resume};
+use super::{carry_on, resume};
 use crate::cli::Deploy;
 use crate::error::Error;
 use crate::ui;
@@ -16,7 +15,7 @@ pub(crate) async fn run(project: &Project, args: &Deploy) -> Result<ExitCode, Er
     let view = View::new();
     let recorder = project.begin(&settings, &args.reference, args.stay, &view).await?;
     if args.detach {
-        return detach(project, recorder, &view, args.target.json).await;
+        return resume::by_itself(project, recorder, &view, args.target.json).await;
     }
     if ui::is_watched() {
         ui::talk(&format!(
@@ -24,22 +23,4 @@ pub(crate) async fn run(project: &Project, args: &Deploy) -> Result<ExitCode, Er
         ));
     }
     carry_on(project, recorder, &view, args.target.json).await
-}
-
-/// Runs the guards here, so that their refusal is this command's, and lets the rest run in a process of its own.
-async fn detach(
-    project: &Project,
-    recorder: Recorder<'_>,
-    view: &View,
-    as_json: bool,
-) -> Result<ExitCode, Error> {
-    let settings = project.settings(&recorder.state().plan.environment)?;
-    let (recorder, end) = project.guard(recorder, settings, interrupted()).await?;
-    view.close();
-    if let Some(end) = end {
-        let state = recorder.state().clone();
-        recorder.finish().map_err(journal_fault)?;
-        return Ok(report(project, &end, &state, as_json));
-    }
-    resume::hand_over(project, recorder, as_json).await
 }

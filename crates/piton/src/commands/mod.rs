@@ -184,6 +184,17 @@ async fn ask(
     finish(project, environment, ended, as_json)
 }
 
+/// Runs a request to go back as [`ask`] does: to have gone back is a success, to have settled meanwhile is none.
+async fn ask_to_go_back(
+    project: &Project,
+    environment: &str,
+    request: piton_core::journal::Request,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let ended = carry_out(project, environment, request).await?;
+    finish_going_back(project, environment, ended, as_json)
+}
+
 /// Runs a request as [`ask`] does and reports nothing; `None` when the release goes on elsewhere and is watched no longer.
 async fn carry_out(
     project: &Project,
@@ -213,14 +224,21 @@ fn finish(
     }
 }
 
-/// Going back is what was asked for: then it is a success, and a release that had settled meanwhile is none.
-fn asked_to_go_back(code: ExitCode) -> ExitCode {
-    if code == ExitCode::from(error::WENT_BACK) {
-        return ExitCode::SUCCESS;
-    }
-    if code == ExitCode::SUCCESS {
-        ui::talk("The release had settled before the request was taken up: nothing went back.");
-        return ExitCode::from(error::FAILED);
-    }
-    code
+/// Reports as [`finish`] does; see [`ask_to_go_back`].
+fn finish_going_back(
+    project: &Project,
+    environment: &str,
+    ended: Option<(End, State)>,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let outcome = ended.as_ref().and_then(|(_, state)| state.ended);
+    let code = finish(project, environment, ended, as_json)?;
+    Ok(match outcome {
+        Some((Outcome::RolledBack, _)) => ExitCode::SUCCESS,
+        Some((Outcome::Succeeded, _)) => {
+            ui::talk("The release had settled before the request was taken up: nothing went back.");
+            ExitCode::from(error::FAILED)
+        }
+        _ => code,
+    })
 }

@@ -11,7 +11,7 @@ use piton_exec::local::Inherit;
 use piton_exec::{Command, local};
 use serde_json::json;
 
-use super::{ask, carry_on, watch};
+use super::{ask, carry_on, interrupted, report, watch};
 use crate::cli::Resume;
 use crate::error::{Error, FAILED};
 use crate::view::View;
@@ -42,19 +42,28 @@ async fn one(project: &Project, environment: &str, detached: bool, as_json: bool
     let view = View::new();
     let recorder = project.take_up(environment, &view)?;
     if detached {
-        return hand_over(project, recorder, as_json).await;
+        return by_itself(project, recorder, &view, as_json).await;
     }
     carry_on(project, recorder, &view, as_json).await
 }
 
-/// Lets a process of its own carry on the release that this one holds.
+/// Lets a process of its own carry on the release that this one holds, past the guards: their refusal is this command's.
 ///
 /// That process takes the lease over from this one: nobody else gets in between.
-pub(crate) async fn hand_over(
+pub(crate) async fn by_itself(
     project: &Project,
     recorder: Recorder<'_>,
+    view: &View,
     as_json: bool,
 ) -> Result<ExitCode, Error> {
+    let settings = project.settings(&recorder.state().plan.environment)?;
+    let (recorder, end) = project.guard(recorder, settings, interrupted()).await?;
+    view.close();
+    if let Some(end) = end {
+        let state = recorder.state().clone();
+        recorder.finish().map_err(journal_fault)?;
+        return Ok(report(project, &end, &state, as_json));
+    }
     let plan = Arc::clone(&recorder.state().plan);
     let environment = &plan.environment;
     let token = recorder.lease().token;

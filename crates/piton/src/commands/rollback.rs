@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 
-use super::{ask, asked_to_go_back, carry_out, finish};
+use super::{ask_to_go_back, carry_out, finish_going_back};
 use crate::cli::Rollback;
 use crate::error::Error;
 use crate::ui;
@@ -14,8 +14,7 @@ pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, 
         return ask_about_the_database(project, args).await;
     }
     let request = Request::Rollback { database: args.database, undecided: false };
-    let code = ask(project, &args.target.environment, request, args.target.json).await?;
-    Ok(asked_to_go_back(code))
+    ask_to_go_back(project, &args.target.environment, request, args.target.json).await
 }
 
 /// Sends everything back but the database, then asks about that with the count of what would leave in sight.
@@ -28,9 +27,9 @@ async fn ask_about_the_database(project: &Project, args: &Rollback) -> Result<Ex
     let asks = ended.as_ref().is_some_and(|(_, state)| state.waits_for_a_word());
     // Who cannot be asked has read what leaves and the commands that decide; the exit code says that it stands.
     if !asks || !ui::can_ask() {
-        return Ok(asked_to_go_back(finish(project, environment, ended, as_json)?));
+        return finish_going_back(project, environment, ended, as_json);
     }
     let database = ui::confirm("Put the database back?");
     let request = Request::Rollback { database, undecided: false };
-    Ok(asked_to_go_back(ask(project, environment, request, as_json).await?))
+    ask_to_go_back(project, environment, request, as_json).await
 }

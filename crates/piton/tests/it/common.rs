@@ -74,12 +74,13 @@ pub(crate) fn sampled<T>(all: &[T], count: usize) -> Vec<&T> {
 /// Returns the seed of what a short run leaves to chance: `PITON_SEED`, or a new one, which is printed.
 pub(crate) fn seed() -> u64 {
     static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *SEED.get_or_init(|| {
+    let seed = *SEED.get_or_init(|| {
         let given = std::env::var("PITON_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
-        println!("PITON_SEED={seed}");
-        seed
-    })
+        given.unwrap_or_else(|| u64::from(std::process::id()))
+    });
+    // Each time: what a test that passes has printed is not shown.
+    println!("PITON_SEED={seed}");
+    seed
 }
 
 /// A small file system; it is unmounted when dropped.

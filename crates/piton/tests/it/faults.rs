@@ -118,7 +118,7 @@ fn a_build_that_does_not_make_the_app_is_found_out_before_anything_else() {
     stage.commit("v2", &[]);
     let before = stage.world();
     let said = stage.piton(&["deploy", "production"]).expect(3);
-    said.says("there is no bin/server after the build").says("change run.command");
+    said.says("there is no bin/server after the build").says("name in run.command");
     before.assert_same(&stage.world(), "after a build without the app");
     let began = |event: &serde_json::Value| event["event"]["step"] == "backup";
     assert!(!stage.events("production").iter().any(began));

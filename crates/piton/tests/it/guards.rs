@@ -216,15 +216,18 @@ fn production_takes_only_what_staging_has_run() {
 #[test]
 fn outside_of_the_window_is_refused() {
     let Some(mut stage) = live_stage() else { return };
+    let day = closes_the_window(&mut stage);
+    let words = ["production takes releases", day, "it opens next", "piton plan production"];
+    refused(&stage, "production", &words);
+}
+
+/// Lets production take releases on a single day, which is not near; returns it.
+fn closes_the_window(stage: &mut Stage) -> &'static str {
     let days = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
     // Day 0 was a Thursday; three days from now no clock is far enough off.
     let day = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days as usize + 3) % 7];
     stage.configure(|settings| settings.more_production = format!("window = \"{day} 10:00-12:00 UTC\"\n"));
-    refused(
-        &stage,
-        "production",
-        &["production takes releases", day, "it opens next", "piton plan production"],
-    );
+    day
 }
 
 #[test]
@@ -232,11 +235,21 @@ fn a_release_is_aborted_whatever_the_window() {
     let Some(mut stage) = live_stage() else { return };
     stage.commit("v2", &[]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done guard:after")]).expect(137);
-    let days = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
-    let day = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days as usize + 3) % 7];
-    stage.configure(|settings| settings.more_production = format!("window = \"{day} 10:00-12:00 UTC\"\n"));
-    stage.piton(&["resume", "production"]).expect(2).says("piton abort production");
+    closes_the_window(&mut stage);
+    for resume in [&["resume", "production"][..], &["resume", "production", "--detach"]] {
+        stage.piton(resume).expect(2).says("piton abort production");
+    }
     stage.piton(&["abort", "production"]).expect(0);
+}
+
+#[test]
+fn a_release_whose_guards_refuse_is_not_carried_on_by_itself() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.commit("v2", &[]);
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "started guard:after")]).expect(137);
+    stage.configure(|settings| settings.build = vec!["no-such-tool".into()]);
+    stage.piton(&["resume", "production", "--detach"]).expect(2).says("no-such-tool was not found");
+    assert_eq!(stage.status("production")["release"]["outcome"], "refused");
 }
 
 #[test]

@@ -10,20 +10,16 @@
 mod accounts;
 mod common;
 mod end_to_end;
-#[cfg(feature = "crash-points")]
 mod faults;
 mod guards;
 mod identity;
 mod json_contract;
-#[cfg(feature = "crash-points")]
 mod kill;
 mod migration;
 mod output;
 mod piton_toml_reference;
-#[cfg(feature = "crash-points")]
 mod processes;
 mod rewind;
-#[cfg(feature = "crash-points")]
 mod step_contract;
 mod transcripts;
 mod way_back;

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{assert_nothing_failed, live_stage};
@@ -229,23 +231,36 @@ fn a_second_interrupt_ends_a_process_that_is_busy() {
     assert_nothing_failed(&stage, &stage.finish(load));
 }
 
-/// Sits on production's control socket and loses each answer to an order that gives green a share; everything else passes.
-///
-/// The proxy obeys all the same. Ends with the test's process.
-fn lose_answers_about_green(stage: &Stage) {
-    let socket = stage.root().join(".piton/environments/production/proxy/control.sock");
-    let behind = socket.with_file_name("behind.sock");
-    std::fs::rename(&socket, &behind).unwrap();
-    let listener = UnixListener::bind(&socket).unwrap();
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let proxy = UnixStream::connect(&behind).unwrap();
-            std::thread::spawn(move || pass_on(&client, &proxy));
-        }
-    });
+/// Sits on production's control socket and passes everything on; while `loses` is set, not the answer to an order that gives green
+/// a share. The proxy obeys all the same.
+struct Interceptor {
+    loses: Arc<AtomicBool>,
 }
 
-fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream) -> std::io::Result<()> {
+impl Interceptor {
+    /// The threads end with the test's process.
+    fn on(stage: &Stage) -> Self {
+        let socket = stage.root().join(".piton/environments/production/proxy/control.sock");
+        let behind = socket.with_file_name("behind.sock");
+        std::fs::rename(&socket, &behind).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let loses = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&loses);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (proxy, loses) = (UnixStream::connect(&behind).unwrap(), Arc::clone(&seen));
+                std::thread::spawn(move || pass_on(&client, &proxy, &loses));
+            }
+        });
+        Self { loses }
+    }
+
+    fn loses(&self, loses: bool) {
+        self.loses.store(loses, Ordering::Relaxed);
+    }
+}
+
+fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream, loses: &AtomicBool) -> std::io::Result<()> {
     let (mut orders, mut answers) = (BufReader::new(client), BufReader::new(proxy));
     loop {
         let (mut order, mut answer) = (String::new(), String::new());
@@ -254,9 +269,12 @@ fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream) -> std::io::Result<(
         }
         proxy.write_all(order.as_bytes())?;
         answers.read_line(&mut answer)?;
-        if order.contains("set_weights") && !order.contains(r#""green":0"#) {
-            // Long enough for somebody to be sent there.
-            std::thread::sleep(Duration::from_secs(1));
+        let gives = order.contains("set_weights") && !order.contains(r#""green":0"#);
+        if gives && loses.load(Ordering::Relaxed) {
+            // Until the test has seen somebody being sent there.
+            while loses.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             return client.shutdown(Shutdown::Both);
         }
         client.write_all(answer.as_bytes())?;
@@ -265,16 +283,46 @@ fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream) -> std::io::Result<(
 
 #[test]
 fn an_order_whose_answer_is_lost_leaves_no_traffic_on_the_release() {
-    let Some(stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["50% for 1s", "100%"]);
     stage.commit("v2", &[]);
-    lose_answers_about_green(&stage);
+    let interceptor = Interceptor::on(&stage);
+    interceptor.loses(true);
     let load = stage.load("production").start().unwrap();
-    let said = stage.piton(&["deploy", "production"]);
-    said.says("the proxy does not answer").says("all traffic is on blue meanwhile");
-    let report = stage.finish(load);
-    assert!(report.releases.contains_key("v2"), "the proxy has obeyed: {:?}", report.releases);
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    stage.eventually("the proxy obeys", || load.snapshot().last_second.contains_key("v2"));
+    interceptor.loses(false);
+    deploy.wait().expect(4).says("the proxy does not answer").says("all traffic is on blue meanwhile");
     assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 0);
-    assert_nothing_failed(&stage, &report);
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 10_000);
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+/// A watch that could not go on has sent the traffic back: taken up again, it gives it to the release and judges from then on.
+#[test]
+fn a_watch_that_failed_is_taken_up_with_the_traffic_on_the_release() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.watch = "3s");
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "started watch:after")]).expect(137);
+    // Nobody can take a note: the watch cannot begin.
+    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = 'noted'
+                BEGIN SELECT RAISE(FAIL, 'full'); END";
+    journal.execute_batch(full).unwrap();
+    let said = stage.piton(&["resume", "production"]).expect(4);
+    said.says("the journal could not be written").says("all traffic is on blue meanwhile");
+    assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 0);
+    journal.execute_batch("DROP TRIGGER full").unwrap();
+    let answers = load.snapshot().requests;
+    stage.eventually("answers of blue alone", || load.snapshot().requests > answers + 100);
+    let began = Instant::now();
+    stage.piton(&["resume", "production"]).expect(0);
+    assert!(began.elapsed() > Duration::from_secs(3), "what passed without traffic was no watch");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+    assert_nothing_failed(&stage, &stage.finish(load));
 }
 
 #[test]
