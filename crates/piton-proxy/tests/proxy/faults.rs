@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Http, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream, read_head, text,
+    Http, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream, read_head,
+    silent_upstream, text,
 };
 
 async fn impatient(upstream: SocketAddr) -> Proxy {
@@ -224,16 +225,7 @@ async fn a_connection_that_the_upstream_has_closed_is_not_used() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_is_not_held_against_the_slot() {
-    let (seen, mut is_seen) = watch::channel(false);
-    let upstream = raw_upstream(move |mut stream| {
-        let seen = seen.clone();
-        async move {
-            read_head(&mut stream).await;
-            seen.send_replace(true);
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        }
-    })
-    .await;
+    let (upstream, mut is_seen) = silent_upstream().await;
     let proxy = Proxy::in_front_of(upstream).await;
     let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -326,16 +318,7 @@ async fn an_upstream_that_breaks_off_during_an_upload_is_a_502_and_a_reset() {
 
 #[tokio::test]
 async fn an_upload_that_the_client_breaks_off_is_not_held_against_the_slot() {
-    let (seen, mut is_seen) = watch::channel(false);
-    let upstream = raw_upstream(move |mut stream| {
-        let seen = seen.clone();
-        async move {
-            read_head(&mut stream).await;
-            seen.send_replace(true);
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        }
-    })
-    .await;
+    let (upstream, mut is_seen) = silent_upstream().await;
     let proxy = Proxy::in_front_of(upstream).await;
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (count, broken) in [(1, "5\r\nha"), (2, "no length\r\n")] {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::{
     Http, Process, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream,
-    read_head, serving, text,
+    read_head, serving,
 };
 
 /// Clients that ask without a pause and count; any failure fails the test.
@@ -300,15 +300,7 @@ async fn the_old_process_obeys_the_orders_that_the_successor_gets() {
 
 #[tokio::test]
 async fn a_drain_waits_for_what_the_old_process_had_in_flight() {
-    let (go, gate) = tokio::sync::watch::channel(false);
-    let blue = Upstream::start(move |_| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            text("late")
-        }
-    })
-    .await;
+    let (blue, go) = Upstream::gated("late").await;
     let mut proxy = Proxy::in_front_of(blue.addr).await;
     let addr = proxy.addr;
     let idle = TcpStream::connect(addr).await.unwrap();
@@ -329,15 +321,7 @@ async fn a_drain_waits_for_what_the_old_process_had_in_flight() {
 
 #[tokio::test]
 async fn a_drain_waits_for_what_comes_to_the_old_process_after_the_hand_over() {
-    let (go, gate) = tokio::sync::watch::channel(false);
-    let blue = Upstream::start(move |_| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            text("late")
-        }
-    })
-    .await;
+    let (blue, go) = Upstream::gated("late").await;
     let green = Upstream::named("green").await;
     let mut proxy = Proxy::start().await;
     proxy.upstreams(blue.addr, green.addr).await;

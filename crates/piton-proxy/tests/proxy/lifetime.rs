@@ -8,10 +8,9 @@ use piton_proxy::control::{Client, ControlError, Maintenance};
 use piton_proxy::{Slot, Weights};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::support::{Http, Process, Proxy, SOON, Upstream, any_port, eventually, read_head, serving, text};
+use crate::support::{Http, Process, Proxy, SOON, Upstream, any_port, eventually, read_head, serving};
 
 #[tokio::test]
 async fn after_kill_9_everything_ordered_is_in_force_again() {
@@ -79,24 +78,10 @@ async fn a_port_that_somebody_else_has_is_refused_though_it_could_be_shared() {
     proxy.stop().await;
 }
 
-/// An upstream that answers when it is told to.
-async fn gated() -> (Upstream, watch::Sender<bool>) {
-    let (go, gate) = watch::channel(false);
-    let upstream = Upstream::start(move |_| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            text("whole")
-        }
-    })
-    .await;
-    (upstream, go)
-}
-
 #[tokio::test]
 async fn a_stop_finishes_what_is_in_flight_and_accepts_nothing_more() {
     for by_signal in [false, true] {
-        let (upstream, go) = gated().await;
+        let (upstream, go) = Upstream::gated("whole").await;
         let proxy = Proxy::in_front_of(upstream.addr).await;
         let addr = proxy.addr;
         let request = tokio::spawn(async move { Http::connect(addr).await.get(&[]).await });

@@ -8,13 +8,10 @@ use piton_proxy::control::{Client, ControlError, Drained, Maintenance, Released}
 use piton_proxy::{Slot, Weights};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{
-    Http, Process, Proxy, SOON, Upstream, body, eventually, get, raw, read_head, serving, text,
-};
+use crate::support::{Http, Process, Proxy, SOON, Upstream, body, eventually, get, raw, read_head, serving};
 
 /// Starts `count` clients with one request each.
 fn clients(proxy: &Proxy, count: usize) -> JoinSet<(StatusCode, String)> {
@@ -132,15 +129,7 @@ async fn a_hold_ends_with_the_connection_that_ordered_it() {
 
 #[tokio::test]
 async fn a_hold_ends_with_its_connection_while_an_order_is_carried_out() {
-    let (go, gate) = watch::channel(false);
-    let slow = Upstream::start(move |_| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            text("slow")
-        }
-    })
-    .await;
+    let (slow, go) = Upstream::gated("slow").await;
     let green = Upstream::named("green").await;
     let proxy = Proxy::start().await;
     proxy.upstreams(slow.addr, green.addr).await;
@@ -185,15 +174,7 @@ async fn the_body_of_a_held_request_is_not_asked_for() {
 
 #[tokio::test]
 async fn a_drain_waits_for_the_slots_last_request() {
-    let (go, gate) = watch::channel(false);
-    let blue = Upstream::start(move |_| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            text("late")
-        }
-    })
-    .await;
+    let (blue, go) = Upstream::gated("late").await;
     let green = Upstream::named("green").await;
     let proxy = Proxy::start().await;
     proxy.upstreams(blue.addr, green.addr).await;

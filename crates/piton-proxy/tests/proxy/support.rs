@@ -20,6 +20,7 @@ use piton_proxy::{Options, Slot, Timeouts, Weights};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -247,6 +248,19 @@ impl Upstream {
         Upstream::start(move |_| async move { text(name) }).await
     }
 
+    /// Answers every request with `name`, once the gate is opened.
+    pub(crate) async fn gated(name: &'static str) -> (Upstream, watch::Sender<bool>) {
+        let (open, gate) = watch::channel(false);
+        let upstream = Upstream::start(move |_| {
+            let mut gate = gate.clone();
+            async move {
+                gate.wait_for(|open| *open).await.unwrap();
+                text(name)
+            }
+        });
+        (upstream.await, open)
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }
@@ -273,6 +287,20 @@ where
         }
     });
     addr
+}
+
+/// A server that reads and never answers; it tells when the head of a request has come.
+pub(crate) async fn silent_upstream() -> (SocketAddr, watch::Receiver<bool>) {
+    let (seen, is_seen) = watch::channel(false);
+    let upstream = raw_upstream(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            read_head(&mut stream).await;
+            seen.send_replace(true);
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    (upstream.await, is_seen)
 }
 
 /// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
