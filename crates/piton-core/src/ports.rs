@@ -6,11 +6,15 @@ use std::path::Path;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
 
+use crate::step::{PROXY_MARK, SLOT_MARK};
+
 /// The process that listens on a port.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub(crate) pid: i32,
     pub(crate) command: String,
+    /// Whether a release has started it: an app or a proxy.
+    pub(crate) serves: bool,
 }
 
 /// Who takes the connections that come to a port of 127.0.0.1, as some processes see it.
@@ -83,7 +87,9 @@ fn owner_of(sockets: &[u64]) -> Option<Owner> {
     let mut all = procfs::process::all_processes().ok()?.flatten();
     let holder = all.find(|process| holds(process, sockets) == Some(true))?;
     let command = holder.cmdline().map(|words| words.join(" ")).unwrap_or_default();
-    Some(Owner { pid: holder.pid, command })
+    let marks = [SLOT_MARK, PROXY_MARK].map(std::ffi::OsStr::new);
+    let serves = holder.environ().is_ok_and(|vars| marks.iter().any(|mark| vars.contains_key(*mark)));
+    Some(Owner { pid: holder.pid, command, serves })
 }
 
 /// Tells whether a program is found through `PATH`.

@@ -87,6 +87,14 @@ impl Project {
         Journal::open(&self.dirs.journal()).map_err(journal_fault)
     }
 
+    /// Refuses the name of an environment that piton.toml does not have.
+    fn known(&self, environment: &str) -> Result<(), Fault> {
+        self.config.known(environment).map_err(|error| {
+            let what = error.messages().next().unwrap_or_default();
+            Fault::refused(what).hint("piton status shows the environments")
+        })
+    }
+
     /// Returns the environment's release that is not over yet.
     ///
     /// # Errors
@@ -228,6 +236,7 @@ impl Project {
         handed: Option<i64>,
         watcher: &'w dyn Watcher,
     ) -> Result<Recorder<'w>, Fault> {
+        self.known(environment)?;
         let mut journal = self.journal()?;
         let Some(open) = self.open_release(&journal, environment)? else {
             return Err(Fault::refused(format!("no release of {environment} is under way"))
@@ -382,6 +391,7 @@ impl Project {
     /// # Errors
     /// A refusal when nothing is under way or the request does not fit where the release stands.
     pub async fn ask(&self, environment: &str, request: Request) -> Result<(State, bool), Fault> {
+        self.known(environment)?;
         let mut journal = self.journal()?;
         let open = match self.open_release(&journal, environment)? {
             Some(open) => open,
@@ -469,6 +479,13 @@ fn started(state: &State) -> Option<StartSlot> {
 
 /// Refuses settings that lead to other databases than those that the release's guards have looked at.
 async fn same_databases(state: &State, world: &World, back: bool) -> Result<(), Fault> {
+    let (app, now) = (&state.plan.app, &world.settings.app);
+    if app != now {
+        // The names of the databases that a release makes are made from it.
+        return Err(Fault::refused("piton.toml names another app than when the release began")
+            .because(format!("then {app}, now {now}"))
+            .hint(format!("put app = \"{app}\" back until the release is over")));
+    }
     let Some(outcome) = state.outcome("guard") else { return Ok(()) };
     let is_left = |step: &StepState| match back {
         true => !matches!(step.progress, Progress::Pending | Progress::Undone),
@@ -514,6 +531,9 @@ fn unfinished(open: &State, held: bool) -> Fault {
     ));
     if let Some((step, standing)) = open.standing_fault() {
         fault = fault.because(format!("it stands at {step}: {standing}"));
+    }
+    if open.waits_for_a_word() {
+        return fault.hint(step::words_to_say(environment));
     }
     let on = if held { "watch {} follows it" } else { "resume {} carries it on" }.replace("{}", environment);
     fault.hint(format!("piton {on}, piton abort {environment} undoes it"))

@@ -54,11 +54,12 @@ pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Asks a yes-or-no question; anything but yes is no.
-pub(crate) fn confirm(question: &str) -> bool {
+/// Asks a yes-or-no question; any line but yes is a no, and a terminal that was closed says nothing.
+pub(crate) fn confirm(question: &str) -> Option<bool> {
     let _ = write!(anstream::stderr(), "{question} [y/N] ");
     let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    let read = std::io::stdin().read_line(&mut answer).unwrap_or(0);
+    (read > 0).then(|| matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Tells whether a question can be answered.

@@ -219,7 +219,7 @@ fn change_words(table: &TableChange) -> String {
 /// Says why a release turned back.
 pub(crate) fn back_words(reason: &Back) -> String {
     match reason {
-        Back::Fault { step } => format!("{step} failed: everything is undone"),
+        Back::Fault { step } => format!("{step} failed: the release goes back"),
         Back::Verdict { why } => format!("the gate sends it back: {why}"),
         Back::Asked { by } => format!("going back, asked by {by}"),
     }
@@ -267,8 +267,29 @@ pub(crate) fn unjudged_words(state: &State) -> Option<String> {
 /// Says how a release ended, in the lines that matter.
 pub(crate) fn end_words(project: &Project, state: &State) -> String {
     let mut lines = vec![how_it_ended(state)];
+    lines.extend(staying_words(state));
     lines.extend(kept_words(project, state));
     lines.join("\n")
+}
+
+/// Says that a migration stays in the database of a release that went back.
+pub(crate) fn staying_words(state: &State) -> Option<String> {
+    let mut steps = state.plan.steps.iter().zip(&state.steps);
+    let outcome = steps.find_map(|(planned, step)| match planned.step {
+        Step::Migrate(_) => step.undo_outcome.as_ref(),
+        _ => None,
+    })?;
+    if outcome.get("kept").and_then(serde_json::Value::as_bool) != Some(true) {
+        return None;
+    }
+    let environment = &state.plan.environment;
+    Some(match outcome.get("half_applied").and_then(serde_json::Value::as_str) {
+        None => format!("Its migration stays in {environment}'s database."),
+        Some(half) => format!(
+            "Its migration stays in {environment}'s database, {half} in part: the next release carries on with that, or, once it is \
+             completed or taken out by hand, piton migration {environment} {half} --applied (or --not-applied) says so."
+        ),
+    })
 }
 
 /// Says which databases a release has left beside the live one, and what removes them.

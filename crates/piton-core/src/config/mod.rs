@@ -127,6 +127,21 @@ impl Config {
         names
     }
 
+    /// Refuses a name that is no environment's, with the nearest one.
+    ///
+    /// # Errors
+    /// When there is no such environment.
+    pub fn known(&self, name: &str) -> Result<(), ConfigError> {
+        if self.file.environments.contains_key(name) {
+            return Ok(());
+        }
+        let names = self.environments();
+        let near = nearest(name, names.iter().copied());
+        let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let problem = Problem::new(format!("there is no environment `{name}`{near}"));
+        Err(ConfigError::bare(problem.help(format!("there is: {}", listed(names)))))
+    }
+
     /// Resolves the settings of one environment; `process_env` reads a variable of Piton's own environment.
     ///
     /// # Errors
@@ -137,13 +152,7 @@ impl Config {
         name: &str,
         process_env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Settings, ConfigError> {
-        if !self.file.environments.contains_key(name) {
-            let names = self.environments();
-            let near = nearest(name, names.iter().copied());
-            let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            let problem = Problem::new(format!("there is no environment `{name}`{near}"));
-            return Err(ConfigError::bare(problem.help(format!("there is: {}", listed(names)))));
-        }
+        self.known(name)?;
         let env_file = self.env_file(name).map_err(|problem| self.document.error(vec![problem]))?;
         let variables = Variables::Known { env_file, process: process_env };
         self.resolve(name, &variables).map(|settings| *settings).map_err(|found| self.document.error(found))

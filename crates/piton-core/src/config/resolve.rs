@@ -140,7 +140,7 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
     if let Some(url) = &url
         && !["postgres://", "postgresql://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
     {
-        cx.refuse(path, "`database.url` does not begin with `postgres://`");
+        cx.refuse(path, "`database.url` is not of the form `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`");
     }
     let tool = database.migrations.unwrap_or(MigrationTool::Sql);
     cx.note_word("database.migrations", tool);

@@ -113,9 +113,15 @@ impl Guard {
             let port = address.port();
             let fault = Fault::refused(format!("{whose} {port} cannot be used"));
             return Err(match ports::owner(port) {
-                Some(owner) => fault
-                    .because(format!("process {} ({}) listens on it", owner.pid, owner.command))
-                    .hint(format!("kill {}, or choose another port in piton.toml", owner.pid)),
+                Some(owner) => {
+                    let fault =
+                        fault.because(format!("process {} ({}) listens on it", owner.pid, owner.command));
+                    // To end what serves somebody is an outage.
+                    fault.hint(match owner.serves {
+                        true => "release from the folder that it was released from, or choose another port in piton.toml".into(),
+                        false => format!("kill {}, or choose another port in piton.toml", owner.pid),
+                    })
+                }
                 None => fault.caused_by(&error).hint("choose another port in piton.toml"),
             });
         }

@@ -114,9 +114,14 @@ impl Act for Migrate {
         if applied == before.applied && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
-        rewind
+        let mut outcome = rewind
             .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
-            .await
+            .await?;
+        if let (Some(kept), Some(half)) = (outcome.as_object_mut(), applied.iter().find(|one| !one.finished))
+        {
+            kept.insert("half_applied".into(), json!(half.name));
+        }
+        Ok(outcome)
     }
 }
 

@@ -42,11 +42,14 @@ pub use guard::{Finding, Guard};
 pub use identity::Mark;
 pub use migrate::Migrate;
 pub use proxy::Connect;
+pub(crate) use proxy::PROXY_MARK;
 pub use rehearse::Rehearse;
 pub use revive::{Revived, Role, ShouldRun};
 pub(crate) use revive::{revive, without_way_back};
+pub(crate) use rewind::words_to_say;
 pub use settle::{DropCopies, Prune, StopSlot, Tidy};
 pub use shift::{Shift, Watch};
+pub(crate) use slot::SLOT_MARK;
 pub use slot::StartSlot;
 pub(crate) use which::still_the_same;
 

@@ -98,7 +98,10 @@ impl Step {
                 _ => String::new(),
             },
             Step::StartSlot(start) => format!("{} stopped", start.slot),
-            Step::Migrate(_) if flag("kept") => format!("the migration stays: {}", text("why")),
+            Step::Migrate(_) if flag("kept") => match text("half_applied") {
+                "" => format!("the migration stays: {}", text("why")),
+                half => format!("the migration stays, {half} in part: {}", text("why")),
+            },
             Step::Migrate(_) if flag("rewound") => {
                 let mut words = match text("replaced") {
                     "" => "rewound to the backup, which holds every row".to_owned(),

@@ -13,7 +13,7 @@ use super::{Act, Ctx, Site, Words, World};
 use crate::fault::{Fault, OrFault};
 
 /// The variable that a proxy's process carries; its value is the proxy's folder.
-const PROXY_MARK: &str = "PITON_PROXY";
+pub(crate) const PROXY_MARK: &str = "PITON_PROXY";
 /// How long requests that a slot still works on may take when it is to stop.
 pub(super) const DRAIN: Duration = Duration::from_secs(30);
 /// How long to wait before a proxy that does not answer yet is asked again.

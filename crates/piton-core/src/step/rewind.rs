@@ -271,9 +271,14 @@ fn undecided(environment: &str) -> Fault {
         kind: fault::Kind::Undecided,
         ..Fault::surroundings("nobody has said yet whether the database goes back")
     }
-    .hint(format!(
+    .hint(words_to_say(environment))
+}
+
+/// Says what lets a release go on that waits for a word on its database.
+pub(crate) fn words_to_say(environment: &str) -> String {
+    format!(
         "piton rollback {environment} --database --yes puts it back, piton rollback {environment} leaves it"
-    ))
+    )
 }
 
 async fn structure_of(database: &Database) -> Result<Structure, Fault> {

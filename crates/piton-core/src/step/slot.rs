@@ -17,7 +17,7 @@ use crate::{files, http};
 use piton_proxy::Slot;
 
 /// The variable that every process of a slot carries; its value is the release.
-const SLOT_MARK: &str = "PITON_RELEASE";
+pub(crate) const SLOT_MARK: &str = "PITON_RELEASE";
 /// How many good answers in a row make an app ready.
 const IN_A_ROW: u32 = 2;
 /// Copies the artifact into the slot's folder, starts the app there and waits until it is ready.

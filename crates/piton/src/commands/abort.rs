@@ -12,7 +12,8 @@ use crate::ui;
 /// Undoes the release that is under way.
 pub(crate) async fn run(project: &Project, args: &Yes) -> Result<ExitCode, Error> {
     let environment = &args.target.environment;
-    if !args.yes && ui::can_ask() && !ui::confirm(&format!("Undo the release of {environment}?")) {
+    if !args.yes && ui::can_ask() && ui::confirm(&format!("Undo the release of {environment}?")) != Some(true)
+    {
         return Err(Fault::refused("not confirmed; nothing was changed").into());
     }
     ask_to_go_back(project, environment, Request::Abort, args.target.json).await

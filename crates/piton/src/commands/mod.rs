@@ -220,7 +220,10 @@ fn finish(
 ) -> Result<ExitCode, Error> {
     match ended {
         Some((end, state)) => Ok(report(project, &end, &state, as_json)),
-        None => watch::print_state(project, environment, as_json),
+        None => {
+            watch::print_state(project, environment, as_json)?;
+            Ok(ExitCode::from(error::LEFT))
+        }
     }
 }
 

@@ -25,11 +25,11 @@ async fn ask_about_the_database(project: &Project, args: &Rollback) -> Result<Ex
     let request = Request::Rollback { database: false, undecided: true };
     let ended = carry_out(project, environment, request).await?;
     let asks = ended.as_ref().is_some_and(|(_, state)| state.waits_for_a_word());
+    let answer = if asks && ui::can_ask() { ui::confirm("Put the database back?") } else { None };
     // Who cannot be asked has read what leaves and the commands that decide; the exit code says that it stands.
-    if !asks || !ui::can_ask() {
+    let Some(database) = answer else {
         return finish_going_back(project, environment, ended, as_json);
-    }
-    let database = ui::confirm("Put the database back?");
+    };
     let request = Request::Rollback { database, undecided: false };
     ask_to_go_back(project, environment, request, as_json).await
 }

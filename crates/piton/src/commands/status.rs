@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Status;
 use crate::error::Error;
-use crate::view::{back_words, kept_words, outcome_words};
+use crate::view::{back_words, kept_words, outcome_words, staying_words};
 use crate::{json as contract, ui};
 
 /// Shows what serves each environment and where a release stands.
@@ -68,6 +68,7 @@ impl Found {
         json!({
             "environment": self.environment,
             "live": self.live.as_ref().map(contract::live),
+            "listens": self.live.as_ref().map(|_| self.listens),
             "proxy": self.proxy.as_ref().map(|proxy| json!({
                 "pid": proxy.pid,
                 "listen": proxy.listen.to_string(),
@@ -98,7 +99,9 @@ impl Found {
         } else if self.live.is_some() {
             lines.push(format!("  {} the proxy does not run; piton resume --all starts it", "✗".red()));
         }
-        if let (Some(live), false) = (&self.live, self.listens) {
+        // A release that settles ends the one before on purpose.
+        let settles = self.latest.as_ref().is_some_and(|state| state.ended.is_none() && state.past_return());
+        if let (Some(live), false, false) = (&self.live, self.listens, settles) {
             lines.push(format!(
                 "  {} {} does not listen on port {}; piton resume {} starts it again",
                 "✗".red(),
@@ -169,6 +172,7 @@ fn release_lines(kept: &[String], state: &State) -> Vec<String> {
         )];
         lines.extend(state.back.as_ref().map(|turned| format!("    {}", back_words(&turned.reason))));
         lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
+        lines.extend(staying_words(state).map(|words| format!("    {words}")));
         lines.extend(kept.iter().map(|words| format!("    {words}")));
         return lines;
     }

@@ -17,8 +17,10 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Follows a release that another process runs.
 pub(crate) async fn run(project: &Project, args: &Environment) -> Result<ExitCode, Error> {
-    let ended = follow(project, &args.environment, 0).await?;
-    finish(project, &args.environment, ended, args.json)
+    match follow(project, &args.environment, 0).await? {
+        None => print_state(project, &args.environment, args.json),
+        ended => finish(project, &args.environment, ended, args.json),
+    }
 }
 
 /// Returns the journal's place of the latest event of the environment's latest release; 0 without one.
@@ -82,7 +84,7 @@ pub(crate) async fn follow(
         followed = following => followed,
         () = interrupted() => {
             view.close();
-            ui::talk(&format!("The release goes on. piton watch {environment} follows it again."));
+            ui::talk(&format!("It goes on by itself. piton watch {environment} follows it again."));
             return Ok(None);
         }
     };

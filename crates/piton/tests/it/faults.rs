@@ -305,7 +305,10 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
         "create table half (a int);\ncreate unique index concurrently twins on items (note);",
     );
     // Rows were written since the backup: they must not leave, and so the half that stands stays, and is told.
-    stage.piton(&["abort", "production"]).expect(0).says("the migration stays");
+    let said = stage.piton(&["abort", "production"]).expect(0).says("the migration stays, 002");
+    let way_on = "in part: the next release carries on with that";
+    said.says(way_on).says("piton migration production 002");
+    assert!(stage.piton(&["status", "production"]).expect(0).stdout.contains(way_on));
     assert_eq!(stage.sql(&production, rows), ["1002"]);
     assert_eq!(stage.sql(&production, "select count(*) from half"), ["0"]);
     assert_eq!(stage.databases(), [production.as_str()]);

@@ -182,6 +182,35 @@ fn a_port_in_use_is_refused_with_its_owner() {
 }
 
 #[test]
+fn a_port_on_which_another_folder_serves_is_not_freed_by_a_kill() {
+    let (Some(stage), Some(mut other)) = (live_stage(), stage()) else { return };
+    let (theirs, own) = (stage.settings().production.ports, other.settings().production.ports);
+    for (whose, ports) in [("blue's port", theirs), ("the proxy's port", [theirs[0], own[1], own[2]])] {
+        other.configure(|settings| settings.production.ports = ports);
+        let said = refused(&other, "production", &[whose, "the folder that it was released from"]);
+        assert!(!said.stderr.contains("kill "), "{}", said.stderr);
+    }
+    assert_eq!(stage.status("production")["listens"], true);
+}
+
+#[test]
+fn what_another_app_or_no_environment_asks_is_refused() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done migrate:after")]).expect(137);
+    let toml = std::fs::read_to_string(stage.root().join("piton.toml")).unwrap();
+    stage.write("piton.toml", &toml.replacen(&format!("\"{}\"", stage.name()), "\"another\"", 1));
+    for asked in [&["resume", "production"][..], &["rollback", "production", "--database", "--yes"]] {
+        stage.piton(asked).expect(2).says("names another app").says("now another");
+    }
+    stage.write("piton.toml", &toml);
+    for asked in ["abort", "rollback", "resume", "hold"] {
+        stage.piton(&[asked, "productoin"]).expect(2).says("did you mean `production`?");
+    }
+    stage.piton(&["abort", "production"]).expect(0);
+}
+
+#[test]
 fn the_second_operator_is_refused() {
     let Some(mut stage) = live_stage() else { return };
     stage.configure(|settings| settings.watch = "10m");

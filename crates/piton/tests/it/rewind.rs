@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{RECEIPTS, live_stage, stage};
 use piton_testkit::stage::{Change, Piton, Stage};
+use rustix::process::Signal;
 
 /// Runs the release until its migration is done, and kills it there.
 fn migrated(stage: &Stage) {
@@ -305,6 +306,27 @@ fn a_person_is_asked_about_the_database_when_traffic_is_back() {
 }
 
 #[test]
+fn a_rollback_that_is_left_goes_on_by_itself() {
+    let Some(mut stage) = live_stage() else { return };
+    let deploy = watched(&mut stage);
+    let stage = &stage;
+    let production = stage.database("production");
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| as_the_app(stage, "begin; lock table items; select pg_sleep(4); commit"));
+        let is_locked =
+            "select 1 from pg_locks where mode = 'AccessExclusiveLock' and relation = 'items'::regclass";
+        stage.eventually("the lock", || !stage.sql(&production, is_locked).is_empty());
+        let rollback = stage.spawn(&["rollback", "production", "--database", "--yes"], &[]);
+        stage.eventually("traffic is back", || traffic_is_back(stage));
+        rollback.signal(Signal::INT);
+        rollback.wait().expect(130).says("It goes on by itself");
+        locked.join().expect("the lock");
+    });
+    deploy.wait().expect(3);
+    assert_eq!(rows_called_late(stage), ["0"]);
+}
+
+#[test]
 fn who_cannot_be_asked_finds_traffic_back_and_the_database_waiting() {
     let Some(mut stage) = live_stage() else { return };
     let deploy = watched(&mut stage);
@@ -312,6 +334,11 @@ fn who_cannot_be_asked_finds_traffic_back_and_the_database_waiting() {
     said.says("Written since the backup").says("piton rollback production --database --yes");
     deploy.wait().expect(4);
     assert!(traffic_is_back(&stage));
+    // A terminal that is closed at the question has not said no.
+    let mut rollback = stage.spawn_on_terminal(&["rollback", "production", "--database"]);
+    rollback.answer("Put the database back? [y/N]", "\u{4}");
+    rollback.wait().expect(4);
+    stage.piton(&["deploy", "production"]).expect(2).says("piton rollback production --database --yes");
     assert_eq!(rows_called_late(&stage), ["1"]);
     stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0).says("rewound to the backup");
     assert_eq!(rows_called_late(&stage), ["0"]);
