@@ -70,6 +70,7 @@ impl Act for StopSlot {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        ctx.not_fenced_off()?;
         let mut client = client(ctx).await?;
         // Whatever became of the traffic: a slot that goes has none.
         in_force(client.set_weights(Weights::all(self.slot.other())).await)?;

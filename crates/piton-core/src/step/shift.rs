@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{PATIENCE, client, in_force, no_answer, traffic_back};
-use super::{Act, Ctx, Site, Words};
+use super::{Act, Ctx, Site, Step, Words};
 use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
@@ -63,6 +63,17 @@ struct Note {
     /// What the machine's clock that nobody sets showed then; it means something to the same boot alone.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     at: Duration,
+}
+
+impl Note {
+    /// Lets the gate see what was answered since the last look; the time is for the caller to count.
+    fn take_in(&mut self, slot: Slot, stats: Stats) {
+        let window = stats.since(&self.seen);
+        let answers = |slot: Slot| Answers::from(&window.slots[slot]);
+        self.gate.see(&answers(slot), &answers(slot.other()));
+        self.at = uptime();
+        self.seen = stats;
+    }
 }
 
 /// What a bake leaves for the next one and for people.
@@ -218,8 +229,16 @@ impl Bake {
         let seen = client.stats().await.or_fault(no_answer)?;
         let note = match ctx.noted().and_then(|note| serde_json::from_value::<Note>(note).ok()) {
             Some(note) if stands => note,
-            // The traffic was sent back meanwhile: what passed since then was nobody's trial.
-            Some(note) => Note { seen, at: uptime(), ..note },
+            // The traffic was sent back meanwhile: what was answered until then is judged, and the time since then does not count.
+            Some(mut note) => {
+                note.take_in(self.slot, seen);
+                let judged = !ctx.forward && !self.length.is_zero();
+                if let (true, Verdict::RollBack(why)) = (judged, note.gate.verdict(false)) {
+                    return Err(Fault::verdict(why));
+                }
+                ctx.note(&note)?;
+                note
+            }
             None => {
                 let note = Note { gate: self.gate(ctx), seen, served: Duration::ZERO, at: uptime() };
                 ctx.note(&note)?;
@@ -229,10 +248,25 @@ impl Bake {
         if stands {
             return Ok((note, 0.0));
         }
+        self.runs(ctx)?;
         let ordered = Instant::now();
         let switched = in_force(client.set_weights(self.weights()).await)?;
         let took = switched.map_or_else(|| ordered.elapsed(), |switched| switched.took);
         Ok((note, took.as_secs_f64() * 1000.0))
+    }
+
+    /// Refuses to send traffic to an app that does not run; to give up the way back has its own look.
+    fn runs(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+        let start = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
+            Step::StartSlot(start) => Some(start),
+            _ => None,
+        });
+        match start {
+            Some(start) if !ctx.forward && !start.listens() => {
+                Err(Fault::release(format!("{} does not run", start.place())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the gate from the step before, or starts a new one.
@@ -254,16 +288,11 @@ impl Bake {
     /// Takes in what was answered since the last look, and the time since.
     async fn look(&self, ctx: &Ctx<'_, '_>, note: &mut Note) -> Result<(), Fault> {
         let stats = client(ctx).await?.stats().await.or_fault(no_answer)?;
-        let window = stats.since(&note.seen);
-        let answers = |slot: Slot| Answers::from(&window.slots[slot]);
-        note.gate.see(&answers(self.slot), &answers(self.slot.other()));
-        let now = uptime();
         // While Piton was away its proxy served on: that time counts. A proxy that was away itself served nobody.
         if stats.epoch == note.seen.epoch {
-            note.served += now.saturating_sub(note.at);
+            note.served += uptime().saturating_sub(note.at);
         }
-        note.at = now;
-        note.seen = stats;
+        note.take_in(self.slot, stats);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{assert_nothing_failed, live_stage};
+use crate::common::{BAD, assert_no_failures_but_of, assert_nothing_failed, live_stage};
 use piton_testkit::stage::Stage;
 use rustix::process::Signal;
 use serde_json::json;
@@ -308,10 +308,7 @@ fn a_watch_that_failed_is_taken_up_with_the_traffic_on_the_release() {
     let load = stage.load("production").start().unwrap();
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "started watch:after")]).expect(137);
     // Nobody can take a note: the watch cannot begin.
-    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
-    let full = "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = 'noted'
-                BEGIN SELECT RAISE(FAIL, 'full'); END";
-    journal.execute_batch(full).unwrap();
+    let journal = journal_without_room_for(&stage, "noted");
     let said = stage.piton(&["resume", "production"]).expect(4);
     said.says("the journal could not be written").says("all traffic is on blue meanwhile");
     assert_eq!(stage.status("production")["proxy"]["weights"]["green"], 0);
@@ -322,6 +319,58 @@ fn a_watch_that_failed_is_taken_up_with_the_traffic_on_the_release() {
     stage.piton(&["resume", "production"]).expect(0);
     assert!(began.elapsed() > Duration::from_secs(3), "what passed without traffic was no watch");
     assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v2".into())));
+    assert_nothing_failed(&stage, &stage.finish(load));
+}
+
+/// Lets nobody append events of a kind until the trigger is dropped, as a full disk would.
+fn journal_without_room_for(stage: &Stage, kind: &str) -> rusqlite::Connection {
+    let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
+    let full = format!(
+        "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = '{kind}'
+         BEGIN SELECT RAISE(FAIL, 'full'); END"
+    );
+    journal.execute_batch(&full).unwrap();
+    journal
+}
+
+#[test]
+fn a_verdict_that_could_not_be_written_is_not_forgotten() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["50% for 20s", "100%"]);
+    stage.commit("v2", &[BAD]);
+    let load = stage.load("production").start().unwrap();
+    let journal = journal_without_room_for(&stage, "failed");
+    stage.piton(&["deploy", "production"]).expect(1).says("the journal");
+    assert_no_failures_but_of(&stage.finish(load), "v2");
+    journal.execute_batch("DROP TRIGGER full").unwrap();
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["resume", "production"]).expect(3).says("the gate sends it back");
+    let report = stage.finish(load);
+    assert_nothing_failed(&stage, &report);
+    assert!(!report.releases.contains_key("v2"), "judged already: {:?}", report.releases);
+}
+
+#[test]
+fn a_watch_that_failed_sends_nobody_to_an_app_that_has_died_since() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| (settings.watch, settings.ready_within) = ("10m", "3s"));
+    stage.commit("v2", &[]);
+    let load = stage.load("production").start().unwrap();
+    stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "started watch:after")]).expect(137);
+    let journal = journal_without_room_for(&stage, "noted");
+    stage.piton(&["resume", "production"]).expect(4).says("all traffic is on blue meanwhile");
+    journal.execute_batch("DROP TRIGGER full").unwrap();
+    let release = stage.status("production")["release"]["release"].as_str().unwrap().to_owned();
+    for marked in piton_exec::marker::find("PITON_RELEASE", &release) {
+        let pid = rustix::process::Pid::from_raw(marked.pid).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+    // Nor can it be started again, or copied anew.
+    std::fs::remove_file(of_slot(&stage, "green", false).join("built.json")).unwrap();
+    let commit = stage.git(&["rev-parse", "HEAD"]);
+    std::fs::remove_file(stage.root().join(".piton/artifacts").join(commit).join("built.json")).unwrap();
+    let said = stage.piton(&["resume", "production"]).expect(3);
+    said.says("cannot be started again").says("does not run");
     assert_nothing_failed(&stage, &stage.finish(load));
 }
 
