@@ -12,7 +12,7 @@ use crate::config::{FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
 use crate::plan::{Commit, Live};
-use crate::step::{self, Step};
+use crate::step;
 
 /// What was found before a plan was made.
 #[derive(Clone, Debug)]
@@ -78,10 +78,9 @@ impl Facts {
         let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
         let config = git(root, &["diff", "--name-only", &hash, "--", FILE_NAME]).await?;
         // The configuration has a remark of its own.
-        let others = [":/", &format!(":(exclude){FILE_NAME}")];
+        let others = format!(":(exclude){FILE_NAME}");
         let changes =
-            git(root, &[&["status", "--porcelain", "--untracked-files=no", "--"][..], &others].concat())
-                .await?;
+            git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
         Ok(Self {
             source: measure(source).await,
@@ -110,10 +109,7 @@ pub fn live(journal: &Journal, environment: &str) -> Result<Option<Live>, Fault>
 
 fn live_of(state: &State) -> Option<Live> {
     let Some((Outcome::Succeeded, since)) = state.ended else { return None };
-    let start = state.plan.steps.iter().find_map(|planned| match &planned.step {
-        Step::StartSlot(start) => Some(start.clone()),
-        _ => None,
-    })?;
+    let start = state.plan.start()?.clone();
     Some(Live { release: state.plan.id.clone(), commit: state.plan.commit.clone(), since, start })
 }
 

@@ -137,6 +137,14 @@ impl Plan {
     pub fn short_id(&self) -> &str {
         short_id(&self.id)
     }
+
+    /// Returns the step that starts the release's app.
+    pub fn start(&self) -> Option<&StartSlot> {
+        self.steps.iter().find_map(|planned| match &planned.step {
+            Step::StartSlot(start) => Some(start),
+            _ => None,
+        })
+    }
 }
 
 /// Returns the random end of a release's identifier.

@@ -6,7 +6,7 @@ use piton_exec::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Act, Ctx, Site, Step, Words, to_value};
+use super::{Act, Ctx, Site, Words, to_value};
 use crate::config::CommandLine;
 use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
@@ -59,10 +59,7 @@ impl Build {
 
     /// Looks whether the build made what starts the app: that shall not come out when all else is done.
     fn starts(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        let starts = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-            Step::StartSlot(start) => Some(&start.command.program),
-            _ => None,
-        });
+        let starts = ctx.plan.start().map(|start| &start.command.program);
         let Some(program) = starts.filter(|program| program.contains('/') && !program.starts_with('/'))
         else {
             return Ok(());

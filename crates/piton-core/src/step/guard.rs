@@ -157,16 +157,13 @@ impl Guard {
     /// The commit has the program that starts the app, where nothing is built that could make it.
     async fn has_program(&self, settings: &Settings) -> Result<(), Fault> {
         let program = &settings.run.command.program;
-        if !settings.build.run.is_empty() || !program.contains('/') || program.starts_with('/') {
+        let outside = program.starts_with('/') || program.starts_with("../");
+        if !settings.build.run.is_empty() || !program.contains('/') || outside {
             return Ok(());
         }
         // What is behind a link or in a submodule is only there once it is checked out: then the build looks.
         let first = program.split('/').find(|part| !matches!(*part, "" | ".")).unwrap_or(program);
-        let root = settings.root.display().to_string();
-        let listing =
-            Command::new("git").args(["-C", &root, "ls-tree", "--name-only", &self.commit, "--", first]);
-        let listed = local::run(&listing).await.or_fault(|| "git could not list the commit".into())?;
-        if first == ".." || !listed.stdout.trim().is_empty() {
+        if is_listed(&self.commit, &settings.root, &[], first).await? {
             return Ok(());
         }
         let short = self.commit.get(..7).unwrap_or(&self.commit);
@@ -303,17 +300,24 @@ async fn has_migrations(commit: &str, settings: &Settings) -> Result<(), Fault> 
         return Ok(());
     };
     let folder = migrations.folder.display().to_string();
-    let root = settings.root.display().to_string();
-    let command =
-        Command::new("git").args(["-C", &root, "ls-tree", "-d", "--name-only", commit, "--", &folder]);
-    let listed = local::run(&command).await.or_fault(|| "git could not list the commit".into())?;
-    if !listed.stdout.trim().is_empty() {
+    if is_listed(commit, &settings.root, &["-d"], &folder).await? {
         return Ok(());
     }
     let short = commit.get(..7).unwrap_or(commit);
     Err(Fault::refused(format!("{short} has no folder {folder}"))
         .because("database.folder in piton.toml names it as the folder of migrations")
         .hint("name the right folder, or commit it"))
+}
+
+/// Tells whether a commit has a path; with `-d` among the options, whether that is a folder.
+async fn is_listed(commit: &str, root: &Path, options: &[&str], path: &str) -> Result<bool, Fault> {
+    let root = root.display().to_string();
+    let command = Command::new("git")
+        .args(["-C", &root, "ls-tree", "--name-only"])
+        .args(options.iter().copied())
+        .args([commit, "--", path]);
+    let listed = local::run(&command).await.or_fault(|| "git could not list the commit".into())?;
+    Ok(!listed.stdout.trim().is_empty())
 }
 
 /// Reads a file of a commit as a checkout has it; `None` when the commit has none of this path.

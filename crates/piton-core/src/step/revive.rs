@@ -3,7 +3,7 @@
 use piton_proxy::Slot;
 use piton_proxy::control::Client;
 
-use super::{Ctx, StartSlot, Step, World, proxy as the_proxy};
+use super::{Ctx, StartSlot, World, proxy as the_proxy};
 use crate::fault::Fault;
 use crate::journal::Event;
 use crate::plan::Phase;
@@ -164,14 +164,10 @@ pub(super) async fn live(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
     };
     let Err(fault) = again(&live.start).await else { return Ok(()) };
     // Traffic stays where it is; and whoever has it has to run.
-    let new = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-        Step::StartSlot(start) => Some(start),
-        _ => None,
-    });
     if ctx.plan.steps[ctx.index].phase < Phase::Shift {
         return Err(fault);
     }
-    let Some(new) = new else { return Err(fault) };
+    let Some(new) = ctx.plan.start() else { return Err(fault) };
     let serves = new.listens() || again(new).await.is_ok();
     let place = new.place();
     let fault = fault.because(match serves {

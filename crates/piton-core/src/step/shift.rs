@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::proxy::{PATIENCE, client, in_force, no_answer, traffic_back};
-use super::{Act, Ctx, Site, Step, Words};
+use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
@@ -257,11 +257,7 @@ impl Bake {
 
     /// Refuses to send traffic to an app that does not run; to give up the way back has its own look.
     fn runs(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        let start = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-            Step::StartSlot(start) => Some(start),
-            _ => None,
-        });
-        match start {
+        match ctx.plan.start() {
             Some(start) if !ctx.forward && !start.listens() => {
                 Err(Fault::release(format!("{} does not run", start.place())))
             }

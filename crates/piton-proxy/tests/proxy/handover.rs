@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
-use piton_proxy::control::{Client, ControlError, Drained};
+use piton_proxy::control::{Client, ControlError, Drained, Status};
 use piton_proxy::{Slot, Weights};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -176,6 +176,19 @@ async fn a_successor_that_cannot_serve_leaves_the_old_process_as_it_was() {
     proxy.stop().await;
 }
 
+/// Asks for the status; an order that comes while the sockets are away is to be given again.
+async fn status_of(proxy: &Proxy) -> Status {
+    let asked = async {
+        loop {
+            match proxy.control().await.status().await {
+                Err(ControlError::Replaced) => tokio::task::yield_now().await,
+                answer => break answer.unwrap(),
+            }
+        }
+    };
+    timeout(SOON, asked).await.expect("the order is answered")
+}
+
 #[tokio::test]
 async fn who_takes_the_sockets_and_says_nothing_keeps_nobody_waiting() {
     let blue = Upstream::named("blue").await;
@@ -188,17 +201,7 @@ async fn who_takes_the_sockets_and_says_nothing_keeps_nobody_waiting() {
     answers.read_line(&mut line).await.unwrap();
     assert!(line.starts_with("{\"done\""), "{line}");
 
-    let status = timeout(SOON, async {
-        loop {
-            // An order that comes while the sockets are away is to be given again.
-            match proxy.control().await.status().await {
-                Err(ControlError::Replaced) => tokio::task::yield_now().await,
-                answer => break answer.unwrap(),
-            }
-        }
-    })
-    .await;
-    assert_eq!(status.expect("the order is answered").epoch, epoch);
+    assert_eq!(status_of(&proxy).await.epoch, epoch);
     // Too late, and told so.
     let _ = answers.get_mut().write_all(b"{\"order\":\"taken\"}\n").await;
     line.clear();
@@ -228,17 +231,7 @@ async fn a_successor_that_comes_too_late_ends_and_does_not_serve() {
     })
     .await;
 
-    let status = timeout(SOON, async {
-        loop {
-            // An order that comes while the sockets are away is to be given again.
-            match proxy.control().await.status().await {
-                Err(ControlError::Replaced) => tokio::task::yield_now().await,
-                answer => break answer.unwrap(),
-            }
-        }
-    })
-    .await;
-    assert_eq!(status.expect("the order is answered").epoch, epoch);
+    assert_eq!(status_of(&proxy).await.epoch, epoch);
     std::io::Write::write_all(&mut std::fs::File::from(pipe), &std::fs::read(&aside).unwrap()).unwrap();
     let (code, text) = late.end().await;
     assert!(code == Some(3) && text.contains("does not hand over") && text.contains("it goes on"), "{text}");

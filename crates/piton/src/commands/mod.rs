@@ -173,18 +173,7 @@ fn report(project: &Project, end: &End, state: &State, as_json: bool) -> ExitCod
     ExitCode::from(code)
 }
 
-/// Runs a request: a living process takes it up and is followed, otherwise this process carries the release on with it.
-async fn ask(
-    project: &Project,
-    environment: &str,
-    request: piton_core::journal::Request,
-    as_json: bool,
-) -> Result<ExitCode, Error> {
-    let ended = carry_out(project, environment, request).await?;
-    finish(project, environment, ended, as_json)
-}
-
-/// Runs a request to go back as [`ask`] does: to have gone back is a success, to have settled meanwhile is none.
+/// Runs a request to go back and reports it: to have gone back is a success, to have settled meanwhile is none.
 async fn ask_to_go_back(
     project: &Project,
     environment: &str,
@@ -195,7 +184,9 @@ async fn ask_to_go_back(
     finish_going_back(project, environment, ended, as_json)
 }
 
-/// Runs a request as [`ask`] does and reports nothing; `None` when the release goes on elsewhere and is watched no longer.
+/// Runs a request: a living process takes it up and is followed, otherwise this process carries the release on with it.
+///
+/// Nothing is reported yet; `None` when the release goes on elsewhere and is watched no longer.
 async fn carry_out(
     project: &Project,
     environment: &str,

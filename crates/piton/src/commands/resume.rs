@@ -11,7 +11,7 @@ use piton_exec::local::Inherit;
 use piton_exec::{Command, local};
 use serde_json::json;
 
-use super::{ask, carry_on, interrupted, report, watch};
+use super::{carry_on, carry_out, finish, interrupted, report, watch};
 use crate::cli::Resume;
 use crate::error::{Error, FAILED};
 use crate::view::View;
@@ -92,7 +92,8 @@ async fn forward(project: &Project, environment: &str, as_json: bool) -> Result<
             return Err(fault.into());
         }
     }
-    ask(project, environment, Request::Forward, as_json).await
+    let ended = carry_out(project, environment, Request::Forward).await?;
+    finish(project, environment, ended, as_json)
 }
 
 /// Starts again what served, then lets each release that is not over run in a process of its own.

@@ -31,11 +31,15 @@ fn live_processes(stage: &Stage) -> Vec<piton_exec::marker::Marked> {
     piton_exec::marker::find("PITON_RELEASE", &live)
 }
 
-fn kill_live_app(stage: &Stage) {
-    for marked in live_processes(stage) {
+fn kill_all(processes: &[piton_exec::marker::Marked]) {
+    for marked in processes {
         let pid = rustix::process::Pid::from_raw(marked.pid).unwrap();
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
+}
+
+fn kill_live_app(stage: &Stage) {
+    kill_all(&live_processes(stage));
     stage.eventually("the app's end", || live_processes(stage).is_empty());
 }
 
@@ -361,10 +365,7 @@ fn a_watch_that_failed_sends_nobody_to_an_app_that_has_died_since() {
     stage.piton(&["resume", "production"]).expect(4).says("all traffic is on blue meanwhile");
     journal.execute_batch("DROP TRIGGER full").unwrap();
     let release = stage.status("production")["release"]["release"].as_str().unwrap().to_owned();
-    for marked in piton_exec::marker::find("PITON_RELEASE", &release) {
-        let pid = rustix::process::Pid::from_raw(marked.pid).unwrap();
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    }
+    kill_all(&piton_exec::marker::find("PITON_RELEASE", &release));
     // Nor can it be started again, or copied anew.
     std::fs::remove_file(of_slot(&stage, "green", false).join("built.json")).unwrap();
     let commit = stage.git(&["rev-parse", "HEAD"]);
