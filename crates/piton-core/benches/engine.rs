@@ -19,7 +19,7 @@ use piton_core::config;
 use piton_core::dirs::Dirs;
 use piton_core::engine::{self, End, Recorder, Watcher};
 use piton_core::journal::{Event, Journal, Operator, Outcome, State};
-use piton_core::plan::{Commit, Phase, Plan, PlannedStep};
+use piton_core::plan::{Commit, Job, Phase, Plan, PlannedStep};
 use piton_core::step::{Checks, World};
 use piton_proxy::Slot;
 use piton_testkit::bench::{Report, Row};
@@ -135,6 +135,7 @@ fn plan() -> Plan {
     };
     Plan {
         id: "01JD0000000000000000000000".into(),
+        job: Job::Release,
         app: "bench".into(),
         environment: "production".into(),
         protected: true,

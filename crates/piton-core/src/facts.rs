@@ -98,6 +98,22 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Gathers the facts for a run that brings no commit: what serves is named in what it makes, or else the last commit.
+    ///
+    /// # Errors
+    /// As [`Facts::gather`].
+    pub async fn gather_for_order(
+        settings: &Settings,
+        from: Option<&Settings>,
+        journal: &Journal,
+    ) -> Result<Self, Fault> {
+        let serving = live(journal, &settings.environment)?.map(|live| live.commit.hash);
+        let reference = serving.as_deref().unwrap_or("HEAD");
+        Self::gather(settings, from, journal, reference).await
+    }
+}
+
 /// Returns the release that serves an environment: the last one that succeeded.
 ///
 /// # Errors

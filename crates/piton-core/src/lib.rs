@@ -1,5 +1,6 @@
 //! Configuration, plan, journal, engine, steps and gate of a release. No terminal, no HTTP server.
 
+pub mod backups;
 pub mod config;
 pub mod dirs;
 pub mod engine;

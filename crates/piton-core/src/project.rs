@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use piton_db::Database;
 
+use crate::backups::{self, Stored};
 use crate::config::{self, Config, Percent, Settings};
 use crate::dirs::Dirs;
 use crate::engine::{self, End, Recorder, Watcher};
@@ -13,7 +14,7 @@ use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::files;
 use crate::journal::{Journal, JournalError, Lease, Operator, Outcome, Progress, Request, State, StepState};
-use crate::plan::{self, Phase, Plan, PlannedStep};
+use crate::plan::{self, Job, Order, Phase, Plan, PlannedStep};
 use crate::step::{self, Finding, Other, Revived, Role, Seen, ShouldRun, StartSlot, Step, World};
 
 /// An opened project.
@@ -145,7 +146,7 @@ impl Project {
                 .releases(Some(after))
                 .map_err(journal_fault)?
                 .into_iter()
-                .filter(|state| matches!(state.ended, Some((Outcome::Succeeded, _))))
+                .filter(|state| state.is_release() && matches!(state.ended, Some((Outcome::Succeeded, _))))
                 .map(|state| state.plan.commit.hash.clone())
                 .collect(),
             None => Vec::new(),
@@ -181,7 +182,7 @@ impl Project {
     /// Begins a release: takes the lease, makes the plan and stores it.
     ///
     /// # Errors
-    /// A refusal when somebody else holds the environment or an earlier release of it is not over.
+    /// A refusal when somebody else holds the environment or an earlier run of it is not over.
     pub async fn begin<'w>(
         &self,
         settings: &Settings,
@@ -189,24 +190,62 @@ impl Project {
         stay: bool,
         watcher: &'w dyn Watcher,
     ) -> Result<Recorder<'w>, Fault> {
+        let make = async |journal: &Journal| {
+            let from = self.data_source(settings)?;
+            let facts = Facts::gather(settings, from.as_ref(), journal, reference).await?;
+            Ok(plan::make(settings, from.as_ref(), &facts, stay))
+        };
+        self.begin_with(settings, make, watcher).await
+    }
+
+    /// Begins what a person orders besides a release, in the same way.
+    ///
+    /// # Errors
+    /// As [`Project::begin`]; a refusal of what cannot be ordered of this environment.
+    pub async fn begin_order<'w>(
+        &self,
+        settings: &Settings,
+        order: &Order,
+        watcher: &'w dyn Watcher,
+    ) -> Result<Recorder<'w>, Fault> {
+        may_order(settings, order).await?;
+        let make = async |journal: &Journal| {
+            let from = self.data_source(settings)?;
+            let facts = Facts::gather_for_order(settings, from.as_ref(), journal).await?;
+            Ok(plan::make_for(settings, from.as_ref(), &facts, order))
+        };
+        self.begin_with(settings, make, watcher).await
+    }
+
+    async fn begin_with<'w>(
+        &self,
+        settings: &Settings,
+        make: impl AsyncFnOnce(&Journal) -> Result<Plan, Fault>,
+        watcher: &'w dyn Watcher,
+    ) -> Result<Recorder<'w>, Fault> {
         let mut journal = self.journal()?;
         let by = Operator::this_process();
         let lease = journal.acquire(&settings.environment, &by).map_err(journal_fault)?;
-        let prepared = async {
-            if let Some(open) = self.open_release(&journal, &settings.environment)? {
-                return Err(unfinished(&open, false));
-            }
-            let from = self.data_source(settings)?;
-            let facts = Facts::gather(settings, from.as_ref(), &journal, reference).await?;
-            Ok(plan::make(settings, from.as_ref(), &facts, stay))
+        let prepared = match self.open_release(&journal, &settings.environment) {
+            Ok(Some(open)) => Err(unfinished(&open, false)),
+            Ok(None) => make(&journal).await,
+            Err(fault) => Err(fault),
         };
-        match prepared.await {
+        match prepared {
             Ok(plan) => Recorder::create(journal, lease, plan, by, watcher).map_err(journal_fault),
             Err(fault) => {
                 journal.give_back(&lease).map_err(journal_fault)?;
                 Err(fault)
             }
         }
+    }
+
+    /// Lists an environment's backups, oldest first.
+    ///
+    /// # Errors
+    /// When their folder cannot be read.
+    pub fn backups(&self, settings: &Settings) -> Result<Vec<Stored>, Fault> {
+        backups::list(&self.dirs.backups(settings), &settings.app, &settings.environment)
     }
 
     /// Takes up the environment's release that is not over.
@@ -500,6 +539,9 @@ async fn same_databases(state: &State, world: &World, back: bool) -> Result<(), 
 async fn may_carry_on(state: &State, world: &World, goes_back: bool) -> Result<(), Fault> {
     same_databases(state, world, goes_back || state.back.is_some()).await?;
     let Some(window) = &world.settings.window else { return Ok(()) };
+    if !matches!(state.plan.job, Job::Release | Job::Clone) {
+        return Ok(());
+    }
     let resumed = state.steps.iter().any(|step| step.attempts > 0);
     let mut steps = state.plan.steps.iter().zip(&state.steps);
     let touched = steps.any(|(planned, step)| planned.phase >= Phase::Migrate && step.attempts > 0);
@@ -510,6 +552,36 @@ async fn may_carry_on(state: &State, world: &World, goes_back: bool) -> Result<(
     Err(Fault::refused(format!("{environment} takes releases {window}"))
         .because("this one has not touched the database yet")
         .hint(format!("piton resume {environment} when the window is open, or piton abort {environment}")))
+}
+
+/// Refuses what cannot be ordered of an environment.
+async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
+    let environment = &settings.environment;
+    // Says it when there is none.
+    let database = step::database_of(settings)?;
+    match order {
+        Order::Clone if settings.data.is_none() => {
+            Err(Fault::refused(format!("{environment} has data of its own"))
+                .because("a clone replaces the database, and only one that is made from another's is replaced")
+                .hint(format!("data = {{ from = \"production\" }} below [environments.{environment}] in piton.toml says where from")))
+        }
+        Order::Restore { into, .. } => {
+            if into.len() > 63 {
+                return Err(Fault::refused(format!("{into} is too long for a database's name"))
+                    .because("PostgreSQL cuts names off at 63 bytes"));
+            }
+            let target = database.with_name(into);
+            match piton_db::facts::exists(&target).await {
+                Ok(false) => Ok(()),
+                Ok(true) => Err(Fault::refused(format!("there is a database {into} already"))
+                    .because(format!("{}: a backup is restored beside what is there, never over it", target.server()))
+                    .hint("name another one with --into")),
+                Err(error) => Err(Fault::refused(format!("{environment}'s database server cannot be reached"))
+                    .caused_by(&error)),
+            }
+        }
+        Order::Backup | Order::Proof { .. } | Order::Clone => Ok(()),
+    }
 }
 
 fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> {
@@ -523,7 +595,8 @@ fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> 
 
 fn unfinished(open: &State, held: bool) -> Fault {
     let environment = &open.plan.environment;
-    let mut fault = Fault::refused(format!("a release of {environment} is not over")).because(format!(
+    let job = open.plan.job;
+    let mut fault = Fault::refused(format!("a {job} of {environment} is not over")).because(format!(
         "{} of commit {} was begun by {}",
         open.plan.short_id(),
         open.plan.commit.short(),

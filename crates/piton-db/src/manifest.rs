@@ -17,6 +17,8 @@ use crate::{DbError, dumpfile, files};
 /// The version of the manifest's format; newer ones are refused.
 const FORMAT: u32 = 1;
 pub(crate) const FILE: &str = "manifest.json";
+/// The file that says that the backup was proved.
+const PROVED: &str = "proved.json";
 
 /// The size and checksum of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +165,42 @@ impl Manifest {
     }
 }
 
+/// When and where a backup was last restored and found equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proved {
+    /// The hash of the manifest that the copy was compared with.
+    pub manifest: String,
+    /// When.
+    pub at: Timestamp,
+    /// The system identifier of the server that it was restored on.
+    pub system_identifier: String,
+    /// That server's version, such as 150018.
+    pub server_version_num: u32,
+    /// How many tables were compared.
+    pub tables: u64,
+    /// How many rows.
+    pub rows: u64,
+    /// How many objects.
+    pub objects: u64,
+}
+
+impl Proved {
+    /// Reads it from the backup's folder; `None` when the backup was not proved, or its manifest is another one since.
+    pub fn read(dir: &Path, manifest: &Manifest) -> Option<Self> {
+        let proved: Self = serde_json::from_slice(&fs::read(dir.join(PROVED)).ok()?).ok()?;
+        (proved.manifest == manifest.hash().ok()?).then_some(proved)
+    }
+
+    /// Writes it into the backup's folder, whole or not at all.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write(&self, dir: &Path) -> Result<(), DbError> {
+        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from)?;
+        files::write(&dir.join(PROVED), &text)
+    }
+}
+
 /// Reads every file of a backup and lists those that are altered, missing or strange.
 ///
 /// # Errors
@@ -180,7 +218,7 @@ pub fn verify_files(dir: &Path) -> Result<Vec<Damage>, DbError> {
     }
     for path in files::list(dir)? {
         let name = path.display().to_string();
-        if name != FILE && !manifest.files.contains_key(&name) {
+        if name != FILE && name != PROVED && !manifest.files.contains_key(&name) {
             damage.push(Damage::Extra(name));
         }
     }

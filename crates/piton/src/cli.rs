@@ -71,6 +71,22 @@ pub(crate) enum Command {
     /// would leave are counted, and a question is asked. A release that has settled cannot go back this way: deploy an older commit
     /// with --ref.
     Rollback(Rollback),
+    /// Take a backup of an environment's database and prove it
+    ///
+    /// Dumps at one snapshot, restores into a golden copy, compares every row and object, and drops the copy. A release does this by
+    /// itself.
+    Backup(Order),
+    /// List an environment's backups
+    Backups(Environment),
+    /// Prove a backup once more: restore it into a golden copy and compare every row and object
+    Prove(Prove),
+    /// Restore a backup into a new database beside the live one, and prove it
+    Restore(Restore),
+    /// Make an environment's database anew from the environment that it takes its data from
+    ///
+    /// As a release does it: a proved backup, the release's migrations tried on a copy, requests held while the databases change
+    /// places.
+    Clone(Order),
     /// Record a half-applied migration as applied or not, after a look at the database
     Migration(Migration),
     /// Run an environment's traffic proxy (releases start it by themselves)
@@ -91,6 +107,10 @@ impl Command {
             Self::Abort(args) => args.target.json,
             Self::Rollback(args) => args.target.json,
             Self::Migration(args) => args.json,
+            Self::Backups(args) => args.json,
+            Self::Backup(args) | Self::Clone(args) => args.target.json,
+            Self::Prove(args) => args.order.target.json,
+            Self::Restore(args) => args.order.target.json,
             Self::Init | Self::Schema | Self::Proxy(_) => false,
         }
     }
@@ -104,6 +124,36 @@ pub(crate) struct Environment {
     /// Print JSON (docs/json.md)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Order {
+    #[command(flatten)]
+    pub(crate) target: Environment,
+    /// Run it in a process of its own once its guards let it pass, and return
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prove {
+    #[command(flatten)]
+    pub(crate) order: Order,
+    /// A backup's identifier or the end of it, or `latest`
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) order: Order,
+    /// A backup's identifier or the end of it, or `latest`
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+    /// The name of the new database, on the environment's own server
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) into: String,
 }
 
 #[derive(Debug, Args)]

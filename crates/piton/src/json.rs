@@ -1,6 +1,7 @@
 //! The JSON that `--json` prints: a written contract (docs/json.md), made apart from the internal types.
 
 use miette::Diagnostic as _;
+use piton_core::backups::Stored;
 use piton_core::fault::Fault;
 use piton_core::journal::{Back, LeaseInfo, Outcome, Progress, State};
 use piton_core::plan::{Live, Plan};
@@ -46,6 +47,7 @@ pub(crate) fn findings(findings: &[Finding]) -> Value {
 pub(crate) fn plan(plan: &Plan) -> Value {
     json!({
         "release": plan.id,
+        "job": plan.job,
         "app": plan.app,
         "environment": plan.environment,
         "protected": plan.protected,
@@ -78,6 +80,7 @@ pub(crate) fn live(live: &Live) -> Value {
 pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
     json!({
         "release": state.plan.id,
+        "job": state.plan.job,
         "app": state.plan.app,
         "environment": state.plan.environment,
         "commit": state.plan.commit,
@@ -116,6 +119,32 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             "undo_outcome": step.undo_outcome,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// Describes an environment's backups.
+pub(crate) fn backups(environment: &str, stored: &[Stored]) -> Value {
+    let one = |stored: &Stored| match &stored.manifest {
+        Ok(manifest) => json!({
+            "backup": stored.id,
+            "folder": stored.folder,
+            "damaged": null,
+            "taken": manifest.snapshot_at,
+            "database": manifest.source.name,
+            "server_version": manifest.source.server_version_num,
+            "tables": manifest.tables.len(),
+            "rows": manifest.total_rows(),
+            "bytes": manifest.total_bytes(),
+            "commit": manifest.made_for.commit,
+            "serving": manifest.made_for.serving,
+            "proved": stored.proved.as_ref().map(|proved| json!({
+                "at": proved.at,
+                "system_identifier": proved.system_identifier,
+                "server_version": proved.server_version_num,
+            })),
+        }),
+        Err(error) => json!({ "backup": stored.id, "folder": stored.folder, "damaged": error.to_string() }),
+    };
+    json!({ "environment": environment, "backups": stored.iter().map(one).collect::<Vec<_>>() })
 }
 
 fn outcome(state: &State) -> &'static str {

@@ -8,7 +8,7 @@ use owo_colors::OwoColorize;
 use piton_core::engine::Watcher;
 use piton_core::fault::Fault;
 use piton_core::journal::{Back, Event, Outcome, Progress, Request, State, StepState};
-use piton_core::plan::PlannedStep;
+use piton_core::plan::{Job, PlannedStep};
 use piton_core::project::Project;
 use piton_core::step::Step;
 use piton_core::words;
@@ -100,7 +100,7 @@ impl Watcher for View {
             }
             Event::TurnedBack { reason, .. } => {
                 self.rest();
-                self.line(&format!("{} {}", "↩".red(), back_words(reason)));
+                self.line(&format!("{} {}", "↩".red(), back_words(state.plan.job, reason)));
             }
             Event::UndoStarted { step, .. } => self.begin(step),
             Event::Undone { step, outcome } => {
@@ -216,10 +216,10 @@ fn change_words(table: &TableChange) -> String {
     }
 }
 
-/// Says why a release turned back.
-pub(crate) fn back_words(reason: &Back) -> String {
+/// Says why a release, or another run, turned back.
+pub(crate) fn back_words(job: Job, reason: &Back) -> String {
     match reason {
-        Back::Fault { step } => format!("{step} failed: the release goes back"),
+        Back::Fault { step } => format!("{step} failed: the {job} goes back"),
         Back::Verdict { why } => format!("the gate sends it back: {why}"),
         Back::Asked { by } => format!("going back, asked by {by}"),
     }
@@ -304,30 +304,57 @@ pub(crate) fn kept_words(project: &Project, state: &State) -> impl Iterator<Item
     })
 }
 
+/// Names a run at the beginning of a sentence: `Release 7Q2M5T9R1X`, `Backup 7Q2M5T9R1X`.
+pub(crate) fn run_words(state: &State) -> String {
+    let job = state.plan.job.to_string();
+    let (first, rest) = job.split_at(1);
+    format!("{}{rest} {}", first.to_uppercase(), state.plan.short_id())
+}
+
 fn how_it_ended(state: &State) -> String {
     let plan = &state.plan;
     let environment = &plan.environment;
+    let id = plan.short_id();
     match state.ended {
-        Some((Outcome::Succeeded, _)) => {
-            format!(
-                "{environment} runs {} in {}. Release {}.",
-                plan.commit.short(),
-                plan.slot,
-                plan.short_id()
-            )
-        }
+        Some((Outcome::Succeeded, _)) => done_words(state),
         Some((Outcome::RolledBack, _)) => {
-            let before = plan.live.as_ref().map_or_else(
-                || "nothing serves, as before".to_owned(),
-                |live| format!("{environment} runs {} as before", live.commit.short()),
-            );
-            format!(
-                "{before}. Release {} was undone; piton log {} tells all.",
-                plan.short_id(),
-                plan.short_id()
-            )
+            let before = match (&plan.live, plan.job) {
+                (_, Job::Backup | Job::Proof | Job::Restore | Job::Clone) => {
+                    format!("{environment} is as before")
+                }
+                (Some(live), Job::Release) => format!("{environment} runs {} as before", live.commit.short()),
+                (None, Job::Release) => "nothing serves, as before".to_owned(),
+            };
+            format!("{before}. {} was undone; piton log {id} tells all.", run_words(state))
         }
         Some((Outcome::Refused, _)) => "Nothing was changed.".into(),
-        None => format!("Release {} stands where it is.", plan.short_id()),
+        None => format!("{} stands where it is.", run_words(state)),
+    }
+}
+
+/// Says what a run that succeeded has left.
+fn done_words(state: &State) -> String {
+    let plan = &state.plan;
+    let (environment, id) = (&plan.environment, plan.short_id());
+    let steps = || plan.steps.iter().map(|planned| &planned.step);
+    let folder = steps().find_map(|step| match step {
+        Step::Proof(proof) => Some(proof.folder.display().to_string()),
+        _ => None,
+    });
+    let folder = folder.unwrap_or_default();
+    match plan.job {
+        Job::Release => format!("{environment} runs {} in {}. Release {id}.", plan.commit.short(), plan.slot),
+        Job::Backup => format!("{environment}'s backup {id} is proved. It lies in {folder}."),
+        Job::Proof => format!("The backup in {folder} is proved."),
+        Job::Restore => {
+            let name = steps().find_map(|step| match step {
+                Step::HandOver(hand_over) => Some(hand_over.name.as_str()),
+                _ => None,
+            });
+            format!("{} holds the backup in {folder}, row for row.", name.unwrap_or_default())
+        }
+        Job::Clone => {
+            format!("{environment}'s database was made anew. Its rows are those of the backup in {folder}.")
+        }
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::dirs::Dirs;
-use crate::plan::{Commit, PlannedStep};
+use crate::plan::{Commit, Job, PlannedStep};
 use crate::step::{Checks, Guard, Prune, Step};
 
 /// A project without a database, and its journal.
@@ -114,6 +114,7 @@ impl Project {
     fn plan(&self, steps: Vec<PlannedStep>) -> Plan {
         Plan {
             id: self.id.clone(),
+            job: Job::Release,
             app: "shop".into(),
             environment: "production".into(),
             protected: false,
@@ -240,7 +241,7 @@ async fn a_guards_refusal_ends_the_release_with_nothing_undone() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut project = Project::new();
     project.world.settings.run.ports.blue = taken.local_addr().unwrap().port();
-    let guard = Guard { commit: "3f9c2e1".into(), slot: Slot::Blue };
+    let guard = Guard { commit: "3f9c2e1".into(), slot: Slot::Blue, job: Job::Release };
     let steps = vec![planned("guard", Phase::Guard, guard), project.runs("one", &["mkdir made"])];
     let (end, state) = project.run(project.begin(steps)).await;
     assert_eq!(end, End::Over(Outcome::Refused));

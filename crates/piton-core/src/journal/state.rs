@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::event::{Back, Event, Operator, Outcome};
 use crate::fault::{Fault, Kind};
-use crate::plan::{Phase, Plan, PlannedStep};
+use crate::plan::{Job, Phase, Plan, PlannedStep};
 use crate::step::Step;
 
 /// Where a release stands: the fold of its events.
@@ -329,6 +329,11 @@ impl State {
             Outcome::Refused => self.back.is_none() && self.refusal().is_some(),
         };
         if fits { Ok(()) } else { Err(illegal(event, "its steps say otherwise")) }
+    }
+
+    /// Tells whether the run is a release, and not a backup or the like.
+    pub fn is_release(&self) -> bool {
+        self.plan.job == Job::Release
     }
 
     /// Returns the guard's refusal, when that is all that happened.

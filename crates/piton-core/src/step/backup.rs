@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::backup::{self, DumpOptions};
-use piton_db::identity::Purpose;
-use piton_db::manifest::{self, MadeFor, Manifest};
+use piton_db::identity::{self, Purpose};
+use piton_db::manifest::{self, MadeFor, Manifest, Proved};
 use piton_db::prove::{self, Owners};
 use piton_db::tools::Tools;
 use piton_db::{Database, DbError, Progress, Report};
@@ -45,29 +45,6 @@ fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
         commit: ctx.plan.commit.hash.clone(),
         serving: ctx.world.backed_up_commit.clone(),
     }
-}
-
-/// Lists the whole backups of the release's environment in a folder, each with the time of its snapshot, oldest first.
-pub(super) fn list(ctx: &Ctx<'_, '_>, folder: &Path) -> Result<Vec<(PathBuf, Timestamp)>, Fault> {
-    let entries = match fs_err::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Fault::surroundings("the backups cannot be listed").caused_by(&error)),
-    };
-    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    // A folder without a manifest is not a backup, and so not ours to judge; neither is another app's, nor a copy that
-    // somebody keeps under a name of their own.
-    let mut backups: Vec<_> = folders
-        .filter_map(|path| Some((Manifest::read(&path).ok()?, path)))
-        .filter(|(found, path)| {
-            let whose = &found.made_for;
-            let is_named = path.file_name().is_some_and(|name| name == whose.release.as_str());
-            is_named && whose.app == ctx.plan.app && whose.environment == ctx.plan.environment
-        })
-        .map(|(found, path)| (path, found.snapshot_at))
-        .collect();
-    backups.sort_by_key(|(_, taken)| *taken);
-    Ok(backups)
 }
 
 /// Removes what removals have left that were cut off at their end: folders that hold nothing but Piton's own marker.
@@ -189,6 +166,31 @@ impl Act for Backup {
     }
 }
 
+impl Proof {
+    /// Leaves beside the backup when and where it was proved: a later look need not have this journal.
+    async fn record(
+        &self,
+        manifest: &Manifest,
+        golden: &Database,
+        proof: &prove::Proof,
+    ) -> Result<(), Fault> {
+        let unreadable = || format!("{golden} cannot be read");
+        let client = golden.connect().await.or_fault(unreadable)?;
+        let server = identity::identity(&client).await.or_fault(unreadable)?;
+        let unwritten = || format!("{} cannot be written to", self.folder.display());
+        let proved = Proved {
+            manifest: manifest.hash().or_fault(unwritten)?,
+            at: Timestamp::now(),
+            system_identifier: server.system_identifier,
+            server_version_num: server.server_version_num,
+            tables: proof.tables,
+            rows: proof.rows,
+            objects: proof.objects,
+        };
+        proved.write(&self.folder).or_fault(unwritten)
+    }
+}
+
 fn altered(folder: &Path) -> Fault {
     Fault::release("the backup was altered after it was made")
         .hint(format!("look who writes to {}; the next release takes a new backup", folder.display()))
@@ -237,6 +239,7 @@ impl Act for Proof {
             fault.why = proof.differences.iter().map(ToString::to_string).take(10).collect();
             return Err(fault);
         }
+        self.record(&manifest, &golden, &proof).await?;
         Ok(json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects }))
     }
 

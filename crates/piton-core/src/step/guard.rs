@@ -17,7 +17,7 @@ use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
 use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
-use crate::plan::port_of;
+use crate::plan::{Job, port_of};
 use crate::{ports, words};
 
 /// Refuses a release before anything is touched; changes nothing.
@@ -27,6 +27,9 @@ pub struct Guard {
     pub commit: String,
     /// The slot that has to be free.
     pub slot: Slot,
+    /// What is guarded: what moves neither code nor traffic has fewer guards.
+    #[serde(default)]
+    pub job: Job,
 }
 
 /// What one guard found.
@@ -38,12 +41,23 @@ pub struct Finding {
     pub refusal: Option<Fault>,
 }
 
-const GUARDS: [&str; 9] =
-    ["identity", "secrets", "tools", "migrations", "disk", "ports", "order", "window", "serving"];
+impl Guard {
+    /// Names the guards in their order.
+    fn names(&self) -> &'static [&'static str] {
+        match self.job {
+            Job::Release => {
+                &["identity", "secrets", "tools", "migrations", "disk", "ports", "order", "window", "serving"]
+            }
+            Job::Clone => &["identity", "secrets", "tools", "disk", "window", "serving"],
+            Job::Backup | Job::Proof | Job::Restore => &["identity", "tools", "disk"],
+        }
+    }
+}
 
 impl Act for Guard {
     fn words(&self, _site: &Site<'_>) -> Words {
-        Words::new(format!("{} guards: {}", GUARDS.len(), GUARDS.join(", ")), "nothing to undo")
+        let names = self.names();
+        Words::new(format!("{} guards: {}", names.len(), names.join(", ")), "nothing to undo")
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -54,7 +68,7 @@ impl Act for Guard {
             0 => {
                 let databases =
                     which::look(ctx.world).await.map_err(|fault| Fault { kind: Kind::Refused, ..fault })?;
-                Ok(json!(Guarded { guards: GUARDS.len(), databases }))
+                Ok(json!(Guarded { guards: self.names().len(), databases }))
             }
             1 => Err(refusals.remove(0)),
             count => {
@@ -77,24 +91,28 @@ impl Act for Guard {
 impl Guard {
     /// Runs every guard.
     pub async fn look(&self, world: &World, now: Timestamp) -> Vec<Finding> {
-        let results = [
-            identity_guard(world).await,
-            secrets_guard(world),
-            self.tools_guard(world).await,
-            self.migrations_guard(world).await,
-            disk_guard(world).await,
-            self.ports_guard(world).await,
-            self.order_guard(world),
-            window_guard(&world.settings, now),
-            serving_guard(world).await,
-        ];
-        let named = GUARDS.iter().zip(results);
-        // Whatever keeps a guard from looking refuses, too: nothing was touched yet.
-        let refusal =
-            |result: Result<(), Fault>| result.err().map(|fault| Fault { kind: Kind::Refused, ..fault });
-        named
-            .map(|(guard, result)| Finding { guard: (*guard).to_owned(), refusal: refusal(result) })
-            .collect()
+        let mut findings = Vec::new();
+        for guard in self.names() {
+            // Whatever keeps a guard from looking refuses, too: nothing was touched yet.
+            let refusal =
+                self.one(guard, world, now).await.err().map(|fault| Fault { kind: Kind::Refused, ..fault });
+            findings.push(Finding { guard: (*guard).to_owned(), refusal });
+        }
+        findings
+    }
+
+    async fn one(&self, guard: &str, world: &World, now: Timestamp) -> Result<(), Fault> {
+        match guard {
+            "identity" => identity_guard(world, self.job).await,
+            "secrets" => secrets_guard(world),
+            "tools" => self.tools_guard(world).await,
+            "migrations" => self.migrations_guard(world).await,
+            "disk" => disk_guard(world, self.job).await,
+            "ports" => self.ports_guard(world).await,
+            "order" => self.order_guard(world),
+            "window" => window_guard(&world.settings, now),
+            _ => serving_guard(world).await,
+        }
     }
 
     async fn ports_guard(&self, world: &World) -> Result<(), Fault> {
@@ -130,6 +148,9 @@ impl Guard {
 
     /// The programs that the release runs are there, and so are the database's own of the right version.
     async fn tools_guard(&self, world: &World) -> Result<(), Fault> {
+        if self.job != Job::Release {
+            return database_tools(world).await;
+        }
         if !ports::on_path("git") {
             return Err(Fault::refused("git was not found on this machine").hint("apt-get install git"));
         }
@@ -385,19 +406,27 @@ async fn may_create(settings: &Settings) -> Result<(), Fault> {
         )))
 }
 
-async fn disk_guard(world: &World) -> Result<(), Fault> {
+async fn disk_guard(world: &World, job: Job) -> Result<(), Fault> {
     let settings = &world.settings;
     let Some(source) = database(world.from.as_ref().unwrap_or(settings))? else { return Ok(()) };
     let Ok(client) = source.connect().await else { return Ok(()) };
     let size = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?.size;
-    let mut needs = vec![Need { path: settings.backup.to.clone(), bytes: size, what: "the backup" }];
+    let mut needs = Vec::new();
+    if !matches!(job, Job::Proof | Job::Restore) {
+        needs.push(Need { path: settings.backup.to.clone(), bytes: size, what: "the backup" });
+    }
+    let (copies, what) = match job {
+        Job::Release | Job::Clone => (2, "the golden copy and the rehearsal's copy"),
+        Job::Backup | Job::Proof => (1, "the golden copy"),
+        Job::Restore => (1, "the restored database"),
+    };
     // The copies stand on the environment's own server; its disk can only be looked at when it is this machine's.
     if let Some(own) = database(settings)?
         && let Ok(client) = own.maintenance().await
         && let Ok(measured) = facts::read(&client).await
         && let Some(path) = measured.data_directory.filter(|path| path.is_dir())
     {
-        needs.push(Need { path, bytes: 2 * size, what: "the golden copy and the rehearsal's copy" });
+        needs.push(Need { path, bytes: copies * size, what });
     }
     room(&needs)
 }

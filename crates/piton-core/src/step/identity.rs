@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Act, Ctx, Seen, Site, Words, World};
 use crate::config::Settings;
 use crate::fault::{Fault, OrFault};
+use crate::plan::Job;
 use crate::words;
 
 /// Leaves the environment's mark in a database that has none yet.
@@ -18,12 +19,13 @@ pub struct Mark {
 }
 
 /// The environment's database is its own, whichever URL names it.
-pub(super) async fn identity_guard(world: &World) -> Result<(), Fault> {
+pub(super) async fn identity_guard(world: &World, job: Job) -> Result<(), Fault> {
     let settings = &world.settings;
+    let replaces = settings.data.is_some() && matches!(job, Job::Release | Job::Clone);
     let environment = &settings.environment;
     broken_guard(world)?;
     let Some(database) = database(settings)? else { return Ok(()) };
-    if settings.data.is_some() && ["postgres", "template0", "template1"].contains(&database.dbname.as_str()) {
+    if replaces && ["postgres", "template0", "template1"].contains(&database.dbname.as_str()) {
         return Err(Fault::refused(format!(
             "{environment}'s database is the server's own {}",
             database.dbname
@@ -34,7 +36,7 @@ pub(super) async fn identity_guard(world: &World) -> Result<(), Fault> {
     let client = match database.connect().await {
         Ok(client) => client,
         // A database that is made from another one's data need not exist yet.
-        Err(error) if settings.data.is_some() && !facts::exists(&database).await.unwrap_or(true) => {
+        Err(error) if replaces && !facts::exists(&database).await.unwrap_or(true) => {
             tracing::debug!(%error, "made later");
             return Ok(());
         }
@@ -43,7 +45,7 @@ pub(super) async fn identity_guard(world: &World) -> Result<(), Fault> {
     let unreadable = || format!("{database} cannot be told apart from others");
     let mark = identity::read_mark(&client, &database.dbname).await.or_fault(unreadable)?;
     match &mark {
-        MarkState::Marked(mark) => own_mark(settings, &database, mark)?,
+        MarkState::Marked(mark) => own_mark(settings, &database, mark, replaces)?,
         MarkState::Copied(mark) if mark.label.environment != settings.environment => {
             return Err(is_others(settings, &database, &mark.label.environment)
                 .because("it carries that environment's mark, copied with a dump or moved with a server"));
@@ -89,7 +91,7 @@ pub(super) async fn identity_guard(world: &World) -> Result<(), Fault> {
             .because(format!("{database} is a standby or read-only"))
             .hint("point DATABASE_URL at the primary"));
     }
-    if settings.data.is_some() {
+    if replaces {
         return is_replaceable(settings, &database).await;
     }
     let Some((why, way_on)) = uncompared.filter(|_| !settings.protected && mark.valid().is_none()) else {
@@ -151,7 +153,12 @@ pub(super) async fn is_replaceable(settings: &Settings, database: &Database) -> 
         .hint(format!("if it may be replaced: {}; Piton makes it anew", database.by_hand("dropdb"))))
 }
 
-fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> Result<(), Fault> {
+fn own_mark(
+    settings: &Settings,
+    database: &Database,
+    mark: &identity::Mark,
+    replaces: bool,
+) -> Result<(), Fault> {
     let label = &mark.label;
     if label.environment != settings.environment || label.app != settings.app {
         let whose = if label.app == settings.app {
@@ -163,7 +170,7 @@ fn own_mark(settings: &Settings, database: &Database, mark: &identity::Mark) -> 
         return Err(is_others(settings, database, &whose)
             .because(format!("it carries the mark of {whose} (set {}{release})", words::day(mark.set_at))));
     }
-    if label.purpose == Purpose::Live && settings.data.is_some() {
+    if label.purpose == Purpose::Live && replaces {
         return Err(Fault::refused(format!("{database} was released to without `data`"))
             .because("its rows are its own; a release with `data` would replace them")
             .hint(format!("if they may go: {}; Piton makes it anew", database.by_hand("dropdb"))));

@@ -6,6 +6,7 @@ mod check;
 mod clone;
 mod disk;
 mod guard;
+mod hand_over;
 mod hold;
 mod identity;
 mod migrate;
@@ -39,6 +40,7 @@ pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
 pub(crate) use guard::file_of;
 pub use guard::{Finding, Guard};
+pub use hand_over::HandOver;
 pub use identity::Mark;
 pub use migrate::Migrate;
 pub use proxy::Connect;
@@ -189,13 +191,16 @@ macro_rules! kinds {
 
 kinds!(
     Guard, Mark, Build, Backup, Proof, Rehearse, CloneData, Migrate, StartSlot, Checks, Connect, Shift,
-    Watch, StopSlot, DropCopies, Prune, Tidy,
+    Watch, StopSlot, DropCopies, Prune, Tidy, HandOver,
 );
 
 impl Step {
     /// Tells whether nothing can be undone once this step has begun.
     pub fn closes_the_way_back(&self) -> bool {
-        matches!(self, Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_) | Step::Tidy(_))
+        matches!(
+            self,
+            Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_) | Step::Tidy(_) | Step::HandOver(_)
+        )
     }
 }
 
@@ -330,7 +335,9 @@ impl<'a, 'w> Ctx<'a, 'w> {
             let commit = |state: &State| state.plan.commit.hash.clone();
             used.extend(of_it().filter(|state| state.ended.is_none()).map(commit));
             if *environment != self.plan.environment {
-                let succeeded = |state: &&State| matches!(state.ended, Some((Outcome::Succeeded, _)));
+                let succeeded = |state: &&State| {
+                    state.is_release() && matches!(state.ended, Some((Outcome::Succeeded, _)))
+                };
                 used.extend(of_it().rev().filter(succeeded).take(2).map(commit));
             }
         }

@@ -49,6 +49,7 @@ impl Step {
                 }
             }
             Step::Watch(_) => text("why"),
+            Step::HandOver(hand_over) => format!("{} is yours", hand_over.name),
             Step::StopSlot(stop) => match number("cut_off") {
                 0 => format!("{} stopped", stop.slot),
                 count => format!("{} stopped, {} cut off", stop.slot, words::counted(count, "request")),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::proxy::{DRAIN, client, in_force, no_answer};
 use super::{Act, Ctx, Site, Words, build, slot};
+use crate::backups;
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
 use crate::{files, words};
@@ -136,12 +137,12 @@ impl Act for Prune {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
         let mut removed = Vec::new();
-        for (folder, taken) in super::backup::list(ctx, &self.folder)? {
-            let own = folder.file_name().is_some_and(|name| name == ctx.plan.id.as_str());
-            // This release's own backup stays whatever its age: it is the newest anchor.
-            if !own && is_older(taken, self.keep) {
-                backup::discard(&folder).await.or_fault(cannot)?;
-                removed.push(folder.display().to_string());
+        for stored in backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)? {
+            let Ok(manifest) = &stored.manifest else { continue };
+            // This run's own backup stays whatever its age: it is the newest anchor.
+            if stored.id != ctx.plan.id && is_older(manifest.snapshot_at, self.keep) {
+                backup::discard(&stored.folder).await.or_fault(cannot)?;
+                removed.push(stored.folder.display().to_string());
             }
         }
         Ok(json!({ "removed": removed }))

@@ -156,7 +156,8 @@ impl Step {
             | Step::Watch(_)
             | Step::StopSlot(_)
             | Step::Prune(_)
-            | Step::Tidy(_) => false,
+            | Step::Tidy(_)
+            | Step::HandOver(_) => false,
         }
     }
 

@@ -12,7 +12,9 @@ use crate::ui;
 /// Undoes the release that is under way.
 pub(crate) async fn run(project: &Project, args: &Yes) -> Result<ExitCode, Error> {
     let environment = &args.target.environment;
-    if !args.yes && ui::can_ask() && ui::confirm(&format!("Undo the release of {environment}?")) != Some(true)
+    if !args.yes
+        && ui::can_ask()
+        && ui::confirm(&format!("Undo what is under way in {environment}?")) != Some(true)
     {
         return Err(Fault::refused("not confirmed; nothing was changed").into());
     }

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use piton_core::journal::{Entry, Event};
-use piton_core::plan::PlannedStep;
+use piton_core::plan::{Job, PlannedStep};
 use piton_core::project::{Project, journal_fault};
 use piton_core::words;
 use serde_json::json;
@@ -44,11 +44,12 @@ pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
         Event::Created { plan, .. } => Some(plan.as_ref()),
         _ => None,
     });
+    let job = plan.map_or(Job::Release, |plan| plan.job);
     let step = |id: &str| plan.and_then(|plan| plan.steps.iter().find(|planned| planned.id == id));
     for entry in &entries {
         // A note is a step's own; it says nothing to people.
         if !matches!(entry.event, Event::Noted { .. }) {
-            ui::data(&line(entry, entry.event.step().and_then(step)));
+            ui::data(&line(entry, job, entry.event.step().and_then(step)));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -62,7 +63,7 @@ fn line_json(entry: &Entry) -> String {
     json!({ "seq": entry.seq, "release": entry.release, "at": entry.at, "event": entry.event }).to_string()
 }
 
-fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
+fn line(entry: &Entry, job: Job, step: Option<&PlannedStep>) -> String {
     let with = |word: &str, words: Option<String>| match words {
         Some(words) if !words.is_empty() => format!("{word}: {words}"),
         _ => word.to_owned(),
@@ -87,7 +88,7 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::Done { outcome, .. } => with("done", step.map(|step| step.step.outcome_words(outcome))),
         Event::Failed { fault, .. } => format!("failed: {fault}"),
         Event::Asked { request, by, .. } => format!("{} by {by}", request_words(*request)),
-        Event::TurnedBack { reason, .. } => back_words(reason),
+        Event::TurnedBack { reason, .. } => back_words(job, reason),
         Event::UndoStarted { .. } => "undo started".into(),
         Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
@@ -99,7 +100,7 @@ fn line(entry: &Entry, step: Option<&PlannedStep>) -> String {
         Event::Recorded { migration, applied, by } => {
             format!("{migration} recorded as {} by {by}", stands(*applied))
         }
-        Event::Ended { outcome } => format!("the release {}", outcome_words(*outcome)),
+        Event::Ended { outcome } => format!("the {job} {}", outcome_words(*outcome)),
     };
     let step = entry.event.step().unwrap_or("");
     format!("{:>5}  {}  {step:<16} {what}", entry.seq, words::time(entry.at))

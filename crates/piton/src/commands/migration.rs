@@ -28,7 +28,8 @@ pub(crate) async fn run(project: &Project, args: &Migration) -> Result<ExitCode,
     // Nobody may migrate while the record is changed.
     let lease = journal.acquire(environment, &by).map_err(journal_fault)?;
     let resolved = async {
-        let latest = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
+        let runs = journal.releases(Some(environment)).map_err(journal_fault)?;
+        let latest = runs.into_iter().rev().find(State::is_release);
         let text = file(project, latest.as_ref(), &settings, &args.name).await?;
         SqlFolder::may_resolve(&live, &args.name, text.as_deref()).await.map_err(|error| refused(&error))?;
         let (migration, applied) = (args.name.clone(), args.applied);

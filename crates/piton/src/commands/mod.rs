@@ -1,12 +1,14 @@
 //! One file a command; each lists its steps in one function.
 
 mod abort;
+mod backups;
 mod config;
 mod deploy;
 mod hold;
 mod init;
 mod log;
 mod migration;
+mod order;
 mod plan;
 mod proxy;
 mod resume;
@@ -48,6 +50,11 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Hold(args) => block_on(hold::hold(&open(&dir)?, &args)),
         Command::Continue(args) => block_on(hold::go_on(&open(&dir)?, &args)),
         Command::Migration(args) => block_on(migration::run(&open(&dir)?, &args)),
+        Command::Backup(args) => block_on(order::backup(&open(&dir)?, &args)),
+        Command::Backups(args) => backups::run(&open(&dir)?, &args),
+        Command::Prove(args) => block_on(order::prove(&open(&dir)?, &args)),
+        Command::Restore(args) => block_on(order::restore(&open(&dir)?, &args)),
+        Command::Clone(args) => block_on(order::clone(&open(&dir)?, &args)),
         Command::Rollback(args) => block_on(rollback::run(&open(&dir)?, &args)),
     }
 }
@@ -143,23 +150,20 @@ fn report(project: &Project, end: &End, state: &State, as_json: bool) -> ExitCod
         End::Left => error::LEFT,
     };
     ui::talk("");
+    let name = view::run_words(state);
     match end {
         End::Over(_) => ui::talk(&view::end_words(project, state)),
-        End::Stopped(_) if state.waits_for_a_word() => ui::talk(&format!(
-            "Release {} has gone back but for the database, which waits for a word.",
-            state.plan.short_id()
-        )),
-        End::Stopped(_) if state.back.is_some() => ui::talk(&format!(
-            "Release {} stands on its way back. piton resume {environment} carries that on.",
-            state.plan.short_id()
-        )),
+        End::Stopped(_) if state.waits_for_a_word() => {
+            ui::talk(&format!("{name} has gone back but for the database, which waits for a word."));
+        }
+        End::Stopped(_) if state.back.is_some() => {
+            ui::talk(&format!("{name} stands on its way back. piton resume {environment} carries that on."));
+        }
         End::Stopped(_) => ui::talk(&format!(
-            "Release {} stands. piton resume {environment} carries it on; piton abort {environment} undoes it.",
-            state.plan.short_id()
+            "{name} stands. piton resume {environment} carries it on; piton abort {environment} undoes it."
         )),
         End::Left => ui::talk(&format!(
-            "Release {} was left where it stands. piton resume {environment} carries it on; piton abort {environment} undoes it.",
-            state.plan.short_id()
+            "{name} was left where it stands. piton resume {environment} carries it on; piton abort {environment} undoes it."
         )),
     }
     // A step that stands at a fault says itself where the traffic is.

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{carry_on, carry_out, finish, interrupted, report, watch};
 use crate::cli::Resume;
 use crate::error::{Error, FAILED};
-use crate::view::View;
+use crate::view::{View, run_words};
 use crate::{json as contract, ui};
 
 /// Carries a release on from where it stands.
@@ -65,7 +65,7 @@ pub(crate) async fn by_itself(
         return Ok(report(project, &end, &state, as_json));
     }
     let plan = Arc::clone(&recorder.state().plan);
-    let environment = &plan.environment;
+    let (environment, name) = (&plan.environment, run_words(recorder.state()));
     let token = recorder.lease().token;
     let (pid, log) = match detach(project, environment, Some(token)) {
         Ok(started) => started,
@@ -80,7 +80,7 @@ pub(crate) async fn by_itself(
             .hint(format!("piton resume {environment} carries the release on"))
             .into());
     }
-    ui::talk(&format!("Release {} runs by itself. piton watch {environment} follows it.", plan.short_id()));
+    ui::talk(&format!("{name} runs by itself. piton watch {environment} follows it."));
     watch::print_state(project, environment, as_json)
 }
 

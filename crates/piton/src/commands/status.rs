@@ -52,7 +52,9 @@ impl Found {
             Err(_) => None,
         };
         let live = facts::live(journal, environment)?;
-        let latest = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
+        let runs = journal.releases(Some(environment)).map_err(journal_fault)?;
+        // A backup that is over has its place in piton backups.
+        let latest = runs.into_iter().rev().find(|run| run.ended.is_none() || run.is_release());
         Ok(Self {
             environment: environment.to_owned(),
             kept: latest.iter().flat_map(|state| kept_words(project, state)).collect(),
@@ -170,14 +172,17 @@ fn release_lines(kept: &[String], state: &State) -> Vec<String> {
             state.by.user,
             words::time(at)
         )];
-        lines.extend(state.back.as_ref().map(|turned| format!("    {}", back_words(&turned.reason))));
+        lines.extend(
+            state.back.as_ref().map(|turned| format!("    {}", back_words(state.plan.job, &turned.reason))),
+        );
         lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
         lines.extend(staying_words(state).map(|words| format!("    {words}")));
         lines.extend(kept.iter().map(|words| format!("    {words}")));
         return lines;
     }
     let mut lines = vec![format!(
-        "  release {} of {} begun by {} at {}",
+        "  {} {} of {} begun by {} at {}",
+        state.plan.job,
         state.plan.short_id(),
         state.plan.commit.short(),
         state.by.user,

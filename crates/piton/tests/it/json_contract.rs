@@ -46,6 +46,7 @@ fn collect(value: &Value, path: &str, opaque: &[&str], found: &mut BTreeSet<Stri
 struct Seen {
     error: BTreeSet<String>,
     resume_all: BTreeSet<String>,
+    backups: BTreeSet<String>,
     plan: BTreeSet<String>,
     release: BTreeSet<String>,
     status: BTreeSet<String>,
@@ -127,6 +128,8 @@ fn what_is_printed_is_what_is_described() {
     assert_eq!(verified["verified"].as_u64(), Some(stage.events("production").len() as u64));
     seen.log_verify.extend(fields(&verified, &[]));
     seen.log(&stage);
+    let backups = stage.piton(&["backups", "production", "--json"]).expect(0).json();
+    seen.backups.extend(fields(&backups, &[]));
 
     // A guard that refuses.
     stage.commit("second", &[]);
@@ -187,6 +190,7 @@ fn what_is_printed_is_what_is_described() {
     for (section, seen) in [
         ("error", seen.error),
         ("resume --all", seen.resume_all),
+        ("backups", seen.backups),
         ("plan", seen.plan),
         ("release", seen.release),
         ("status", seen.status),

@@ -16,6 +16,7 @@ mod identity;
 mod json_contract;
 mod kill;
 mod migration;
+mod orders;
 mod output;
 mod piton_toml_reference;
 mod processes;

@@ -13,7 +13,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Event, Journal, Lease, Operator};
-use crate::plan::{Commit, Phase, Plan, PlannedStep};
+use crate::plan::{Commit, Job, Phase, Plan, PlannedStep};
 use crate::step::{Checks, Prune, Step};
 
 /// Makes a plan of steps that do nothing; those from the third on are the traffic's, and the last one closes the way back.
@@ -40,6 +40,7 @@ pub(crate) fn plan(id: &str, steps: usize) -> Plan {
     };
     Plan {
         id: id.into(),
+        job: Job::Release,
         app: "shop".into(),
         environment: "production".into(),
         protected: true,

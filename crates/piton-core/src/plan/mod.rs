@@ -2,6 +2,9 @@
 //!
 //! [`make`] is a pure function of the settings and of [`Facts`]; the plan that runs is the plan that was stored.
 
+mod order;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,11 +21,16 @@ use crate::step::{
 };
 use crate::words;
 
-/// Everything that one release will do in one environment.
+pub use order::{Job, Order, make as make_for};
+
+/// Everything that one release, or another run, will do in one environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The release's identifier, a ULID.
     pub id: String,
+    /// What the run is for.
+    #[serde(default)]
+    pub job: Job,
     /// The app.
     pub app: String,
     /// The environment.
@@ -175,6 +183,7 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, stay: b
     let steps = draft.steps;
     Plan {
         id: facts.id.clone(),
+        job: Job::Release,
         app: settings.app.clone(),
         environment: settings.environment.clone(),
         protected: settings.protected,
@@ -259,7 +268,7 @@ impl Draft<'_> {
     }
 
     fn guard(&mut self) {
-        let guard = Guard { commit: self.facts.commit.hash.clone(), slot: self.slot };
+        let guard = Guard { commit: self.facts.commit.hash.clone(), slot: self.slot, job: Job::Release };
         self.add("guard", Phase::Guard, guard);
         if self.facts.unmarked {
             self.add("guard.mark", Phase::Guard, Mark { app: self.settings.app.clone() });
@@ -281,18 +290,19 @@ impl Draft<'_> {
 
     /// The anchor and the migration; an app without a database has neither.
     fn database(&mut self) {
-        let Some(database) = &self.settings.database else { return };
-        let names = Names::of(self.settings, &self.facts.id);
-        let backup = self.dirs.backups(self.settings).join(&self.facts.id);
-        let folder = database.migrations.as_ref().map(|migrations| {
-            self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix).join(&migrations.folder)
-        });
+        if self.settings.database.is_some() {
+            let app = self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix);
+            self.anchor_and_migration(&Names::of(self.settings, &self.facts.id), Some(app));
+        }
+    }
+
+    /// Backup, proof, and what comes of them for the database; `app` is the folder whose migrations are applied.
+    fn anchor_and_migration(&mut self, names: &Names, app: Option<PathBuf>) {
+        let migrations = self.settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+        let folder = migrations.zip(app).map(|(migrations, app)| app.join(&migrations.folder));
         let from = self.settings.data.as_ref().map(|data| data.environment.clone());
-        let size = self.facts.source.as_ref().map(size_words);
         let pending = self.facts.pending.as_deref().map(pending_words);
-        let dump = Backup { folder: backup.clone(), from: from.clone() };
-        self.add_with("backup", Phase::Backup, dump, size);
-        self.add("prove", Phase::Prove, Proof { folder: backup, golden: names.golden.clone() });
+        self.anchor(names, from.clone());
         if let Some(folder) = &folder {
             let copy = names.rehearsal.clone();
             let rehearse = Rehearse { golden: names.golden.clone(), copy, folder: folder.clone() };
@@ -307,10 +317,18 @@ impl Draft<'_> {
             self.add("migrate.data", Phase::Migrate, clone);
         }
         if let Some(folder) = folder {
-            let undo = from.is_none();
-            let migrate = Migrate { folder, golden: names.golden, replaced: names.replaced, undo };
+            let (golden, replaced) = (names.golden.clone(), names.replaced.clone());
+            let migrate = Migrate { folder, golden, replaced, undo: from.is_none() };
             self.add_with("migrate", Phase::Migrate, migrate, pending);
         }
+    }
+
+    /// A backup, and its proof.
+    fn anchor(&mut self, names: &Names, from: Option<String>) {
+        let folder = self.dirs.backups(self.settings).join(&self.facts.id);
+        let size = self.facts.source.as_ref().map(size_words);
+        self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from }, size);
+        self.add("prove", Phase::Prove, Proof { folder, golden: names.golden.clone() });
     }
 
     fn start(&mut self) {
@@ -383,14 +401,7 @@ impl Draft<'_> {
             self.add("settle.stop", Phase::Settle, stop);
         }
         if self.settings.database.is_some() {
-            let mut drop = vec![names.golden];
-            if self.settings.data.is_some() {
-                drop.push(names.replaced);
-            }
-            self.add("settle.copies", Phase::Settle, DropCopies { names: drop });
-            let folder = self.dirs.backups(self.settings);
-            let prune = Prune { folder, keep: self.settings.backup.keep };
-            self.add("settle.backups", Phase::Settle, prune);
+            self.database_settled(names);
         }
         let keep = self.settings.backup.keep;
         self.add(
@@ -398,6 +409,20 @@ impl Draft<'_> {
             Phase::Settle,
             Tidy { builds: self.dirs.builds(), logs: self.dirs.all_logs(), keep },
         );
+    }
+}
+
+impl Draft<'_> {
+    /// Drops what the anchor needed, and backups that are too old.
+    fn database_settled(&mut self, names: Names) {
+        let mut drop = vec![names.golden];
+        if self.settings.data.is_some() {
+            drop.push(names.replaced);
+        }
+        self.add("settle.copies", Phase::Settle, DropCopies { names: drop });
+        let folder = self.dirs.backups(self.settings);
+        let prune = Prune { folder, keep: self.settings.backup.keep };
+        self.add("settle.backups", Phase::Settle, prune);
     }
 }
 

@@ -1,0 +1,84 @@
+//! The backups of an environment, as they lie in its folder.
+
+use std::path::{Path, PathBuf};
+
+use piton_db::DbError;
+use piton_db::manifest::{Manifest, Proved};
+
+use crate::fault::Fault;
+use crate::plan::short_id;
+
+/// A backup.
+#[derive(Debug)]
+pub struct Stored {
+    /// The release or the run that made it, after which its folder is named.
+    pub id: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What it holds; an error when its manifest was altered.
+    pub manifest: Result<Manifest, DbError>,
+    /// When it was last proved.
+    pub proved: Option<Proved>,
+}
+
+/// Lists an environment's backups, oldest first, those with a damaged manifest among them.
+///
+/// A folder without a manifest is not a backup, and so not ours to judge; neither is another app's, nor a copy that somebody
+/// keeps under a name of their own.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, Fault> {
+    let entries = match fs_err::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Fault::surroundings("the backups cannot be listed").caused_by(&error)),
+    };
+    let stored = entries.filter_map(|entry| {
+        let folder = entry.ok()?.path();
+        let id = folder.file_name()?.to_str()?.to_owned();
+        // Identifiers sort by time.
+        id.parse::<ulid::Ulid>().ok()?;
+        let manifest = match Manifest::read(&folder) {
+            Err(DbError::NoManifest { .. }) => return None,
+            read => read,
+        };
+        let proved = manifest.as_ref().ok().and_then(|manifest| Proved::read(&folder, manifest));
+        Some(Stored { id, folder, manifest, proved })
+    });
+    let is_ours = |stored: &Stored| match &stored.manifest {
+        Ok(manifest) => {
+            let whose = &manifest.made_for;
+            whose.release == stored.id && whose.app == app && whose.environment == environment
+        }
+        Err(_) => true,
+    };
+    let mut found: Vec<Stored> = stored.filter(is_ours).collect();
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// Finds a backup by its identifier, by the end of it, or as the `latest`.
+///
+/// # Errors
+/// A refusal when there is none, or several.
+pub fn find(stored: Vec<Stored>, part: &str, environment: &str) -> Result<Stored, Fault> {
+    let listed = || format!("piton backups {environment} lists them");
+    if part == "latest" {
+        return stored.into_iter().next_back().ok_or_else(|| {
+            Fault::refused(format!("{environment} has no backup yet"))
+                .hint(format!("piton backup {environment} takes one"))
+        });
+    }
+    let wanted = part.to_ascii_uppercase();
+    let mut fits = stored.into_iter().filter(|stored| {
+        stored.id == wanted || !wanted.is_empty() && short_id(&stored.id).ends_with(&wanted)
+    });
+    match (fits.next(), fits.next()) {
+        (Some(found), None) => Ok(found),
+        (None, _) => Err(Fault::refused(format!("{environment} has no backup {part}")).hint(listed())),
+        (Some(_), Some(_)) => {
+            Err(Fault::refused(format!("several backups of {environment} end with {part}")).hint(listed()))
+        }
+    }
+}

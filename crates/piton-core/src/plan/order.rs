@@ -1,0 +1,122 @@
+//! What is done for an environment besides a release: a backup, its proof, its restoration, fresh data.
+
+use std::path::PathBuf;
+
+use piton_proxy::Slot;
+use serde::{Deserialize, Serialize};
+
+use super::{Draft, Names, Phase, Plan};
+use crate::config::Settings;
+use crate::dirs::Dirs;
+use crate::facts::Facts;
+use crate::step::{DropCopies, Guard, HandOver, Proof, Prune, Site};
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Brings a commit to an environment.
+    #[default]
+    Release,
+    /// Takes a backup and proves it.
+    Backup,
+    /// Proves a backup once more.
+    Proof,
+    /// Restores a backup into a new database beside the live one.
+    Restore,
+    /// Makes an environment's database anew from the one that it takes its data from.
+    Clone,
+}
+
+impl std::fmt::Display for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Release => "release",
+            Self::Backup => "backup",
+            Self::Proof => "proof",
+            Self::Restore => "restoration",
+            Self::Clone => "clone",
+        })
+    }
+}
+
+/// What a person orders besides a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A proved backup.
+    Backup,
+    /// The proof of a backup, which lies in this folder.
+    Proof {
+        /// The backup's folder.
+        folder: PathBuf,
+    },
+    /// A new database with a backup's contents.
+    Restore {
+        /// The backup's folder.
+        folder: PathBuf,
+        /// The database's name.
+        into: String,
+    },
+    /// Fresh data.
+    Clone,
+}
+
+impl Order {
+    /// Returns what the run is for.
+    pub fn job(&self) -> Job {
+        match self {
+            Self::Backup => Job::Backup,
+            Self::Proof { .. } => Job::Proof,
+            Self::Restore { .. } => Job::Restore,
+            Self::Clone => Job::Clone,
+        }
+    }
+}
+
+/// Makes the plan of an order.
+pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: &Order) -> Plan {
+    let dirs = Dirs::new(&settings.root);
+    let site = Site { settings, from, dirs: &dirs };
+    let slot = facts.live.as_ref().map_or(Slot::Blue, |live| live.start.slot);
+    let mut draft = Draft { settings, site, facts, dirs: &dirs, slot, steps: Vec::new() };
+    let job = order.job();
+    draft.add("guard", Phase::Guard, Guard { commit: facts.commit.hash.clone(), slot, job });
+    let names = Names::of(settings, &facts.id);
+    match order {
+        Order::Backup => {
+            draft.anchor(&names, None);
+            draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
+            let prune = Prune { folder: dirs.backups(settings), keep: settings.backup.keep };
+            draft.add("settle.backups", Phase::Settle, prune);
+        }
+        Order::Proof { folder } => {
+            let proof = Proof { folder: folder.clone(), golden: names.golden.clone() };
+            draft.add("prove", Phase::Prove, proof);
+            draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
+        }
+        Order::Restore { folder, into } => {
+            draft.add("prove", Phase::Prove, Proof { folder: folder.clone(), golden: into.clone() });
+            draft.add("settle.hand-over", Phase::Settle, HandOver { name: into.clone() });
+        }
+        Order::Clone => {
+            // The app that serves goes on with the new database: its own migrations are applied.
+            let app = facts.live.as_ref().map(|live| live.start.app.clone());
+            draft.anchor_and_migration(&names, app);
+            draft.database_settled(names);
+        }
+    }
+    let steps = draft.steps;
+    Plan {
+        id: facts.id.clone(),
+        job,
+        app: settings.app.clone(),
+        environment: settings.environment.clone(),
+        protected: settings.protected,
+        commit: facts.commit.clone(),
+        live: facts.live.clone(),
+        slot,
+        stay: false,
+        steps,
+        remarks: Vec::new(),
+    }
+}

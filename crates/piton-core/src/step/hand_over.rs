@@ -1,0 +1,32 @@
+use piton_db::identity;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Act, Ctx, Site, Words};
+use crate::fault::{Fault, OrFault};
+
+/// Takes Piton's mark off a restored database: whoever ordered it may do with it as they like, and Piton drops it no more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The database's name.
+    pub name: String,
+}
+
+impl Act for HandOver {
+    fn words(&self, _site: &Site<'_>) -> Words {
+        Words::new(format!("{} is yours: the mark is taken off", self.name), "closes the way back")
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        let client = database.maintenance().await.or_fault(|| format!("{database} cannot be reached"))?;
+        identity::clear_mark(&client, &self.name)
+            .await
+            .or_fault(|| format!("the mark of {} cannot be removed", self.name))?;
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        Err(Fault::refused("a database that was handed over is not taken back"))
+    }
+}

@@ -1,0 +1,56 @@
+use std::process::ExitCode;
+
+use piton_core::backups;
+use piton_core::fault::Fault;
+use piton_core::plan::Order;
+use piton_core::project::Project;
+
+use super::{carry_on, resume};
+use crate::cli;
+use crate::error::Error;
+use crate::view::View;
+
+/// Takes a backup and proves it.
+pub(crate) async fn backup(project: &Project, args: &cli::Order) -> Result<ExitCode, Error> {
+    run(project, args, Order::Backup).await
+}
+
+/// Proves a backup once more.
+pub(crate) async fn prove(project: &Project, args: &cli::Prove) -> Result<ExitCode, Error> {
+    let folder = find(project, &args.order.target.environment, &args.backup)?.folder;
+    run(project, &args.order, Order::Proof { folder }).await
+}
+
+/// Restores a backup into a new database.
+pub(crate) async fn restore(project: &Project, args: &cli::Restore) -> Result<ExitCode, Error> {
+    let folder = find(project, &args.order.target.environment, &args.backup)?.folder;
+    run(project, &args.order, Order::Restore { folder, into: args.into.clone() }).await
+}
+
+/// Makes an environment's database anew from the one that it takes its data from.
+pub(crate) async fn clone(project: &Project, args: &cli::Order) -> Result<ExitCode, Error> {
+    run(project, args, Order::Clone).await
+}
+
+async fn run(project: &Project, args: &cli::Order, order: Order) -> Result<ExitCode, Error> {
+    let settings = project.settings(&args.target.environment)?;
+    let view = View::new();
+    let recorder = project.begin_order(&settings, &order, &view).await?;
+    if args.detach {
+        return resume::by_itself(project, recorder, &view, args.target.json).await;
+    }
+    carry_on(project, recorder, &view, args.target.json).await
+}
+
+/// Finds a whole backup.
+fn find(project: &Project, environment: &str, part: &str) -> Result<backups::Stored, Error> {
+    let settings = project.settings(environment)?;
+    let found = backups::find(project.backups(&settings)?, part, environment)?;
+    match &found.manifest {
+        Ok(_) => Ok(found),
+        Err(error) => Err(Fault::refused(format!("the backup {} is damaged", found.id))
+            .caused_by(error)
+            .hint(format!("piton backups {environment} lists the others"))
+            .into()),
+    }
+}

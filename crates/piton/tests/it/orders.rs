@@ -1,0 +1,190 @@
+//! What is done besides releases: backups, their proofs and restorations, fresh data.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use piton_testkit::stage::Stage;
+
+use crate::common::{RECEIPTS, WRITES_RECEIPTS, assert_nothing_failed, live_stage, stage};
+
+const ROWS: &str = "select count(*), md5(string_agg(t::text, ',' order by id)) from items t";
+
+/// The backups of an environment as `piton backups` lists them, oldest first.
+fn backups(stage: &Stage, environment: &str) -> Vec<serde_json::Value> {
+    let listed = stage.piton(&["backups", environment, "--json"]).expect(0).json();
+    listed["backups"].as_array().unwrap().clone()
+}
+
+fn folder(backup: &serde_json::Value) -> PathBuf {
+    PathBuf::from(backup["folder"].as_str().unwrap())
+}
+
+/// Flips a bit in the middle of the largest table file of a backup.
+fn flip_a_bit(folder: &Path) {
+    let files = std::fs::read_dir(folder.join("dump")).unwrap().map(|entry| entry.unwrap().path());
+    let tables = files.filter(|path| path.to_string_lossy().ends_with(".dat.gz"));
+    let path = tables.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let middle = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(middle)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(middle)).unwrap();
+    file.write_all(&[byte[0] ^ 1]).unwrap();
+}
+
+#[test]
+fn a_backup_is_taken_under_a_writer_proved_listed_and_restored() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    let before = stage.databases();
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["backup", "production"]).expect(0).says("is proved");
+    assert_nothing_failed(&stage, &stage.finish(load));
+    assert_eq!(stage.databases(), before, "the golden copy is dropped");
+
+    let listed = backups(&stage, "production");
+    assert_eq!(listed.len(), 2, "the release's own, and this one");
+    let taken = listed.last().unwrap();
+    assert!(taken["proved"]["at"].is_string() && taken["damaged"].is_null(), "{taken}");
+    assert_eq!(taken["serving"], stage.git(&["rev-parse", "HEAD"]));
+    let text = stage.piton(&["backups", "production"]).expect(0).stdout;
+    assert_eq!(text.lines().count(), 3, "a head and two backups: {text}");
+    // A backup is no release: the one that serves is still the latest.
+    let status = stage.status("production");
+    assert_eq!(status["release"]["job"], "release");
+    assert_eq!(status["live"]["release"], status["release"]["release"]);
+
+    let restored = format!("{production}_restored");
+    let short = taken["backup"].as_str().unwrap();
+    let short = &short[short.len() - 8..];
+    stage
+        .piton(&["restore", "production", short, "--into", &restored])
+        .expect(0)
+        .says(&format!("{restored} holds the backup"));
+    let rows: u64 = stage.sql(&restored, "select count(*) from items")[0].parse().unwrap();
+    assert!(rows > 0, "the app has items");
+    let mark = "select coalesce(shobj_description(oid, 'pg_database'), '') from pg_database where datname = current_database()";
+    assert_eq!(stage.sql(&restored, mark), [""], "it is nobody's but the person's");
+    stage.piton(&["restore", "production", short, "--into", &restored]).expect(2).says("already");
+    stage.sql("postgres", &format!("drop database {restored}"));
+    stage
+        .piton(&["restore", "production", "NONE", "--into", "other"])
+        .expect(2)
+        .says("piton backups production");
+
+    stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
+    let again = backups(&stage, "production");
+    let at =
+        |listed: &[serde_json::Value]| listed.last().unwrap()["proved"]["at"].as_str().unwrap().to_owned();
+    assert!(at(&again) > at(&listed), "proved anew");
+    assert_eq!(stage.databases(), before);
+}
+
+#[test]
+fn a_backup_is_restored_by_hand_as_the_documentation_says() {
+    let Some(stage) = live_stage() else { return };
+    stage.piton(&["backup", "production"]).expect(0);
+    let taken = backups(&stage, "production").pop().unwrap();
+    let text = include_str!("../../../../docs/backup.md");
+    let (_, by_hand) = text.split_once("## By hand, without Piton").unwrap();
+    let script = by_hand.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let name = format!("{}_by_hand", stage.database("production"));
+    let mut path = vec![stage.cluster().bin_dir().to_owned()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    let output = std::process::Command::new("sh")
+        .args(["-euc", &script.replace("by_hand", &name)])
+        .env("PATH", std::env::join_paths(path).unwrap())
+        .env("backup", folder(&taken))
+        .env("PGHOST", stage.cluster().socket_dir())
+        .env("PGPORT", stage.cluster().port().to_string())
+        .env("PGUSER", "postgres")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stage.sql(&name, ROWS), stage.sql(&stage.database("production"), ROWS));
+    stage.sql("postgres", &format!("drop database {name}"));
+}
+
+#[test]
+fn a_backup_with_a_flipped_bit_is_told_by_its_file() {
+    let Some(stage) = live_stage() else { return };
+    stage.piton(&["backup", "production"]).expect(0);
+    let before = stage.databases();
+    let taken = backups(&stage, "production").pop().unwrap();
+    flip_a_bit(&folder(&taken));
+    stage.piton(&["prove", "production", "latest"]).expect(3).says("was altered").says(".dat.gz");
+    assert_eq!(stage.databases(), before);
+
+    let manifest = folder(&taken).join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replacen("\"rows\": ", "\"rows\":  ", 1)).unwrap();
+    stage.piton(&["backups", "production"]).expect(0);
+    std::fs::write(&manifest, text.replacen("production", "productiom", 1)).unwrap();
+    let listed = backups(&stage, "production").pop().unwrap();
+    assert!(listed["damaged"].is_string(), "{listed}");
+    stage.piton(&["prove", "production", "latest"]).expect(2).says("damaged");
+}
+
+#[test]
+fn staging_gets_fresh_data_while_its_app_runs() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    stage.deploy("staging");
+    let (production, staging) = (stage.database("production"), stage.database("staging"));
+    stage.sql(&staging, "delete from items");
+    stage.sql(&production, "insert into items values ('late', 'since', now())");
+
+    let mut load = stage.load("staging");
+    load.writes = 0.0;
+    let load = load.start().unwrap();
+    stage.piton(&["clone", "staging"]).expect(0).says("made anew");
+    crate::common::assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(stage.sql(&staging, ROWS), stage.sql(&production, ROWS), "production's rows");
+    let receipts = stage.sql(&staging, "select count(*) from receipts");
+    assert_eq!(receipts, ["0"], "the migration of the release that serves staging is applied");
+    assert_eq!(stage.get(stage.listen("staging"), "/"), Some((200, "v2".into())));
+    assert_eq!(stage.databases(), [production, staging]);
+
+    stage.piton(&["clone", "production"]).expect(2).says("data of its own");
+}
+
+#[test]
+fn a_killed_order_is_carried_on_or_undone() {
+    let Some(stage) = live_stage() else { return };
+    let before = stage.databases();
+    for (step, way_on, code) in
+        [("prove", "resume", 0), ("backup", "abort", 0), ("settle.copies", "resume", 0)]
+    {
+        let at = format!("done {step}:before");
+        stage.piton_with_env(&["backup", "production"], &[("PITON_CRASH_AT", &at)]).expect(137);
+        // One thing at a time: neither a release nor another backup.
+        stage.piton(&["deploy", "production"]).expect(2).says("a backup of production is not over");
+        let status = stage.piton(&["status", "production"]).expect(0).stdout;
+        assert!(status.contains("  backup ") && status.contains("nobody runs it"), "{status}");
+        let way_on: &[&str] =
+            if way_on == "abort" { &["abort", "production", "--yes"] } else { &["resume", "production"] };
+        stage.piton(way_on).expect(code);
+        assert_eq!(stage.databases(), before, "after a kill at {at}");
+    }
+    let listed = backups(&stage, "production");
+    assert!(listed.iter().all(|backup| backup["damaged"].is_null()), "{listed:?}");
+    stage.piton(&["backup", "production", "--detach"]).expect(0).says("runs by itself");
+    stage.piton(&["watch", "production"]).expect(0);
+}
+
+#[test]
+fn what_cannot_be_ordered_is_refused() {
+    let Some(mut stage) = stage() else { return };
+    stage.piton(&["backups", "production"]).expect(0).says("no backup yet");
+    stage.piton(&["prove", "production", "latest"]).expect(2).says("piton backup production");
+    stage.piton(&["backup", "prodction"]).expect(2).says("production");
+    let long = "x".repeat(64);
+    stage.deploy("production");
+    stage.piton(&["restore", "production", "latest", "--into", &long]).expect(2).says("63 bytes");
+    let live = stage.database("production");
+    stage.piton(&["restore", "production", "latest", "--into", &live]).expect(2).says("never over it");
+    // The window is for what moves traffic or data, not for a look.
+    stage.configure(|settings| settings.more_production = "window = \"Mon 00:00-00:01 UTC\"".into());
+    stage.piton(&["backup", "production"]).expect(0);
+}
