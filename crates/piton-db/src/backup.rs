@@ -289,7 +289,8 @@ async fn sum_dump(
             });
         }
         let Some(finished) = working.join_next().await else { break };
-        let (file, sum, table) = finished.map_err(std::io::Error::other)??;
+        let (file, mut sum, table) = finished.map_err(std::io::Error::other)??;
+        sum.table = table.as_ref().map(|(name, _)| name.clone());
         let what = table.as_ref().map_or_else(|| file.display().to_string(), |(name, _)| name.clone());
         rows.extend(table);
         sums.insert(file.display().to_string(), sum);

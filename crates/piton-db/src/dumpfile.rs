@@ -19,10 +19,22 @@ pub(crate) fn checksum(path: &Path) -> Result<FileSum, DbError> {
 
 /// Returns the checksum of a gzip-compressed table file and the sum of the rows in it, in one pass over the disk.
 pub(crate) fn table(path: &Path) -> Result<(FileSum, RowSum), DbError> {
-    let bad = |why: String| DbError::BadDump { file: path.to_owned(), why };
     let mut file = Hashing::new(fs::File::open(path)?);
-    let mut rows = Rows::default();
-    let mut decoder = MultiGzDecoder::new(&mut file);
+    let mut sum = RowSum::default();
+    lines(path, &mut file, |row| sum.add(&blake3::hash(row)))?;
+    io::copy(&mut file, &mut io::sink())?;
+    Ok((file.finish(), sum))
+}
+
+/// Reads the rows of a gzip-compressed table file, each as its line of COPY text.
+pub(crate) fn each_row(path: &Path, row: impl FnMut(&[u8])) -> Result<(), DbError> {
+    lines(path, fs::File::open(path)?, row)
+}
+
+fn lines(path: &Path, file: impl Read, row: impl FnMut(&[u8])) -> Result<(), DbError> {
+    let bad = |why: String| DbError::BadDump { file: path.to_owned(), why };
+    let mut rows = Rows { row, ended: false, strange: false };
+    let mut decoder = MultiGzDecoder::new(file);
     let mut piece = vec![0; 256 * 1024];
     let mut lines = Lines::default();
     loop {
@@ -30,29 +42,27 @@ pub(crate) fn table(path: &Path) -> Result<(FileSum, RowSum), DbError> {
         if read == 0 {
             break;
         }
-        lines.push(&piece[..read], |row| rows.take(row));
+        lines.push(&piece[..read], |line| rows.take(line));
     }
     if lines.is_torn() || !rows.ended || rows.strange {
         return Err(bad("it does not end as pg_dump ends a table".into()));
     }
-    io::copy(&mut file, &mut io::sink())?;
-    Ok((file.finish(), rows.sum))
+    Ok(())
 }
 
 /// Takes the lines of a table file: rows, then `\.`, then empty lines.
-#[derive(Default)]
-struct Rows {
-    sum: RowSum,
+struct Rows<F> {
+    row: F,
     ended: bool,
     strange: bool,
 }
 
-impl Rows {
+impl<F: FnMut(&[u8])> Rows<F> {
     fn take(&mut self, line: &[u8]) {
         // No row can be `\.`: COPY writes a backslash in a value as two.
         match (self.ended, line) {
             (false, br"\.") => self.ended = true,
-            (false, row) => self.sum.add(&blake3::hash(row)),
+            (false, row) => (self.row)(row),
             (true, rest) => self.strange |= !rest.is_empty(),
         }
     }
@@ -71,7 +81,7 @@ impl<R: Read> Hashing<R> {
     }
 
     fn finish(self) -> FileSum {
-        FileSum { size: self.size, blake3: self.hasher.finalize().to_hex().to_string() }
+        FileSum { size: self.size, blake3: self.hasher.finalize().to_hex().to_string(), table: None }
     }
 }
 

@@ -12,6 +12,7 @@ mod files;
 pub mod fingerprint;
 pub mod identity;
 pub mod large_objects;
+pub mod locate;
 mod lock;
 pub mod made;
 pub mod manifest;

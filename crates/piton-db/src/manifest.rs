@@ -27,6 +27,9 @@ pub struct FileSum {
     pub size: u64,
     /// BLAKE3, as 64 hexadecimal digits.
     pub blake3: String,
+    /// The table, by quoted name, whose rows it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
 }
 
 /// Where a sequence stood.
@@ -95,14 +98,18 @@ struct Sealed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// Its bytes changed.
-    #[error("{0} was altered")]
-    Altered(String),
+    #[error("{0} was altered{of}", of = of_table(.1.as_deref()))]
+    Altered(String, Option<String>),
     /// It is gone.
-    #[error("{0} is missing")]
-    Missing(String),
+    #[error("{0} is missing{of}", of = of_table(.1.as_deref()))]
+    Missing(String, Option<String>),
     /// It was not there when the backup was made.
     #[error("{0} does not belong to the backup")]
     Extra(String),
+}
+
+fn of_table(table: Option<&str>) -> String {
+    table.map_or_else(String::new, |table| format!("; it holds the rows of {table}"))
 }
 
 impl Manifest {
@@ -211,9 +218,12 @@ pub fn verify_files(dir: &Path) -> Result<Vec<Damage>, DbError> {
     for (name, wanted) in &manifest.files {
         let path = dir.join(name);
         if !path.exists() {
-            damage.push(Damage::Missing(name.clone()));
-        } else if dumpfile::checksum(&path)? != *wanted {
-            damage.push(Damage::Altered(name.clone()));
+            damage.push(Damage::Missing(name.clone(), wanted.table.clone()));
+            continue;
+        }
+        let found = dumpfile::checksum(&path)?;
+        if (found.size, &found.blake3) != (wanted.size, &wanted.blake3) {
+            damage.push(Damage::Altered(name.clone(), wanted.table.clone()));
         }
     }
     for path in files::list(dir)? {

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use piton_db::backup::{self, DumpOptions};
 use piton_db::identity::{self, Purpose};
 use piton_db::manifest::{self, MadeFor, Manifest, Proved};
-use piton_db::prove::{self, Owners};
+use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
-use piton_db::{Database, DbError, Progress, Report};
+use piton_db::{Database, DbError, Progress, Report, locate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -166,7 +166,29 @@ impl Act for Backup {
     }
 }
 
+/// In how many things a copy's differences are told.
+const TOLD: usize = 10;
+
 impl Proof {
+    /// Says in what the restored copy differs, of tables in which rows.
+    async fn differs(&self, manifest: &Manifest, golden: &Database, differences: &[Difference]) -> Fault {
+        let mut fault = Fault::release("the restored copy differs from the backup");
+        for difference in differences.iter().take(TOLD) {
+            fault = fault.because(difference.to_string());
+            if let Difference::Rows { table, dumped: Some(_), restored: Some(_) } = difference {
+                let located = locate::rows(&self.folder, manifest, golden, table).await;
+                fault = fault.because(located.map_or_else(
+                    |error| format!("  which rows cannot be told: {error}"),
+                    |located| format!("  {located}"),
+                ));
+            }
+        }
+        match differences.len().saturating_sub(TOLD) {
+            0 => fault,
+            more => fault.because(format!("and {more} more")),
+        }
+    }
+
     /// Leaves beside the backup when and where it was proved: a later look need not have this journal.
     async fn record(
         &self,
@@ -235,9 +257,7 @@ impl Act for Proof {
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {
-            let mut fault = Fault::release("the restored copy differs from the backup");
-            fault.why = proof.differences.iter().map(ToString::to_string).take(10).collect();
-            return Err(fault);
+            return Err(self.differs(&manifest, &golden, &proof.differences).await);
         }
         self.record(&manifest, &golden, &proof).await?;
         Ok(json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects }))
