@@ -194,14 +194,18 @@ need_rust() {
     need_tool cc gcc
 }
 
-# need_cargo_deny: makes cargo-deny findable, and builds it when it is missing; that takes about a minute.
+# need_cargo_deny: makes cargo-deny findable, and builds it when it is missing: that takes a minute or two, once for all clones.
 need_cargo_deny() {
-    PATH=$tools/bin:$PATH
+    have cargo-deny && return
+    version=0.20.2
+    kept=${XDG_CACHE_HOME:-$HOME/.cache}/piton/cargo-deny-$version
+    PATH=$kept/bin:$PATH
     export PATH
     have cargo-deny && return
-    say "building cargo-deny into target/tools"
-    cargo install --quiet cargo-deny --version 0.20.2 --locked --debug \
-        --root "$tools" --target-dir "$tools/build" 2>&1 | grep -v '^warning: be sure to add' >&2 || true
-    rm -rf "$tools/build"
+    say "building cargo-deny $version into $kept"
+    # No release: it runs for a second. Its debug information is a third of the build.
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet cargo-deny --version "$version" --locked --debug \
+        --root "$kept" --target-dir "$root/target/cargo-deny" 2>&1 | grep -v '^warning: be sure to add' >&2 || true
+    rm -rf "$root/target/cargo-deny"
     have cargo-deny || die "cargo-deny could not be built; see above."
 }

@@ -154,7 +154,7 @@ impl Ground {
             let mut command = kind.command();
             loop {
                 // Taken up, a release appends two events before it does anything.
-                let ahead = dice.up_to(6) + if kills > 0 { 2 } else { 0 };
+                let ahead = dice.up_to(9) + if kills > 0 { 2 } else { 0 };
                 let ended = killed(stage, command, last_event(stage) + ahead.cast_signed(), dice.side());
                 if ended.code != 137 {
                     let code = if command == kind.command() { kind.code() } else { kind.code_of_resume() };

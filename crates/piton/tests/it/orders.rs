@@ -169,6 +169,22 @@ fn a_killed_order_is_carried_on_or_undone() {
     }
     let listed = backups(&stage, "production");
     assert!(listed.iter().all(|backup| backup["damaged"].is_null()), "{listed:?}");
+
+    let name = format!("{}_restored", stage.database("production"));
+    let restore = ["restore", "production", "latest", "--into", &name];
+    stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done prove:before")]).expect(137);
+    stage.piton(&["abort", "production", "--yes"]).expect(0);
+    assert_eq!(stage.databases(), before, "a restored database that was not handed over goes");
+    let fails = [("PITON_FAIL_AT", "prove:after")];
+    stage.piton_with_env(&restore, &fails).expect(3).says("production is as before");
+    assert_eq!(stage.databases(), before);
+    for at in ["done prove:before", "done settle.hand-over:before"] {
+        let command: &[&str] = if at.contains("prove") { &restore } else { &["resume", "production"] };
+        stage.piton_with_env(command, &[("PITON_CRASH_AT", at)]).expect(137);
+    }
+    stage.piton(&["resume", "production"]).expect(0).says("row for row");
+    assert_eq!(stage.databases().len(), before.len() + 1);
+    stage.sql("postgres", &format!("drop database {name}"));
     stage.piton(&["backup", "production", "--detach"]).expect(0).says("runs by itself");
     stage.piton(&["watch", "production"]).expect(0);
 }
