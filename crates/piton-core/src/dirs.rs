@@ -19,6 +19,11 @@ impl Dirs {
         Self { base: root.join(".piton") }
     }
 
+    /// Returns the file with the key of the app's masks.
+    pub fn mask_key(&self) -> PathBuf {
+        self.base.join("mask.key")
+    }
+
     /// Returns the folder that everything else lies in.
     pub fn base(&self) -> &Path {
         &self.base

@@ -1,8 +1,8 @@
 //! Files and folders: atomic writes, locks, digests, removal.
 
 use std::fs::DirBuilder;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use serde::Serialize;
@@ -17,6 +17,27 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     file.sync_all()?;
     fs_err::rename(&partial, path)?;
     sync_folder_of(path)
+}
+
+/// Reads a file of 32 secret random bytes, which the first call makes; only its owner can read it.
+pub(crate) fn secret_key(path: &Path) -> io::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    if !path.exists() {
+        fs_err::File::open("/dev/urandom")?.read_exact(&mut key)?;
+        let own = path.with_extension(format!("{}.partial", std::process::id()));
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&own)?;
+        file.write_all(&key)?;
+        file.sync_all()?;
+        // Another process may have made one meanwhile, and that is the key then.
+        let linked = fs_err::hard_link(&own, path);
+        fs_err::remove_file(&own)?;
+        linked.or_else(
+            |error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) },
+        )?;
+        sync_folder_of(path)?;
+    }
+    fs_err::File::open(path)?.read_exact(&mut key)?;
+    Ok(key)
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

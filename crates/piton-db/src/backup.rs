@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
 use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt};
+use crate::mask::{LargeObjects, Mask, MaskKey, TableMask, TableMasks};
 use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
 use crate::tables::{self, Table};
@@ -23,17 +25,19 @@ use crate::{Database, DbError, dumpfile, files, large_objects};
 const DUMP: &str = "dump";
 
 /// How a dump is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DumpOptions {
     /// How many tables are dumped at once; each takes a session.
     pub jobs: u32,
     /// How long to wait for a table that somebody holds an exclusive lock on.
     pub lock_wait: Duration,
+    /// What is masked, and with which key; `None` where the dump is a backup.
+    pub mask: Option<(Mask, MaskKey)>,
 }
 
 impl Default for DumpOptions {
     fn default() -> Self {
-        Self { jobs: 2, lock_wait: Duration::from_secs(10) }
+        Self { jobs: 2, lock_wait: Duration::from_secs(10), mask: None }
     }
 }
 
@@ -45,9 +49,9 @@ pub fn dump_command(
     database: &Database,
     dir: &Path,
     snapshot: &str,
-    options: DumpOptions,
+    options: &DumpOptions,
 ) -> Command {
-    database.tool_env(Command::new(tools.pg_dump.display().to_string()).args([
+    let command = database.tool_env(Command::new(tools.pg_dump.display().to_string()).args([
         "--format=directory".to_owned(),
         format!("--file={}", dir.join(DUMP).display()),
         format!("--jobs={}", options.jobs),
@@ -57,7 +61,14 @@ pub fn dump_command(
         "--encoding=UTF8".to_owned(),
         "--no-password".to_owned(),
         "--verbose".to_owned(),
-    ]))
+    ]));
+    if options.drops_large_objects() { command.args(["--no-blobs"]) } else { command }
+}
+
+impl DumpOptions {
+    fn drops_large_objects(&self) -> bool {
+        self.mask.as_ref().is_some_and(|(mask, _)| mask.large_objects == Some(LargeObjects::Drop))
+    }
 }
 
 /// Dumps a database into a folder and describes what the dump holds.
@@ -122,18 +133,29 @@ async fn dump_claimed(
     let client = database.connect().await?;
     let source = identity::identity(&client).await?;
     let tools = Tools::find(source.major()).await?;
+    if let Some((mask, _)) = &options.mask {
+        // Before anything is written that would have to be masked.
+        mask.fits(&client).await?;
+    }
     let snapshot = Snapshot::take(&client, options.lock_wait).await?;
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
     let structure = Structure::read(&client).await?;
     let sequences = sequences(&client).await?;
-    let large_objects = large_objects::read(&client).await?;
+    let large_objects = match options.drops_large_objects() {
+        true => BTreeMap::new(),
+        false => large_objects::read(&client).await?,
+    };
     let properties = Properties::read(&client, &source.name).await?;
+    let masks = match &options.mask {
+        Some((mask, key)) => Some((mask.of_tables(&client, &snapshot.tables).await?, key.clone())),
+        None => None,
+    };
 
-    let command = dump_command(&tools, database, dir, &snapshot.id, options);
+    let command = dump_command(&tools, database, dir, &snapshot.id, &options);
     run_dump(&command, dir, snapshot.tables.len() as u64, report).await?;
     drop(client);
 
-    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, options.jobs, report).await?;
+    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, masks, options.jobs, report).await?;
     files::sync_dir(&dir.join(DUMP))?;
     let manifest = Manifest {
         format: Manifest::format(),
@@ -148,6 +170,7 @@ async fn dump_claimed(
         large_objects,
         properties,
         files,
+        mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
     };
     manifest.write(dir)?;
     Ok(manifest)
@@ -258,11 +281,12 @@ pub(crate) fn finished_table(line: &str) -> Option<&str> {
     line.split_once("finished item ")?.1.split_once(" TABLE DATA ").map(|(_, name)| name)
 }
 
-/// Sums every table file and every other file of the dump.
+/// Masks every table file where that is wanted, and sums it, and every other file of the dump.
 async fn sum_dump(
     tools: &Tools,
     dir: &Path,
     tables: &[Table],
+    masks: Option<(TableMasks, MaskKey)>,
     jobs: u32,
     report: OnReport<'_>,
 ) -> Result<(Rows, BTreeMap<String, FileSum>), DbError> {
@@ -270,6 +294,8 @@ async fn sum_dump(
     let mut rows = Rows::new();
     let mut sums = BTreeMap::new();
     let names: BTreeMap<u32, String> = tables.iter().map(|table| (table.oid, table.quoted())).collect();
+    let masks = masks.map(Arc::new);
+    let doing = if masks.is_some() { "mask" } else { "sum" };
     let all = files::list(dir)?;
     let total = all.len() as u64;
     let mut queue = all.into_iter();
@@ -279,8 +305,16 @@ async fn sum_dump(
             && let Some(file) = queue.next()
         {
             let path = dir.join(&file);
-            let table = data_files.get(&file).and_then(|oid| names.get(oid)).cloned();
+            let oid = data_files.get(&file).copied();
+            let table = oid.and_then(|oid| names.get(&oid)).cloned();
+            let masks = masks.clone();
             working.spawn_blocking(move || -> Result<_, DbError> {
+                if let (Some(masks), Some(oid)) = (masks, oid) {
+                    let (masks, key) = &*masks;
+                    // A table that nobody has looked at is not copied as it is.
+                    let mask = masks.get(&oid).unwrap_or(&TableMask::Empty);
+                    dumpfile::rewrite(&path, |row, line| mask.row(key, row, line))?;
+                }
                 let (sum, rows) = match table {
                     Some(table) => dumpfile::table(&path).map(|(sum, rows)| (sum, Some((table, rows))))?,
                     None => (dumpfile::checksum(&path)?, None),
@@ -294,7 +328,7 @@ async fn sum_dump(
         let what = table.as_ref().map_or_else(|| file.display().to_string(), |(name, _)| name.clone());
         rows.extend(table);
         sums.insert(file.display().to_string(), sum);
-        report(Report::Progress(Progress { doing: "sum", what, done: sums.len() as u64, total }));
+        report(Report::Progress(Progress { doing, what, done: sums.len() as u64, total }));
     }
     match tables.iter().find(|table| !rows.contains_key(&table.quoted())) {
         Some(table) => {

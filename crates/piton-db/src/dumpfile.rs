@@ -1,13 +1,16 @@
 //! Reads the table files of a dump in pg_dump's directory format.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
+use flate2::Compression;
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use fs_err as fs;
 
 use crate::DbError;
 use crate::manifest::FileSum;
+use crate::mask::Problem;
 use crate::rowsum::{Lines, RowSum};
 
 /// Returns the checksum of a file.
@@ -24,6 +27,40 @@ pub(crate) fn table(path: &Path) -> Result<(FileSum, RowSum), DbError> {
     lines(path, &mut file, |row| sum.add(&blake3::hash(row)))?;
     io::copy(&mut file, &mut io::sink())?;
     Ok((file.finish(), sum))
+}
+
+/// Writes a gzip-compressed table file anew with other rows: `write` gives a row's line another form, or leaves it out.
+pub(crate) fn rewrite(
+    path: &Path,
+    mut write: impl FnMut(&[u8], &mut Vec<u8>) -> Result<bool, Problem>,
+) -> Result<(), DbError> {
+    let unfinished = path.with_extension("masked");
+    let file = io::BufWriter::with_capacity(256 * 1024, fs::File::create(&unfinished)?);
+    let mut encoder = GzEncoder::new(file, Compression::new(1));
+    let (mut line, mut problem, mut failed) = (Vec::new(), None, None);
+    lines(path, fs::File::open(path)?, |row| {
+        if problem.is_some() || failed.is_some() {
+            return;
+        }
+        match write(row, &mut line) {
+            Ok(false) => {}
+            Ok(true) => {
+                line.push(b'\n');
+                failed = encoder.write_all(&line).err();
+            }
+            Err(found) => problem = Some(found),
+        }
+    })?;
+    if let Some(problem) = problem {
+        return Err(DbError::Mask { problems: vec![problem] });
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    encoder.write_all(b"\\.\n\n\n")?;
+    let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok(fs::rename(&unfinished, path)?)
 }
 
 /// Reads the rows of a gzip-compressed table file, each as its line of COPY text.

@@ -85,6 +85,12 @@ pub enum DbError {
         /// Each session in words.
         sessions: Vec<String>,
     },
+    /// A mask does not fit the database.
+    #[error("the mask does not fit the database: {}", crate::mask::Problems(problems))]
+    Mask {
+        /// In what.
+        problems: Vec<crate::mask::Problem>,
+    },
     /// A client program for this server is missing.
     #[error(
         "{program} is needed and was not found; Debian and Ubuntu: apt-get install postgresql-client-{major}"

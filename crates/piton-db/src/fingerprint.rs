@@ -136,7 +136,12 @@ impl Structure {
     /// Returns the structure without subscriptions, to compare with a clone: `CREATE DATABASE ... TEMPLATE` does not copy them.
     #[must_use]
     pub fn without_subscriptions(&self) -> Self {
-        self.without(&["subscription ", "owner of subscription ", "connection of subscription "])
+        self.without(&[
+            "subscription ",
+            "owner of subscription ",
+            "connection of subscription ",
+            "comment on subscription ",
+        ])
     }
 
     fn without(&self, beginnings: &[&str]) -> Self {

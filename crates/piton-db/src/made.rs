@@ -139,8 +139,24 @@ pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
     if !mark.valid().is_some_and(|mark| mark.label.purpose.made_by_piton()) {
         return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
     }
+    // One keeps its database from being dropped, and a copy's is the original's by its slot alone.
+    if has_subscriptions(&client, name).await? {
+        crate::neutral::drop_subscriptions(&*database.connect().await?).await?;
+    }
     drop_now(&client, name).await?;
     Ok(true)
+}
+
+async fn has_subscriptions(client: &Client, name: &str) -> Result<bool, DbError> {
+    let row = client
+        .query_one(
+            "select exists (select from pg_catalog.pg_subscription s join pg_catalog.pg_database d on d.oid = s.subdbid
+                            where d.datname = $1)",
+            &[&name],
+        )
+        .await
+        .doing(|| format!("look for subscriptions of {name}"))?;
+    Ok(row.get(0))
 }
 
 /// Drops a database that a swap has put aside, with the sessions on it; returns false when it is gone already.

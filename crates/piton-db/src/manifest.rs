@@ -85,6 +85,9 @@ pub struct Manifest {
     pub properties: Properties,
     /// Every file of the dump, by its path below the backup's folder.
     pub files: BTreeMap<String, FileSum>,
+    /// The hash of the mask, where the rows are masked: no backup, but what a copy for others is made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 /// The manifest as stored, with the hash of its own text.

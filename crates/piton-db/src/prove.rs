@@ -41,7 +41,8 @@ pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, owners: Owner
     ]);
     let command = match owners {
         Owners::Kept => command,
-        Owners::Restorer => command.args(["--no-owner", "--no-privileges"]),
+        // Another environment's copy shall not fetch what the original subscribes to.
+        Owners::Restorer => command.args(["--no-owner", "--no-privileges", "--no-subscriptions"]),
     };
     into.tool_env(command.arg(dump_dir(dir).display().to_string()))
 }
@@ -231,7 +232,8 @@ pub async fn compare(
     let (wanted, structure) = match owners {
         Owners::Kept => (manifest.structure.clone(), Structure::read(&client).await?),
         Owners::Restorer => {
-            (manifest.structure.without_privileges(), Structure::read(&client).await?.without_privileges())
+            let restored = |structure: &Structure| structure.without_privileges().without_subscriptions();
+            (restored(&manifest.structure), restored(&Structure::read(&client).await?))
         }
     };
     let rows = read_rows(&client, manifest, progress).await?;

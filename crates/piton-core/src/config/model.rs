@@ -144,6 +144,8 @@ pub(super) struct Environment {
 pub(super) struct Data {
     /// The environment's name.
     pub from: String,
+    /// The file that says how people's data are masked on the way, like `mask.toml`. Default: none, the rows are copied as they are.
+    pub mask: Option<String>,
 }
 
 /// The ports of the two slots.

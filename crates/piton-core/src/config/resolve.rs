@@ -12,8 +12,8 @@ use super::context::{Context, Variables, has_variable};
 use super::model;
 use super::secrets;
 use super::settings::{
-    Backup, Build, DataFrom, Database, Engine, Gate, MigrationTool, Migrations, Ports, Ready, Rollout, Run,
-    RunWith, Settings,
+    Backup, Build, DataFrom, Database, Engine, Gate, MaskFile, MigrationTool, Migrations, Ports, Ready,
+    Rollout, Run, RunWith, Settings,
 };
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
 
@@ -55,9 +55,7 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
     }
     let listen = listen(asked, cx);
     let rollout = rollout(asked, protected, cx);
-    if let Some(data) = &environment.data {
-        cx.note(&asked.own("data.from"), &data.from);
-    }
+    let data = environment.data.as_ref().map(|data| self::data(asked, data, cx));
     let backup = backup(asked, cx);
     let window = cx.optional(&asked.own("window"), environment.window.as_deref(), FromStr::from_str);
     let checks = checks::resolve(file, name, cx);
@@ -76,7 +74,10 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
         listen: listen?,
         rollout: rollout?,
         gate: gate?,
-        data: environment.data.as_ref().map(|data| DataFrom { environment: data.from.clone() }),
+        data: match data {
+            Some(data) => Some(data?),
+            None => None,
+        },
         backup: backup?,
         window: window?,
         checks: checks?,
@@ -149,7 +150,30 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
     Some(Database { engine, url: url?, migrations: folder.map(|folder| Migrations { tool, folder }) })
 }
 
-/// Reads a folder of the app, which has to be there in every checkout of it.
+fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<DataFrom> {
+    cx.note(&asked.own("data.from"), &data.from);
+    let path = asked.own("data.mask");
+    let file = cx.optional(&path, data.mask.as_deref(), parse_folder)?;
+    let mask = match file {
+        None => None,
+        Some(file) => {
+            let text = fs_err::read_to_string(asked.root.join(&file)).map_err(|error| error.to_string());
+            let read = text.and_then(|text| {
+                toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+            });
+            match read {
+                Ok(mask) => Some(MaskFile { file, mask }),
+                Err(why) => {
+                    cx.refuse(&path, format!("the mask cannot be read: {why}"));
+                    return None;
+                }
+            }
+        }
+    };
+    Some(DataFrom { environment: data.from.clone(), mask })
+}
+
+/// Reads a folder or file of the app, which has to be there in every checkout of it.
 fn parse_folder(text: &str) -> Result<PathBuf, ValueError> {
     let path = PathBuf::from(text);
     let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));

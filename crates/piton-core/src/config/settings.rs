@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use piton_db::mask::Mask;
 use piton_exec::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,17 @@ pub struct Gate {
 pub struct DataFrom {
     /// The environment's name.
     pub environment: String,
+    /// How people's data are masked on the way; `None` where the rows are copied as they are.
+    pub mask: Option<MaskFile>,
+}
+
+/// A mask, and the file that it was read from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaskFile {
+    /// The file, as written.
+    pub file: PathBuf,
+    /// What it says.
+    pub mask: Mask,
 }
 
 /// Where backups go and how long they stay.

@@ -199,10 +199,17 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, stay: b
 fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     if let Some(from) = &settings.data {
-        remarks.push(format!(
-            "{}'s database is made anew from {}'s rows as they are: whoever reaches it reads real people's data",
-            settings.environment, from.environment
-        ));
+        let (own, theirs) = (&settings.environment, &from.environment);
+        remarks.push(match &from.mask {
+            None => format!(
+                "{own}'s database is made anew from {theirs}'s rows as they are: whoever reaches it reads real people's data"
+            ),
+            Some(mask) => format!(
+                "{own}'s database is made anew from {theirs}'s rows, masked as {} says; until they are, the dump lies unmasked in \
+                 the backup's folder, which this account alone can read",
+                mask.file.display()
+            ),
+        });
     }
     if facts.other_config {
         remarks.push(format!(
@@ -327,7 +334,8 @@ impl Draft<'_> {
     fn anchor(&mut self, names: &Names, from: Option<String>) {
         let folder = self.dirs.backups(self.settings).join(&self.facts.id);
         let size = self.facts.source.as_ref().map(size_words);
-        self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from }, size);
+        let mask = from.as_ref().and(self.settings.data.as_ref()).and_then(|data| data.mask.clone());
+        self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from, mask }, size);
         self.add("prove", Phase::Prove, Proof { folder, golden: names.golden.clone() });
     }
 

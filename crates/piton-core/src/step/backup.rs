@@ -5,16 +5,18 @@ use jiff::Timestamp;
 use piton_db::backup::{self, DumpOptions};
 use piton_db::identity::{self, Purpose};
 use piton_db::manifest::{self, MadeFor, Manifest, Proved};
+use piton_db::mask::{MaskKey, Problem};
 use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
-use piton_db::{Database, DbError, Progress, Report, locate};
+use piton_db::{Database, DbError, Progress, Report, locate, neutral};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words, disk};
-use crate::config::Settings;
+use crate::config::{MaskFile, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::files;
+use crate::plan::Job;
 
 /// How many tables are dumped and restored at once.
 const JOBS: u32 = 2;
@@ -26,6 +28,9 @@ pub struct Backup {
     pub folder: PathBuf,
     /// The environment whose database is dumped, when it is not the release's own.
     pub from: Option<String>,
+    /// How people's data are masked in it; `None` in a backup.
+    #[serde(default)]
+    pub mask: Option<MaskFile>,
 }
 
 /// Restores the backup into a new database, the golden copy, and compares both row by row and object by object.
@@ -122,16 +127,30 @@ impl Act for Backup {
         let source = site.from.unwrap_or(site.settings);
         let below = &site.settings.backup.to;
         let folder = below.strip_prefix(&site.settings.root).unwrap_or(below);
-        let does = format!("{}'s database into {}", source.environment, folder.display());
+        let masked = self
+            .mask
+            .as_ref()
+            .map_or_else(String::new, |mask| format!(", masked by {}", mask.file.display()));
+        let does = format!("{}'s database into {}{masked}", source.environment, folder.display());
         let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
         let Ok(database) = super::database_of(source) else { return words };
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
-        words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", options)])
+        words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", &options)])
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let source = self.source(ctx)?;
-        let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
+        let mask = match &self.mask {
+            Some(mask) => {
+                let key = files::secret_key(&ctx.world.dirs.mask_key());
+                Some((
+                    mask.mask.clone(),
+                    MaskKey::new(key.or_fault(|| "the key of the masks cannot be had".into())?),
+                ))
+            }
+            None => None,
+        };
+        let options = DumpOptions { jobs: JOBS, mask, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
             // The environment's own folder: the one above may be anything, such as a person's home.
             files::private_folder(parent).map_err(|error| self.failed(ctx, &error))?;
@@ -140,7 +159,10 @@ impl Act for Backup {
         let mut take = |report| reports.take(report);
         let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut take).await;
         reports.all_written()?;
-        let manifest = dumped.map_err(|error| self.failed(ctx, &error))?;
+        let manifest = dumped.map_err(|error| match (&self.mask, &error) {
+            (Some(mask), DbError::Mask { problems }) => unmasked(&ctx.plan.environment, mask, problems),
+            _ => self.failed(ctx, &error),
+        })?;
         Ok(json!({
             "folder": self.folder,
             "snapshot_at": manifest.snapshot_at,
@@ -213,6 +235,26 @@ impl Proof {
     }
 }
 
+/// Refuses to copy people's data of which nobody has said what becomes of them.
+pub(super) fn unmasked(environment: &str, mask: &MaskFile, problems: &[Problem]) -> Fault {
+    let file = mask.file.display();
+    let mut fault = Fault::release(format!("{file} does not say what becomes of all people's data"));
+    for problem in problems.iter().take(MOST_PROBLEMS) {
+        let line = problem.line().map_or_else(String::new, |line| format!("; {line}"));
+        fault = fault.because(format!("{problem}{line}"));
+    }
+    if let more @ 1.. = problems.len().saturating_sub(MOST_PROBLEMS) {
+        fault = fault.because(format!("and {more} more"));
+    }
+    fault.hint(format!(
+        "write into {file} what is missing, for each column the kind that fits: keep, null, email, name, digits, text, json or year; \
+         then piton deploy {environment}"
+    ))
+}
+
+/// How many of a mask's problems are told at once.
+const MOST_PROBLEMS: usize = 40;
+
 fn altered(folder: &Path) -> Fault {
     Fault::release("the backup was altered after it was made")
         .hint(format!("look who writes to {}; the next release takes a new backup", folder.display()))
@@ -260,7 +302,13 @@ impl Act for Proof {
             return Err(self.differs(&manifest, &golden, &proof.differences).await);
         }
         self.record(&manifest, &golden, &proof).await?;
-        Ok(json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects }))
+        let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });
+        if ctx.settings().data.is_some() && matches!(ctx.plan.job, Job::Release | Job::Clone) {
+            // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
+            let taken = neutral::apply(&golden).await;
+            outcome["neutralised"] = json!(taken.or_fault(|| "the copy cannot be made harmless".into())?);
+        }
+        Ok(outcome)
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

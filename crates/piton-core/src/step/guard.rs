@@ -104,7 +104,10 @@ impl Guard {
     async fn one(&self, guard: &str, world: &World, now: Timestamp) -> Result<(), Fault> {
         match guard {
             "identity" => identity_guard(world, self.job).await,
-            "secrets" => secrets_guard(world),
+            "secrets" => {
+                secrets_guard(world)?;
+                mask_guard(world).await
+            }
             "tools" => self.tools_guard(world).await,
             "migrations" => self.migrations_guard(world).await,
             "disk" => disk_guard(world, self.job).await,
@@ -312,6 +315,21 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
     Err(Fault::refused(format!("{environment} holds a {kind} key in {}", wrong.join(", ")))
         .because(format!("a {kind} key in {whose} moves the wrong people's money"))
         .hint(format!("put the right key into the env_file of {environment}")))
+}
+
+/// Where data are masked on the way, it is said of every column that looks like people's what becomes of it.
+async fn mask_guard(world: &World) -> Result<(), Fault> {
+    let mask = world.settings.data.as_ref().and_then(|data| data.mask.as_ref());
+    let (Some(mask), Some(source)) = (mask, &world.from) else { return Ok(()) };
+    let Some(database) = database(source)? else { return Ok(()) };
+    // A database that is away keeps the backup from being made.
+    let Ok(client) = database.connect().await else { return Ok(()) };
+    let problems = mask.mask.problems(&client).await.or_fault(|| format!("{database} cannot be read"))?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let fault = super::backup::unmasked(&world.settings.environment, mask, &problems);
+    Err(Fault { kind: Kind::Refused, ..fault })
 }
 
 /// The release's commit has the migrations that piton.toml names.

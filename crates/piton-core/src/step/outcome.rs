@@ -1,3 +1,5 @@
+use piton_db::neutral::Neutralised;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::Step;
@@ -25,12 +27,19 @@ impl Step {
                 number("tables"),
                 words::bytes(number("bytes"))
             ),
-            Step::Proof(_) => format!(
-                "restored and equal: {} tables, {} rows, {} objects",
-                number("tables"),
-                words::count(number("rows")),
-                number("objects")
-            ),
+            Step::Proof(_) => {
+                let equal = format!(
+                    "restored and equal: {} tables, {} rows, {} objects",
+                    number("tables"),
+                    words::count(number("rows")),
+                    number("objects")
+                );
+                let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
+                match taken.and_then(|taken| taken.in_words()) {
+                    Some(taken) => format!("{equal}; off: {taken}"),
+                    None => equal,
+                }
+            }
             Step::Rehearse(_) | Step::Migrate(_) => migrations(outcome),
             Step::CloneData(_) => "made anew from the golden copy".into(),
             Step::StartSlot(start) => {

@@ -7,6 +7,7 @@ mod fingerprint;
 mod freeze;
 mod identity;
 mod made;
+mod mask;
 mod migrate;
 mod swap;
 mod target;

@@ -29,6 +29,8 @@ pub struct Settings {
     pub after_staging: bool,
     /// Whether staging's data come from production; else its database is its own, and nobody makes it.
     pub staging_from_production: bool,
+    /// The file with the mask for staging's data.
+    pub staging_mask: Option<&'static str>,
     /// The text of further tables, such as checks.
     pub more: String,
     /// The lines of `[environments.production]` that the stage itself does not write.
@@ -65,6 +67,7 @@ impl Settings {
             keep: "14d",
             after_staging: false,
             staging_from_production: true,
+            staging_mask: None,
             more: String::new(),
             more_production: String::new(),
             production: environment("production"),
@@ -105,9 +108,11 @@ impl Settings {
                 self.keep,
             );
             if name == "staging" {
-                let data =
-                    if self.staging_from_production { "data = { from = \"production\" }\n\n" } else { "\n" };
-                text.push_str(data);
+                let mask = self.staging_mask.map_or_else(String::new, |file| format!(", mask = \"{file}\""));
+                if self.staging_from_production {
+                    let _ = writeln!(text, "data = {{ from = \"production\"{mask} }}");
+                }
+                text.push('\n');
                 continue;
             }
             text.push_str("protected = true\n");

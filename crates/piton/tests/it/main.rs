@@ -15,6 +15,7 @@ mod guards;
 mod identity;
 mod json_contract;
 mod kill;
+mod mask;
 mod migration;
 mod orders;
 mod output;

@@ -1,0 +1,301 @@
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use piton_db::backup::{DumpOptions, dump};
+use piton_db::identity::Purpose;
+use piton_db::manifest::Manifest;
+use piton_db::mask::{Kind, LargeObjects, Mask, MaskKey, Problem};
+use piton_db::prove::{Owners, compare, restore};
+use piton_db::{Database, DbError, facts, made, neutral};
+use piton_testkit::postgres::Cluster;
+
+use crate::backup::shop;
+use crate::{fresh, label, number, quiet, run};
+
+/// What stands for people's data: none of it may be found in a masked copy.
+const ORIGINALS: [&str; 8] = [
+    "@mail.example",
+    "Originaldottir",
+    "555 0199",
+    "secret diary",
+    "Original Street",
+    "4242424242424242",
+    "hunter2-hash",
+    "Originalia",
+];
+
+const PEOPLE: &str = r#"
+    create extension if not exists citext;
+    create domain short_mail as varchar(30) check (value like '%@%');
+    create table people (
+        id serial primary key,
+        email text not null unique,
+        "fullName" text not null,
+        phone varchar(20),
+        card char(20),
+        backup_mail short_mail,
+        nick citext unique,
+        notes text,
+        born date,
+        seen timestamptz,
+        settings jsonb not null,
+        state text not null default 'active'
+    );
+    create index on people (lower("fullName"));
+    create table orders (id serial primary key, buyer text not null references people (email), total numeric not null);
+    create table sessions (token text primary key, email text not null);
+    create materialized view buyers as select buyer, sum(total) as total from orders group by buyer;
+    insert into people (email, "fullName", phone, card, backup_mail, nick, notes, born, seen, settings)
+    select 'u' || i || '@mail.example', 'Ada' || i || ' Originaldottir', '+354 555 0199' || i, '4242424242424242', 'b' || i || '@mail.example',
+           'Originalia' || i, E'secret diary\tof ' || i || E'\nwith \\ lines', date '1980-05-17' + i, now(),
+           jsonb_build_object('street', 'Original Street ' || i, 'age', 20 + i, 'tags', jsonb_build_array('u' || i || '@mail.example', true, null))
+    from generate_series(1, 500) i;
+    insert into orders (buyer, total) select 'u' || (1 + i % 500) || '@mail.example', i from generate_series(1, 2000) i;
+    insert into sessions select 'hunter2-hash' || i, 'u' || i || '@mail.example' from generate_series(1, 50) i;
+    refresh materialized view buyers;
+"#;
+
+fn mask() -> Mask {
+    toml_of(&[
+        ("people", "email", Kind::Email),
+        ("people", "fullName", Kind::Name),
+        ("public.people", "phone", Kind::Digits),
+        ("people", "card", Kind::Digits),
+        ("people", "backup_mail", Kind::Email),
+        ("people", "nick", Kind::Name),
+        ("people", "notes", Kind::Text),
+        ("people", "born", Kind::Year),
+        ("people", "settings", Kind::Json),
+        ("orders", "buyer", Kind::Email),
+    ])
+}
+
+fn toml_of(columns: &[(&str, &str, Kind)]) -> Mask {
+    let mut mask = Mask { empty: ["sessions".to_owned()].into(), ..Mask::default() };
+    for (table, column, kind) in columns {
+        let table = if table.contains('.') { (*table).to_owned() } else { format!("public.{table}") };
+        mask.columns.entry(table).or_default().insert((*column).to_owned(), *kind);
+    }
+    mask
+}
+
+fn key() -> MaskKey {
+    MaskKey::new([42; 32])
+}
+
+async fn masked(source: &Database, dir: &Path, mask: Mask) -> Result<Manifest, DbError> {
+    let options = DumpOptions { mask: Some((mask, key())), ..DumpOptions::default() };
+    dump(source, dir, &shop(), options, &mut quiet).await
+}
+
+/// Lists which originals stand in the files of a database, as the server has written them.
+async fn originals_in(cluster: &Cluster, database: &str) -> Vec<String> {
+    let client = cluster.connect("postgres").await;
+    client.batch_execute("checkpoint").await.unwrap();
+    let row = client.query_one("select oid from pg_database where datname = $1", &[&database]).await.unwrap();
+    let folder = cluster.data_dir().join("base").join(row.get::<_, u32>(0).to_string());
+    found_in(files(&folder))
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn found_in(files: Vec<PathBuf>) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in files {
+        let bytes = fs::read(&path).unwrap();
+        let has = |text: &&&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        found.extend(ORIGINALS.iter().filter(has).map(|text| format!("{text} in {}", path.display())));
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_masked_copy_holds_no_original_in_its_files() {
+    let Some((cluster, source)) = fresh("people").await else { return };
+    run(&source, PEOPLE).await;
+    assert_eq!(originals_in(cluster, "people").await.len().min(8), 8, "the search finds what is there");
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = masked(&source, &dir, mask()).await.unwrap();
+    assert!(manifest.mask.is_some());
+    assert_eq!(manifest.rows["\"public\".\"sessions\""].rows, 0);
+
+    let golden = source.with_name("people_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    assert_eq!(originals_in(cluster, "people_golden").await, Vec::<String>::new());
+    let dumped: Vec<PathBuf> = files(&dir.join("dump"));
+    for path in dumped.iter().filter(|path| path.to_string_lossy().ends_with(".gz")) {
+        let output = std::process::Command::new("gzip").arg("-dc").arg(path).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(ORIGINALS.iter().all(|original| !text.contains(original)), "{}", path.display());
+    }
+
+    let client = golden.connect().await.unwrap();
+    let count = async |sql: &str| number(&client, sql).await;
+    let joined = "select count(*) from orders join people on buyer = email";
+    assert_eq!(count(joined).await, 2000, "joins hold");
+    assert_eq!(
+        count("select count(distinct email) from people where email like 'u%@example.invalid'").await,
+        500
+    );
+    assert_eq!(count("select count(*) from people where length(notes) > 20 and state = 'active'").await, 500);
+    assert_eq!(count("select count(distinct extract(doy from born)) from people").await, 1);
+    assert_eq!(
+        count("select count(*) from people where phone like '+___ ___ ____%' and octet_length(card) = 20")
+            .await,
+        500
+    );
+    assert_eq!(
+        count("select count(*) from people where settings ? 'street' and (settings->>'age')::int > 0").await,
+        500
+    );
+    assert_eq!(count("select count(*) from buyers b join people p on p.email = b.buyer").await, 500);
+
+    // The same key: the same stand-ins at the next refresh.
+    let again = folder.path().join("again");
+    assert_eq!(masked(&source, &again, mask()).await.unwrap().rows, manifest.rows);
+}
+
+/// Wants a mask to be refused with these words, and nothing of the dump to be left.
+async fn refused(source: &Database, mask: Mask) -> Vec<Problem> {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let error = masked(source, &dir, mask).await.unwrap_err();
+    assert!(!dir.exists(), "nothing is left");
+    match error {
+        DbError::Mask { problems } => problems,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn words(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn what_nobody_has_classified_is_not_copied() {
+    let Some((_, source)) = fresh("unclassified").await else { return };
+    run(&source, PEOPLE).await;
+    let mut bare = Mask::default();
+    let unclassified = refused(&source, bare.clone()).await;
+    let said = words(&unclassified);
+    for column in [
+        "people.email",
+        "people.fullName",
+        "people.phone",
+        "people.card",
+        "people.born",
+        "people.backup_mail",
+        "sessions.token",
+    ] {
+        let problem = format!("public.{column} ");
+        assert!(
+            said.iter().any(|said| said.starts_with(&problem) && said.ends_with("has no kind")),
+            "{column}: {said:?}"
+        );
+    }
+    let lines: Vec<String> = unclassified.iter().filter_map(Problem::line).collect();
+    assert!(
+        lines.contains(&"below [columns.\"public.people\"]: fullName = \"name\"".to_owned()),
+        "{lines:?}"
+    );
+
+    bare.empty = ["sessions".into(), "outbox".into()].into();
+    bare.columns.insert("people".into(), [("emial".to_owned(), Kind::Email)].into());
+    let said = words(&refused(&source, bare).await);
+    assert!(said.contains(&"there is no table outbox".to_owned()), "{said:?}");
+    assert!(said.contains(&"there is no column public.people.emial".to_owned()), "{said:?}");
+
+    let mut unfit = mask();
+    let people = unfit.columns.get_mut("public.people").unwrap();
+    people.insert("settings".into(), Kind::Text);
+    people.insert("id".into(), Kind::Year);
+    people.insert("email".into(), Kind::Null);
+    let said = words(&refused(&source, unfit).await);
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said.iter().any(|said| said.contains("it may not be null")), "{said:?}");
+}
+
+#[tokio::test]
+async fn an_address_in_a_column_of_an_innocent_name_stops_the_copy() {
+    let Some((_, source)) = fresh("innocent").await else { return };
+    run(
+        &source,
+        "create table tickets (id int, subject text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
+         insert into tickets values (0, 'from ada@mail.example'), (1, null)",
+    )
+    .await;
+    let said = words(&refused(&source, Mask::default()).await);
+    assert_eq!(said, ["public.tickets.subject has no kind, and holds an e-mail address"]);
+    let folder = tempfile::tempdir().unwrap();
+    let kept = toml_of(&[("tickets", "subject", Kind::Keep)]);
+    let kept = Mask { empty: Default::default(), ..kept };
+    let manifest = masked(&source, &folder.path().join("backup"), kept).await.unwrap();
+    assert_eq!(manifest.total_rows(), 5002);
+}
+
+#[tokio::test]
+async fn large_objects_are_copied_only_when_somebody_says_so() {
+    let Some((_, source)) = fresh("large_masked").await else { return };
+    run(&source, "select lo_from_bytea(0, 'a scan of a passport')").await;
+    assert_eq!(words(&refused(&source, Mask::default()).await), ["the database has 1 large objects"]);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, what, count) in [("keep", LargeObjects::Keep, 1), ("drop", LargeObjects::Drop, 0)] {
+        let mask = Mask { large_objects: Some(what), ..Mask::default() };
+        let dir = folder.path().join(name);
+        let manifest = masked(&source, &dir, mask).await.unwrap();
+        assert_eq!(manifest.large_objects.len(), count);
+        let golden = source.with_name(&format!("large_masked_{name}"));
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+        assert!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().is_equal());
+        assert!(facts::exists(&golden).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_reaches_out_no_more() {
+    let Some((_, source)) = fresh("reaching").await else { return };
+    run(
+        &source,
+        "create extension postgres_fdw;
+         create server far foreign data wrapper postgres_fdw options (host 'far.example', dbname 'billing');
+         create user mapping for postgres server far options (user 'app', password 'secret');
+         create user mapping for public server far;
+         create table t (a int); create publication p for table t;
+         create subscription reaching_sub connection 'host=far.example dbname=billing' publication p
+             with (connect = false, slot_name = 'original_slot');
+         create schema cron; create table cron.job (jobid int, command text, active boolean default true);
+         insert into cron.job values (1, 'select send_mails()', true), (2, 'select charge_cards()', false)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    let golden = source.with_name("reaching_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, [], "without what it does not take along");
+    let taken = neutral::apply(&golden).await.unwrap();
+    assert_eq!((taken.subscriptions.len(), taken.user_mappings.len(), taken.jobs), (0, 2, 1));
+    let client = golden.connect().await.unwrap();
+    let left =
+        "select (select count(*) from pg_user_mappings) + (select count(*) from cron.job where active)";
+    assert_eq!(number(&client, left).await, 0);
+    drop(client);
+    assert_eq!(neutral::apply(&golden).await.unwrap(), Default::default(), "may be repeated");
+
+    // A copy that takes the original's place has the subscription, and can be dropped all the same.
+    let kept = source.with_name("reaching_kept");
+    restore(&dir, &kept, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+    let client = kept.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())").await, 1);
+    drop(client);
+    assert!(made::drop_made(&kept).await.unwrap());
+    run(&source, "alter subscription reaching_sub set (slot_name = none); drop subscription reaching_sub")
+        .await;
+}
