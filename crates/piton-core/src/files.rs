@@ -19,6 +19,23 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     sync_folder_of(path)
 }
 
+/// Adds up the sizes of a file, or of all files below a folder.
+pub(crate) fn size(path: &Path) -> io::Result<u64> {
+    let meta = fs_err::symlink_metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    let mut size = 0;
+    for entry in fs_err::read_dir(path)? {
+        size += self::size(&entry?.path()).or_else(|error| match error.kind() {
+            // An app may remove one meanwhile.
+            io::ErrorKind::NotFound => Ok(0),
+            _ => Err(error),
+        })?;
+    }
+    Ok(size)
+}
+
 /// Reads a file of 32 secret random bytes, which the first call makes; only its owner can read it.
 pub(crate) fn secret_key(path: &Path) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];

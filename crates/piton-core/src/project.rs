@@ -565,6 +565,11 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
                 .because("a clone replaces the database, and only one that is made from another's is replaced")
                 .hint(format!("data = {{ from = \"production\" }} below [environments.{environment}] in piton.toml says where from")))
         }
+        Order::Restore { files: Some(files), .. } if files.exists() => {
+            Err(Fault::refused(format!("{} is there already", files.display()))
+                .because("files are unpacked into a new folder, never over others")
+                .hint("name another one with --files"))
+        }
         Order::Restore { into, .. } => {
             if into.len() > 63 {
                 return Err(Fault::refused(format!("{into} is too long for a database's name"))

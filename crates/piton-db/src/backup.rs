@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use piton_exec::Command;
 use tokio_postgres::Client;
 
+use crate::archive::{self, Archive};
 use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
@@ -33,11 +34,26 @@ pub struct DumpOptions {
     pub lock_wait: Duration,
     /// What is masked, and with which key; `None` where the dump is a backup.
     pub mask: Option<(Mask, MaskKey)>,
+    /// What belongs to the backup besides the database.
+    pub beside: Beside,
+}
+
+/// What belongs to a backup besides the database. It is taken after the dump, so that a file that a row names is there.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Folders and files, absolute.
+    pub files: Vec<PathBuf>,
+    /// Files with secrets, encrypted with age for the recipients.
+    pub secret_files: Vec<PathBuf>,
+    /// Public keys of age.
+    pub recipients: Vec<String>,
+    /// What differs from the commit in the folder that releases are made from.
+    pub diff: Option<String>,
 }
 
 impl Default for DumpOptions {
     fn default() -> Self {
-        Self { jobs: 2, lock_wait: Duration::from_secs(10), mask: None }
+        Self { jobs: 2, lock_wait: Duration::from_secs(10), mask: None, beside: Beside::default() }
     }
 }
 
@@ -155,6 +171,7 @@ async fn dump_claimed(
     run_dump(&command, dir, snapshot.tables.len() as u64, report).await?;
     drop(client);
 
+    let archives = options.beside.take(dir, report).await?;
     let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, masks, options.jobs, report).await?;
     files::sync_dir(&dir.join(DUMP))?;
     let manifest = Manifest {
@@ -171,9 +188,50 @@ async fn dump_claimed(
         properties,
         files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
+        archives,
     };
     manifest.write(dir)?;
     Ok(manifest)
+}
+
+impl Beside {
+    async fn take(&self, dir: &Path, report: OnReport<'_>) -> Result<Vec<Archive>, DbError> {
+        let (mut archives, total) = (Vec::new(), self.files.len() as u64);
+        for (number, source) in self.files.iter().enumerate() {
+            let what = source.display().to_string();
+            report(Report::Progress(Progress { doing: "files", what, done: number as u64, total }));
+            // Two folders may have one name.
+            let name =
+                source.file_name().map_or_else(|| "files".into(), |name| name.to_string_lossy().into_owned());
+            let name = if number == 0 { name } else { format!("{}-{name}", number + 1) };
+            let (source, dir) = (source.clone(), dir.to_owned());
+            let packed = tokio::task::spawn_blocking(move || archive::pack(&source, &dir, &name)).await;
+            archives.push(packed.map_err(std::io::Error::other)??);
+        }
+        for file in &self.secret_files {
+            self.encrypt(file, dir, report).await?;
+        }
+        if let Some(diff) = &self.diff {
+            files::write(&dir.join("uncommitted.diff"), diff.as_bytes())?;
+        }
+        Ok(archives)
+    }
+
+    async fn encrypt(&self, file: &Path, dir: &Path, report: OnReport<'_>) -> Result<(), DbError> {
+        let folder = dir.join("config");
+        fs_err::create_dir_all(&folder)?;
+        let name = file.file_name().map_or_else(|| "env".into(), |name| name.to_string_lossy().into_owned());
+        let mut command = Command::new("age").arg("--encrypt");
+        for recipient in &self.recipients {
+            command = command.args(["--recipient", recipient]);
+        }
+        let command = command
+            .arg("--output")
+            .arg(folder.join(format!("{name}.age")).display().to_string())
+            .arg(file.display().to_string());
+        let output = progress::run(&command, &command, report, |_, _| ()).await?;
+        wanted_success(&command, output)
+    }
 }
 
 /// An exported snapshot whose tables nobody can truncate or rewrite.

@@ -3,6 +3,7 @@
 //! Every operation may be repeated after whatever killed it: it recognises what is done, removes its own leftovers by their mark,
 //! and touches nothing that it did not make. Tried on PostgreSQL 15, 16 and 18.
 
+pub mod archive;
 pub mod backup;
 pub mod changes;
 mod dumpfile;

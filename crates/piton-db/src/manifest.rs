@@ -7,6 +7,7 @@ use fs_err as fs;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Archive;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity::Identity;
 use crate::large_objects::LargeObject;
@@ -88,6 +89,9 @@ pub struct Manifest {
     /// The hash of the mask, where the rows are masked: no backup, but what a copy for others is made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
+    /// The folders and files beside the database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<Archive>,
 }
 
 /// The manifest as stored, with the hash of its own text.

@@ -154,6 +154,9 @@ pub(crate) struct Restore {
     /// The name of the new database, on the environment's own server
     #[arg(long, value_name = "DATABASE")]
     pub(crate) into: String,
+    /// A new folder for the backup's files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) files: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

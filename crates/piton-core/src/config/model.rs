@@ -168,6 +168,10 @@ pub(super) struct Backup {
     pub keep: Option<String>,
     /// The folder. Default: `backups`.
     pub to: Option<String>,
+    /// Folders and files that belong to the app's data, like `["uploads"]`: backed up with the database. Default: none.
+    pub files: Option<Vec<String>>,
+    /// Public keys of age, like `age1…`: the env_file is backed up encrypted for them. Default: it is not backed up.
+    pub recipients: Option<Vec<String>>,
 }
 
 /// Something that has to hold before traffic moves; it has exactly one of `get`, `sql`, `command` and `table`.

@@ -81,6 +81,10 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
         backup: backup?,
         window: window?,
         checks: checks?,
+        env_file: match variables {
+            Variables::Known { env_file: Some(file), .. } => Some(root.join(&file.path)),
+            _ => None,
+        },
         vars: vars(asked, variables, cx),
         shared_secrets: file.secrets.iter().flat_map(|secrets| secrets.shared.iter().cloned()).collect(),
         origins: std::mem::take(&mut cx.origins),
@@ -262,7 +266,39 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
         "" => Err(ValueError::new("a backup needs a folder")),
         to => Ok(asked.root.join(to)),
     });
-    Some(Backup { keep: keep?, to: to? })
+    let files = backup.and_then(|backup| backup.files.as_deref()).unwrap_or_default();
+    let files: Vec<Option<PathBuf>> = files
+        .iter()
+        .enumerate()
+        .map(|(i, file)| {
+            cx.required(&asked.own(&format!("backup.files[{i}]")), file, |file| match file {
+                "" => Err(ValueError::new("a folder or file is named by its path")),
+                file => Ok(asked.root.join(file)),
+            })
+        })
+        .collect();
+    let recipients = backup.and_then(|backup| backup.recipients.as_deref()).unwrap_or_default();
+    let recipients: Vec<Option<String>> = recipients
+        .iter()
+        .enumerate()
+        .map(|(i, key)| cx.required(&asked.own(&format!("backup.recipients[{i}]")), key, parse_recipient))
+        .collect();
+    Some(Backup {
+        keep: keep?,
+        to: to?,
+        files: files.into_iter().collect::<Option<_>>()?,
+        recipients: recipients.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+/// Reads a public key of age; a secret one does not belong here.
+fn parse_recipient(text: &str) -> Result<String, ValueError> {
+    let is_key =
+        text.starts_with("age1") && text.len() > 50 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    if is_key {
+        return Ok(text.to_owned());
+    }
+    Err(ValueError::new("this is no public key of age: it begins with `age1`, as age-keygen prints it"))
 }
 
 /// Takes all variables of the environment's file, none of which is shown.

@@ -49,6 +49,8 @@ pub struct Settings {
     pub window: Option<Window>,
     /// The checks of this environment, in the order of the file.
     pub checks: Vec<Check>,
+    /// The environment's file of variables, absolute, when it has one.
+    pub env_file: Option<PathBuf>,
     /// All variables of the environment's `env_file`: what the app gets.
     pub vars: BTreeMap<String, Secret>,
     /// The names of secrets that may be equal in two environments.
@@ -196,6 +198,10 @@ pub struct Backup {
     pub keep: Duration,
     /// The folder, absolute.
     pub to: PathBuf,
+    /// Folders and files that are backed up with the database, absolute.
+    pub files: Vec<PathBuf>,
+    /// Public keys of age for which the environment's file of variables is encrypted; it is not backed up without.
+    pub recipients: Vec<String>,
 }
 
 /// Something that has to hold before traffic moves.

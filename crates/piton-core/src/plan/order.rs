@@ -9,7 +9,7 @@ use super::{Draft, Names, Phase, Plan};
 use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::facts::Facts;
-use crate::step::{DropCopies, Guard, HandOver, Proof, Prune, Site};
+use crate::step::{DropCopies, Guard, HandOver, Proof, Prune, Site, Unpack};
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub enum Order {
         folder: PathBuf,
         /// The database's name.
         into: String,
+        /// The new folder for the files of the backup, if they are wanted.
+        files: Option<PathBuf>,
     },
     /// Fresh data.
     Clone,
@@ -94,8 +96,11 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
             draft.add("prove", Phase::Prove, proof);
             draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
         }
-        Order::Restore { folder, into } => {
+        Order::Restore { folder, into, files } => {
             draft.add("prove", Phase::Prove, Proof { folder: folder.clone(), golden: into.clone() });
+            if let Some(into) = files {
+                draft.add("prove.files", Phase::Prove, Unpack { folder: folder.clone(), into: into.clone() });
+            }
             draft.add("settle.hand-over", Phase::Settle, HandOver { name: into.clone() });
         }
         Order::Clone => {

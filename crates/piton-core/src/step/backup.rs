@@ -2,13 +2,14 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use piton_db::backup::{self, DumpOptions};
+use piton_db::backup::{self, Beside, DumpOptions};
 use piton_db::identity::{self, Purpose};
 use piton_db::manifest::{self, MadeFor, Manifest, Proved};
 use piton_db::mask::{MaskKey, Problem};
 use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
 use piton_db::{Database, DbError, Progress, Report, locate, neutral};
+use piton_exec::{Command, local};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -150,7 +151,8 @@ impl Act for Backup {
             }
             None => None,
         };
-        let options = DumpOptions { jobs: JOBS, mask, ..DumpOptions::default() };
+        let beside = if self.from.is_some() { Beside::default() } else { beside(ctx).await? };
+        let options = DumpOptions { jobs: JOBS, mask, beside, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
             // The environment's own folder: the one above may be anything, such as a person's home.
             files::private_folder(parent).map_err(|error| self.failed(ctx, &error))?;
@@ -169,6 +171,8 @@ impl Act for Backup {
             "tables": manifest.tables.len(),
             "rows": manifest.total_rows(),
             "bytes": manifest.total_bytes(),
+            "files": manifest.archives.iter().map(|archive| archive.files).sum::<u64>(),
+            "left_out": manifest.archives.iter().flat_map(|archive| &archive.left_out).collect::<Vec<_>>(),
         }))
     }
 
@@ -211,6 +215,21 @@ impl Proof {
         }
     }
 
+    /// Reads the archives back, and wants every file to be what it was.
+    async fn prove_files(&self, ctx: &Ctx<'_, '_>, manifest: &Manifest) -> Result<(), Fault> {
+        for archive in manifest.archives.clone() {
+            ctx.say(&archive.file);
+            let folder = self.folder.clone();
+            files::read_in_background(move || archive.prove(&folder)).await.map_err(|error| match error {
+                DbError::BadDump { .. } => {
+                    Fault::release("a packed file differs from what was packed").caused_by(&error)
+                }
+                _ => Fault::surroundings("the backup's files cannot be read").caused_by(&error),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Leaves beside the backup when and where it was proved: a later look need not have this journal.
     async fn record(
         &self,
@@ -233,6 +252,21 @@ impl Proof {
         };
         proved.write(&self.folder).or_fault(unwritten)
     }
+}
+
+/// Names what belongs to a backup besides the database.
+async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
+    let settings = ctx.settings();
+    let root = settings.root.display().to_string();
+    let command = Command::new("git").args(["-C", &root, "diff", "--binary", "HEAD", "--"]);
+    let diff = local::run(&command).await.or_fault(|| "git cannot tell what is not committed".into())?.stdout;
+    let secret_files = settings.env_file.iter().filter(|_| !settings.backup.recipients.is_empty());
+    Ok(Beside {
+        files: settings.backup.files.clone(),
+        secret_files: secret_files.cloned().collect(),
+        recipients: settings.backup.recipients.clone(),
+        diff: (!diff.trim().is_empty()).then_some(diff),
+    })
 }
 
 /// Refuses to copy people's data of which nobody has said what becomes of them.
@@ -295,6 +329,7 @@ impl Act for Proof {
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
         reports.all_written()?;
         restored.or_fault(|| "the backup cannot be restored".into())?;
+        self.prove_files(ctx, &manifest).await?;
         let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;

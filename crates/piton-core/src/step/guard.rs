@@ -18,7 +18,7 @@ use super::{Act, Ctx, Site, Words, World};
 use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::plan::{Job, port_of};
-use crate::{ports, words};
+use crate::{files, ports, words};
 
 /// Refuses a release before anything is touched; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -373,6 +373,11 @@ pub(crate) async fn file_of(commit: &str, root: &Path, path: &Path) -> Result<Op
 }
 
 async fn database_tools(world: &World) -> Result<(), Fault> {
+    if !world.settings.backup.recipients.is_empty() && !ports::on_path("age") {
+        return Err(Fault::refused("age was not found on this machine")
+            .because("the env_file is backed up encrypted: backup.recipients in piton.toml")
+            .hint("apt-get install age"));
+    }
     for settings in std::iter::once(&world.settings).chain(&world.from) {
         let Some(database) = database(settings)? else { continue };
         // A database that is still to be made has the server's version all the same; the identity guard reports the rest.
@@ -431,7 +436,8 @@ async fn disk_guard(world: &World, job: Job) -> Result<(), Fault> {
     let size = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?.size;
     let mut needs = Vec::new();
     if !matches!(job, Job::Proof | Job::Restore) {
-        needs.push(Need { path: settings.backup.to.clone(), bytes: size, what: "the backup" });
+        let bytes = size + size_of_files(world)?;
+        needs.push(Need { path: settings.backup.to.clone(), bytes, what: "the backup" });
     }
     let (copies, what) = match job {
         Job::Release | Job::Clone => (2, "the golden copy and the rehearsal's copy"),
@@ -447,6 +453,22 @@ async fn disk_guard(world: &World, job: Job) -> Result<(), Fault> {
         needs.push(Need { path, bytes: copies * size, what });
     }
     room(&needs)
+}
+
+/// Measures what is backed up besides the database; refuses a backup of what is not there.
+fn size_of_files(world: &World) -> Result<u64, Fault> {
+    if world.from.is_some() {
+        return Ok(0);
+    }
+    let mut size = 0;
+    for path in &world.settings.backup.files {
+        size += files::size(path).map_err(|error| {
+            Fault::refused(format!("{} cannot be backed up", path.display()))
+                .caused_by(&error)
+                .hint("backup.files in piton.toml names it: make it, or name what is there")
+        })?;
+    }
+    Ok(size)
 }
 
 struct Need {

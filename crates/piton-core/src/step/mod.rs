@@ -18,6 +18,7 @@ mod rewind;
 mod settle;
 mod shift;
 mod slot;
+mod unpack;
 mod which;
 
 use std::cell::RefCell;
@@ -53,6 +54,7 @@ pub use settle::{DropCopies, Prune, StopSlot, Tidy};
 pub use shift::{Shift, Watch};
 pub(crate) use slot::SLOT_MARK;
 pub use slot::StartSlot;
+pub use unpack::Unpack;
 pub(crate) use which::still_the_same;
 
 use crate::config::{self, Settings};
@@ -191,7 +193,7 @@ macro_rules! kinds {
 
 kinds!(
     Guard, Mark, Build, Backup, Proof, Rehearse, CloneData, Migrate, StartSlot, Checks, Connect, Shift,
-    Watch, StopSlot, DropCopies, Prune, Tidy, HandOver,
+    Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
 );
 
 impl Step {

@@ -21,12 +21,15 @@ impl Step {
                     _ => format!("{short} built"),
                 }
             }
-            Step::Backup(_) => format!(
-                "{} rows in {} tables, {}",
-                words::count(number("rows")),
-                number("tables"),
-                words::bytes(number("bytes"))
-            ),
+            Step::Backup(_) => {
+                let database =
+                    format!("{} rows in {} tables", words::count(number("rows")), number("tables"));
+                let files = match number("files") {
+                    0 => String::new(),
+                    files => format!(", {}", words::counted(files, "file")),
+                };
+                format!("{database}{files}, {}", words::bytes(number("bytes")))
+            }
             Step::Proof(_) => {
                 let equal = format!(
                     "restored and equal: {} tables, {} rows, {} objects",
@@ -58,6 +61,9 @@ impl Step {
                 }
             }
             Step::Watch(_) => text("why"),
+            Step::Unpack(unpack) => {
+                format!("{} in {}", words::counted(number("files"), "file"), unpack.into.display())
+            }
             Step::HandOver(hand_over) => format!("{} is yours", hand_over.name),
             Step::StopSlot(stop) => match number("cut_off") {
                 0 => format!("{} stopped", stop.slot),
@@ -136,6 +142,7 @@ impl Step {
                 }
             }
             Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),
+            Step::Unpack(_) if flag("removed") => "the unpacked files are removed".into(),
             Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
             _ => String::new(),
         }

@@ -157,7 +157,8 @@ impl Step {
             | Step::StopSlot(_)
             | Step::Prune(_)
             | Step::Tidy(_)
-            | Step::HandOver(_) => false,
+            | Step::HandOver(_)
+            | Step::Unpack(_) => false,
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Settings {
     pub backups: PathBuf,
     /// How long backups are kept.
     pub keep: &'static str,
+    /// What else stands in `backup = { … }` of production.
+    pub backup_more: String,
     /// Whether production takes only what staging has run.
     pub after_staging: bool,
     /// Whether staging's data come from production; else its database is its own, and nobody makes it.
@@ -65,6 +67,7 @@ impl Settings {
             ready_within: "20s",
             backups: "backups".into(),
             keep: "14d",
+            backup_more: String::new(),
             after_staging: false,
             staging_from_production: true,
             staging_mask: None,
@@ -103,9 +106,10 @@ impl Settings {
             let _ = writeln!(
                 text,
                 "[environments.{name}]\nlisten = \"127.0.0.1:{listen}\"\n\
-                 ports = {{ blue = {blue}, green = {green} }}\nbackup = {{ to = {:?}, keep = {:?} }}",
+                 ports = {{ blue = {blue}, green = {green} }}\nbackup = {{ to = {:?}, keep = {:?}{} }}",
                 self.backups.display().to_string(),
                 self.keep,
+                if name == "production" { self.backup_more.as_str() } else { "" },
             );
             if name == "staging" {
                 let mask = self.staging_mask.map_or_else(String::new, |file| format!(", mask = \"{file}\""));

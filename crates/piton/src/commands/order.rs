@@ -24,7 +24,10 @@ pub(crate) async fn prove(project: &Project, args: &cli::Prove) -> Result<ExitCo
 /// Restores a backup into a new database.
 pub(crate) async fn restore(project: &Project, args: &cli::Restore) -> Result<ExitCode, Error> {
     let folder = find(project, &args.order.target.environment, &args.backup)?.folder;
-    run(project, &args.order, Order::Restore { folder, into: args.into.clone() }).await
+    let files = args.files.as_ref().map(std::path::absolute).transpose();
+    let files = files
+        .map_err(|error| Fault::refused("the folder for the files cannot be named").caused_by(&error))?;
+    run(project, &args.order, Order::Restore { folder, into: args.into.clone(), files }).await
 }
 
 /// Makes an environment's database anew from the one that it takes its data from.

@@ -1,0 +1,313 @@
+//! Folders and files that belong to a backup: packed as tar, summed file for file, proved by reading them back.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::DbError;
+use crate::rowsum::RowSum;
+
+/// The folder within a backup's.
+const FOLDER: &str = "files";
+
+/// A folder or file in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// Where it was, absolute.
+    pub source: PathBuf,
+    /// The archive, below the backup's folder.
+    pub file: String,
+    /// How many files, folders and links, and the sum of what each is: its path, its permissions and its contents.
+    pub entries: RowSum,
+    /// How many of them are files.
+    pub files: u64,
+    /// The bytes of all files.
+    pub bytes: u64,
+    /// What was left out: sockets, devices, and files that went while they were read.
+    pub left_out: Vec<String>,
+}
+
+/// Packs a folder or file into a backup's folder; `name` becomes the archive's.
+///
+/// Files that an app writes meanwhile are taken as they are found; one that goes is left out and named.
+///
+/// # Errors
+/// When the source is not there or cannot be read, or the disk is full.
+pub(crate) fn pack(source: &Path, dir: &Path, name: &str) -> Result<Archive, DbError> {
+    let folder = dir.join(FOLDER);
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.tar.gz"));
+    let out = BufWriter::with_capacity(256 * 1024, fs::File::create(&path)?);
+    let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::new(1)));
+    tar.follow_symlinks(false);
+    let mut packing =
+        Packing { tar: &mut tar, entries: RowSum::default(), files: 0, bytes: 0, left_out: Vec::new() };
+    if fs::symlink_metadata(source)?.is_dir() {
+        packing.folder(source, Path::new(""))?;
+    } else {
+        let file_name = source.file_name().map_or_else(|| PathBuf::from("file"), PathBuf::from);
+        packing.entry(source, &file_name)?;
+    }
+    let Packing { entries, files, bytes, left_out, .. } = packing;
+    let out = tar.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    out.sync_all()?;
+    crate::files::sync_dir(&folder)?;
+    let file = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+    Ok(Archive { source: source.to_owned(), file, entries, files, bytes, left_out })
+}
+
+struct Packing<'a, W: Write> {
+    tar: &'a mut tar::Builder<W>,
+    entries: RowSum,
+    files: u64,
+    bytes: u64,
+    left_out: Vec<String>,
+}
+
+impl<W: Write> Packing<'_, W> {
+    fn folder(&mut self, folder: &Path, below: &Path) -> Result<(), DbError> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+        names.sort();
+        for name in names {
+            self.entry(&folder.join(&name), &below.join(&name))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, name: &Path) -> Result<(), DbError> {
+        match self.append(path, name) {
+            Ok(()) => Ok(()),
+            // Removed between the listing and the reading.
+            Err(DbError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.left_out.push(format!("{}: gone", name.display()));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn append(&mut self, path: &Path, name: &Path) -> Result<(), DbError> {
+        use std::os::unix::fs::PermissionsExt;
+        let meta = fs::symlink_metadata(path)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&meta);
+        let mode = meta.permissions().mode() & 0o7777;
+        if meta.is_dir() {
+            self.tar.append_data(&mut header, name, io::empty())?;
+            self.add(name, "folder", mode, blake3::hash(b""));
+            return self.folder(path, name);
+        }
+        if meta.is_symlink() {
+            let target = fs::read_link(path)?;
+            header.set_size(0);
+            self.tar.append_link(&mut header, name, &target)?;
+            // A link has no permissions of its own.
+            self.add(name, "link", 0, blake3::hash(target.as_os_str().as_encoded_bytes()));
+            return Ok(());
+        }
+        if !meta.is_file() {
+            self.left_out.push(format!("{}: neither file, folder nor link", name.display()));
+            return Ok(());
+        }
+        // As long as it is now: what is appended meanwhile belongs to the next backup, and what is cut off is read as zeros.
+        let file = fs::File::open(path)?;
+        let size = file.metadata()?.len();
+        header.set_size(size);
+        let mut contents =
+            Hashing { inner: file.chain(io::repeat(0)).take(size), hasher: blake3::Hasher::new() };
+        self.tar.append_data(&mut header, name, &mut contents)?;
+        self.bytes += size;
+        self.files += 1;
+        let hash = contents.hasher.finalize();
+        self.add(name, "file", mode, hash);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &Path, kind: &str, mode: u32, contents: blake3::Hash) {
+        self.entries.add(&entry_hash(name, kind, mode, contents));
+    }
+}
+
+/// Hashes what an entry is; the length in front keeps two paths from being read as another.
+fn entry_hash(name: &Path, kind: &str, mode: u32, contents: blake3::Hash) -> blake3::Hash {
+    let name = name.as_os_str().as_encoded_bytes();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(name.len() as u64).to_le_bytes()).update(name).update(kind.as_bytes());
+    hasher.update(&mode.to_le_bytes()).update(contents.as_bytes());
+    hasher.finalize()
+}
+
+struct Hashing<R> {
+    inner: R,
+    hasher: blake3::Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+impl Archive {
+    /// Unpacks the archive of a backup into a new folder, and wants every file to be what it was.
+    ///
+    /// When it is not, or the folder is there already, nothing is left.
+    ///
+    /// # Errors
+    /// [`DbError::BadDump`] when a file differs; an error of the disk.
+    pub fn unpack(&self, dir: &Path, into: &Path) -> Result<(), DbError> {
+        fs::create_dir(into)?;
+        let unpacked = self.read(dir, Some(into));
+        if unpacked.is_err() {
+            // The first error is the one to tell.
+            let _ = fs::remove_dir_all(into);
+        }
+        unpacked
+    }
+
+    /// Reads the archive of a backup, and wants every file to be what it was.
+    ///
+    /// # Errors
+    /// [`DbError::BadDump`] when a file differs.
+    pub fn prove(&self, dir: &Path) -> Result<(), DbError> {
+        self.read(dir, None)
+    }
+
+    fn read(&self, dir: &Path, into: Option<&Path>) -> Result<(), DbError> {
+        let path = dir.join(&self.file);
+        let bad = |why: String| DbError::BadDump { file: path.clone(), why };
+        let mut tar = tar::Archive::new(MultiGzDecoder::new(fs::File::open(&path)?));
+        let mut found = RowSum::default();
+        // Permissions of folders last: one may forbid what is still to be written below it.
+        let mut folders = Vec::new();
+        for entry in tar.entries()? {
+            let mut entry = entry.map_err(|error| bad(error.to_string()))?;
+            let name = entry.path().map_err(|error| bad(error.to_string()))?.into_owned();
+            let mode = entry.header().mode().map_err(|error| bad(error.to_string()))? & 0o7777;
+            if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+                return Err(bad(format!("{} leads out of it", name.display())));
+            }
+            let place = into.map(|into| into.join(&name));
+            match entry.header().entry_type() {
+                tar::EntryType::Directory => {
+                    found.add(&entry_hash(&name, "folder", mode, blake3::hash(b"")));
+                    if let Some(place) = place {
+                        fs::create_dir_all(&place)?;
+                        folders.push((place, mode));
+                    }
+                }
+                tar::EntryType::Symlink => {
+                    let target =
+                        entry.link_name().map_err(|error| bad(error.to_string()))?.unwrap_or_default();
+                    let target = target.as_os_str().as_encoded_bytes();
+                    found.add(&entry_hash(&name, "link", 0, blake3::hash(target)));
+                    if into.is_some() {
+                        entry.unpack_in(into.unwrap_or(Path::new("")))?;
+                    }
+                }
+                _ => {
+                    let hash = contents(&mut entry, place.as_deref(), mode)
+                        .map_err(|error| bad(error.to_string()))?;
+                    found.add(&entry_hash(&name, "file", mode, hash));
+                }
+            }
+        }
+        for (folder, mode) in folders.iter().rev() {
+            set_mode(folder, *mode)?;
+        }
+        if found != self.entries {
+            return Err(bad(format!(
+                "{} files, folders and links were packed, {} are as they were or others",
+                self.entries.rows, found.rows
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Hashes an entry's contents, and writes them where that is wanted.
+fn contents(entry: &mut impl Read, place: Option<&Path>, mode: u32) -> io::Result<blake3::Hash> {
+    let mut contents = Hashing { inner: entry, hasher: blake3::Hasher::new() };
+    match place {
+        Some(place) => {
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).open(place)?;
+            io::copy(&mut contents, &mut file)?;
+            set_mode(place, mode)?;
+        }
+        None => {
+            io::copy(&mut contents, &mut io::sink())?;
+        }
+    }
+    Ok(contents.hasher.finalize())
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn uploads(folder: &Path) -> PathBuf {
+        let uploads = folder.join("uploads");
+        fs::create_dir_all(uploads.join("2026/Köln")).unwrap();
+        fs::write(uploads.join("2026/Köln/a b.jpg"), vec![7; 300_000]).unwrap();
+        fs::write(uploads.join("empty"), "").unwrap();
+        fs::write(uploads.join("script"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(uploads.join("script"), std::fs::Permissions::from_mode(0o750)).unwrap();
+        symlink("script", uploads.join("link")).unwrap();
+        symlink("/nowhere/at all", uploads.join("dangling")).unwrap();
+        fs::create_dir(uploads.join("closed")).unwrap();
+        fs::write(uploads.join("closed/in"), "x").unwrap();
+        fs::set_permissions(uploads.join("closed"), std::fs::Permissions::from_mode(0o500)).unwrap();
+        uploads
+    }
+
+    #[test]
+    fn what_is_packed_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = uploads(folder.path());
+        let dir = folder.path().join("backup");
+        let archive = pack(&uploads, &dir, "uploads").unwrap();
+        assert_eq!((archive.entries.rows, archive.files, archive.bytes), (9, 4, 300_011));
+        archive.prove(&dir).unwrap();
+        let back = folder.path().join("back");
+        archive.unpack(&dir, &back).unwrap();
+        assert_eq!(pack(&back, &folder.path().join("again"), "uploads").unwrap().entries, archive.entries);
+        assert_eq!(fs::read_link(back.join("dangling")).unwrap(), Path::new("/nowhere/at all"));
+        assert!(archive.unpack(&dir, &back).is_err(), "never over what is there");
+        assert!(back.join("script").exists());
+
+        let file = pack(&uploads.join("script"), &dir, "one").unwrap();
+        assert_eq!((file.entries.rows, file.bytes), (1, 10));
+        file.prove(&dir).unwrap();
+    }
+
+    #[test]
+    fn one_changed_byte_is_told_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = uploads(folder.path());
+        let dir = folder.path().join("backup");
+        let archive = pack(&uploads, &dir, "uploads").unwrap();
+        // Another archive of as many files, one of them changed.
+        fs::write(uploads.join("empty"), "x").unwrap();
+        let other = pack(&uploads, &dir, "uploads").unwrap();
+        assert_ne!(other.entries, archive.entries);
+        assert!(matches!(archive.prove(&dir), Err(DbError::BadDump { .. })));
+        let back = folder.path().join("back");
+        assert!(archive.unpack(&dir, &back).is_err());
+        assert!(!back.exists());
+    }
+}
