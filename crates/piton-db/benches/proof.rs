@@ -3,12 +3,7 @@
 //! The peer is what people run by hand and never compare: `pg_dump -Fc`, then `pg_restore` into a new database. Run it with
 //! `bench/proof` from the top of the repository; `PITON_BENCH_MB` sets the size.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::cast_precision_loss,
-    reason = "a benchmark ends at the first fault and prints its figures"
-)]
+#![expect(clippy::print_stdout, reason = "a benchmark ends at the first fault and prints its figures")]
 
 use std::error::Error;
 use std::path::Path;
@@ -21,7 +16,7 @@ use piton_db::prove::{self, Owners};
 use piton_db::tools::Tools;
 use piton_db::{Database, made};
 use piton_exec::{Command, Secret, local};
-use piton_testkit::bench::{Report, Row};
+use piton_testkit::bench::{self, Report, Row};
 use piton_testkit::postgres::{Cluster, Options};
 
 const RUNS: usize = 3;
@@ -44,9 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn measure(cluster: &Cluster, megabytes: u64) -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let shop = Database::parse(&Secret::from(cluster.url("postgres")))?.with_name("shop");
-    cluster.create_database("shop").await;
     println!("making a shop of {megabytes} MB");
-    make_shop(cluster, megabytes).await;
+    bench::make_shop(cluster, "shop", megabytes).await?;
 
     let (mut ours, mut peer) = (Vec::new(), Vec::new());
     let (mut dumps, mut restores, mut compares) = (Vec::new(), Vec::new(), Vec::new());
@@ -77,46 +71,6 @@ async fn measure(cluster: &Cluster, megabytes: u64) -> Result<(), Box<dyn Error>
     Report { name: "proof", unit: "s", goal: "<= 1.3", rows }.publish()?;
     println!("goal, <= {GOAL}: {}", if ratio <= GOAL { "reached" } else { "MISSED" });
     Ok(())
-}
-
-/// Fills the shop: customers, orders and their items, with keys, indexes and foreign keys as an app has them.
-async fn make_shop(cluster: &Cluster, megabytes: u64) {
-    // Measured: 1,000 orders with four items each take 0.79 MB with their indexes.
-    let orders = megabytes * 1270;
-    let client = cluster.connect("shop").await;
-    let sql = format!(
-        "create table customers (id bigint generated always as identity primary key, email text not null unique,
-             name text not null, address jsonb not null, created_at timestamptz not null);
-         create table orders (id bigint generated always as identity primary key,
-             customer bigint not null references customers, placed_at timestamptz not null, state text not null,
-             total numeric(12,2) not null, note text);
-         create table items (id bigint generated always as identity primary key, order_id bigint not null references orders,
-             product int not null, quantity int not null, price numeric(10,2) not null, label text not null);
-         insert into customers (email, name, address, created_at)
-             select 'customer' || i || '@example.org', initcap(substr(md5(i::text), 1, 8)) || ' ' || initcap(substr(md5((i * 7)::text), 1, 10)),
-                    jsonb_build_object('street', substr(md5((i * 3)::text), 1, 14), 'number', i % 200, 'city', substr(md5((i % 900)::text), 1, 9)),
-                    timestamptz '2024-01-01' + i * interval '71 seconds'
-             from generate_series(1::bigint, {customers}) i;
-         insert into orders (customer, placed_at, state, total, note)
-             select 1 + i * 7919 % {customers}, timestamptz '2025-01-01' + i * interval '11 seconds',
-                    (array['open', 'paid', 'sent', 'returned'])[1 + i % 4], (i * 37 % 90000) / 100.0,
-                    case when i % 5 = 0 then 'note ' || md5(i::text) end
-             from generate_series(1::bigint, {orders}) i;
-         insert into items (order_id, product, quantity, price, label)
-             select 1 + i % {orders}, i * 31 % 5000, 1 + i % 6, (i * 13 % 20000) / 100.0, 'item ' || md5((i * 17)::text)
-             from generate_series(1::bigint, {items}) i;
-         create index on orders (customer);
-         create index on orders (placed_at);
-         create index on items (order_id);
-         create index on items (product, quantity);",
-        customers = orders / 4,
-        items = orders * 4,
-    );
-    client.batch_execute(&sql).await.unwrap();
-    client.batch_execute("vacuum analyze").await.unwrap();
-    client.batch_execute("checkpoint").await.unwrap();
-    let size: i64 = client.query_one("select pg_database_size('shop')", &[]).await.unwrap().get(0);
-    println!("it has {:.0} MB", size as f64 / 1e6);
 }
 
 /// Does what a release does; returns how long dump, restore and comparison took, in seconds.

@@ -34,7 +34,7 @@ pub enum Made {
 /// # Errors
 /// [`DbError::NameTaken`] when a database of that name carries another label or none; [`DbError::Privilege`].
 pub async fn create(database: &Database, like: &Properties, label: &Label) -> Result<Made, DbError> {
-    let made = make(database, &format!("TEMPLATE template0{}", like.create_options()), label).await;
+    let made = make(database, &format!("TEMPLATE template0{}", like.create_options()), false, label).await;
     match made {
         Err(DbError::Privilege { doing, mend, source }) if like.tablespace != DEFAULT_TABLESPACE => {
             let tablespace = quote::ident(&like.tablespace);
@@ -56,7 +56,8 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
         source.ok_or_else(|| DbError::NoDatabase { name: template.to_owned(), server: database.server() })?;
     // The default strategy logs every page: five times slower for a copy that can be made again.
     let strategy = if source.major() >= 15 { " STRATEGY FILE_COPY" } else { "" };
-    let made = make(database, &format!("TEMPLATE {}{strategy}", quote::ident(template)), label).await;
+    let options = format!("TEMPLATE {}{strategy}", quote::ident(template));
+    let made = make(database, &options, source.major() >= 18, label).await;
     match made {
         Ok(made) => {
             // A template does not carry them, and a search_path decides which table a statement means.
@@ -78,7 +79,8 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
     }
 }
 
-async fn make(database: &Database, options: &str, label: &Label) -> Result<Made, DbError> {
+/// Makes a database; with `reflink` its files share their blocks with the template's where the file system can do that.
+async fn make(database: &Database, options: &str, reflink: bool, label: &Label) -> Result<Made, DbError> {
     let name = &database.dbname;
     check_name(name)?;
     let mut client = database.maintenance().await?;
@@ -92,13 +94,12 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
     }
     let hidden = hidden_name(name);
     drop_hidden(&client, &hidden).await?;
-    client
-        .batch_execute(&format!(
-            "CREATE DATABASE {} {options} ALLOW_CONNECTIONS false",
-            quote::ident(&hidden)
-        ))
-        .await
-        .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
+    let create = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(&hidden));
+    if !(reflink && cloned(&client, &create).await) {
+        let created = client.batch_execute(&create).await;
+        created
+            .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
+    }
     let what = || format!("put the new database {name} in place");
     let transaction = client.transaction().await.doing(what)?;
     identity::write_mark(transaction.client(), &hidden, label).await?;
@@ -111,6 +112,20 @@ async fn make(database: &Database, options: &str, label: &Label) -> Result<Made,
         .doing(what)?;
     transaction.commit().await.doing(what)?;
     Ok(Made::New)
+}
+
+/// Runs the statement with files cloned instead of copied; false, and nothing made, where it did not succeed.
+///
+/// PostgreSQL 18 offers it, when it was built for that; whether the file system can, only the attempt tells.
+async fn cloned(client: &Client, create: &str) -> bool {
+    let cloned = match client.batch_execute("set file_copy_method = 'clone'").await {
+        Ok(()) => client.batch_execute(create).await.is_ok(),
+        Err(_) => false,
+    };
+    if let Err(error) = client.batch_execute("reset file_copy_method").await {
+        tracing::debug!(%error, "the session keeps its way to copy files");
+    }
+    cloned
 }
 
 /// Waits until no other session makes or drops the database, and keeps others from it for the session's life.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::postgres::Cluster;
+
 /// What a benchmark found; written to `target/bench/NAME.json`.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -72,6 +74,52 @@ impl Report {
         println!("\nwritten to target/bench/{}.json", self.name);
         Ok(path)
     }
+}
+
+/// Makes a database of this size: customers, orders and their items, with keys, indexes and foreign keys as an app has them.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn make_shop(
+    cluster: &Cluster,
+    database: &str,
+    megabytes: u64,
+) -> Result<(), tokio_postgres::Error> {
+    cluster.create_database(database).await;
+    // Measured: 1,000 orders with four items each take 0.79 MB with their indexes.
+    let orders = megabytes * 1270;
+    let client = cluster.connect(database).await;
+    let sql = format!(
+        "create table customers (id bigint generated always as identity primary key, email text not null unique,
+             name text not null, address jsonb not null, created_at timestamptz not null);
+         create table orders (id bigint generated always as identity primary key,
+             customer bigint not null references customers, placed_at timestamptz not null, state text not null,
+             total numeric(12,2) not null, note text);
+         create table items (id bigint generated always as identity primary key, order_id bigint not null references orders,
+             product int not null, quantity int not null, price numeric(10,2) not null, label text not null);
+         insert into customers (email, name, address, created_at)
+             select 'customer' || i || '@example.org', initcap(substr(md5(i::text), 1, 8)) || ' ' || initcap(substr(md5((i * 7)::text), 1, 10)),
+                    jsonb_build_object('street', substr(md5((i * 3)::text), 1, 14), 'number', i % 200, 'city', substr(md5((i % 900)::text), 1, 9)),
+                    timestamptz '2024-01-01' + i * interval '71 seconds'
+             from generate_series(1::bigint, {customers}) i;
+         insert into orders (customer, placed_at, state, total, note)
+             select 1 + i * 7919 % {customers}, timestamptz '2025-01-01' + i * interval '11 seconds',
+                    (array['open', 'paid', 'sent', 'returned'])[1 + i % 4], (i * 37 % 90000) / 100.0,
+                    case when i % 5 = 0 then 'note ' || md5(i::text) end
+             from generate_series(1::bigint, {orders}) i;
+         insert into items (order_id, product, quantity, price, label)
+             select 1 + i % {orders}, i * 31 % 5000, 1 + i % 6, (i * 13 % 20000) / 100.0, 'item ' || md5((i * 17)::text)
+             from generate_series(1::bigint, {items}) i;
+         create index on orders (customer);
+         create index on orders (placed_at);
+         create index on items (order_id);
+         create index on items (product, quantity);",
+        customers = orders / 4,
+        items = orders * 4,
+    );
+    client.batch_execute(&sql).await?;
+    client.batch_execute("vacuum analyze").await?;
+    client.batch_execute("checkpoint").await
 }
 
 /// Returns the middle of the values, or the mean of the two in the middle; 0 when there are none.
