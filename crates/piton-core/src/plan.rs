@@ -284,18 +284,17 @@ impl Draft<'_> {
         let Some(database) = &self.settings.database else { return };
         let names = Names::of(self.settings, &self.facts.id);
         let backup = self.dirs.backups(self.settings).join(&self.facts.id);
-        let folder = database.migrations.as_ref().map(|migrations| {
-            self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix).join(&migrations.folder)
-        });
+        let app = self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix);
+        let migrations = database.migrations.as_ref().map(|migrations| migrations.within(&app));
         let from = self.settings.data.as_ref().map(|data| data.environment.clone());
         let size = self.facts.source.as_ref().map(size_words);
         let pending = self.facts.pending.as_deref().map(pending_words);
         let dump = Backup { folder: backup.clone(), from: from.clone() };
         self.add_with("backup", Phase::Backup, dump, size);
         self.add("prove", Phase::Prove, Proof { folder: backup, golden: names.golden.clone() });
-        if let Some(folder) = &folder {
-            let copy = names.rehearsal.clone();
-            let rehearse = Rehearse { golden: names.golden.clone(), copy, folder: folder.clone() };
+        if let Some(migrations) = &migrations {
+            let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
+            let rehearse = Rehearse { golden, copy, migrations: migrations.clone() };
             self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
@@ -306,9 +305,9 @@ impl Draft<'_> {
             };
             self.add("migrate.data", Phase::Migrate, clone);
         }
-        if let Some(folder) = folder {
+        if let Some(migrations) = migrations {
             let undo = from.is_none();
-            let migrate = Migrate { folder, golden: names.golden, replaced: names.replaced, undo };
+            let migrate = Migrate { migrations, golden: names.golden, replaced: names.replaced, undo };
             self.add_with("migrate", Phase::Migrate, migrate, pending);
         }
     }
