@@ -10,6 +10,7 @@ mod made;
 mod migrate;
 mod swap;
 mod target;
+mod tools;
 
 use std::task::Poll;
 

@@ -29,6 +29,8 @@ pub struct Settings {
     pub after_staging: bool,
     /// Whether staging's data come from production; else its database is its own, and nobody makes it.
     pub staging_from_production: bool,
+    /// The lines of `[database]`.
+    pub database: String,
     /// The text of further tables, such as checks.
     pub more: String,
     /// The lines of `[environments.production]` that the stage itself does not write.
@@ -65,6 +67,7 @@ impl Settings {
             keep: "14d",
             after_staging: false,
             staging_from_production: true,
+            database: "migrations = \"sql\"".into(),
             more: String::new(),
             more_production: String::new(),
             production: environment("production"),
@@ -90,9 +93,9 @@ impl Settings {
         let mut text = format!(
             "app = {:?}\n\n[build]\nrun = {:?}\n\n[run]\ncommand = {:?}\n\
              ready = {{ get = \"/health\", within = {:?} }}\nstop_within = \"5s\"\n\n\
-             [database]\nmigrations = \"sql\"\n\n\
+             [database]\n{}\n\n\
              [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"2%\"\nat_least = 1\n\n",
-            self.app, self.build, self.command, self.ready_within, self.steps, self.watch,
+            self.app, self.build, self.command, self.ready_within, self.database, self.steps, self.watch,
         );
         for name in ["production", "staging"] {
             let [listen, blue, green] = self.environment(name).ports;
