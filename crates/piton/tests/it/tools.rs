@@ -123,6 +123,26 @@ fn a_release_whose_alembic_has_an_address_of_its_own_goes_back() {
 }
 
 #[test]
+fn what_a_tool_was_doing_when_piton_was_killed_is_not_committed_later() {
+    let Some(stage) = alembic_stage() else { return };
+    revision(&stage, "two", Some("one"), "create table receipts (n int); select pg_sleep(5)");
+    stage.commit("v2", &[]);
+    let path = tools::path(&[]);
+    let deploy = stage.spawn(&["deploy", "production"], &[("PATH", &path)]);
+    let sleeps = format!(
+        "select 1 from pg_stat_activity where datname = '{}' and application_name = 'piton migration'
+         and query like '%pg_sleep%'",
+        stage.database("production")
+    );
+    stage.eventually("the migration", || !stage.sql("postgres", &sleeps).is_empty());
+    deploy.kill();
+    piton(&stage, &["abort", "production"]).expect(0).says("nothing had been applied");
+    assert!(stage.sql("postgres", &sleeps).is_empty(), "nobody is left who could commit");
+    assert!(!has_table(&stage, "receipts"));
+    assert_eq!(states(&stage), ["one applied", "two pending"]);
+}
+
+#[test]
 fn a_release_with_prisma_that_fails_on_the_live_database() {
     if !tools::is_there("prisma/node_modules/.bin/prisma") {
         return;
