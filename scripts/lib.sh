@@ -180,6 +180,64 @@ install_pgbouncer() {
     return "$installed"
 }
 
+# want_migration_tools: puts the tools that apps migrate with into target/tools; one that cannot be had is not tested.
+want_migration_tools() {
+    want_python_tools || say "Alembic and Django are missing, so that they are not tested"
+    want_golang_migrate || say "golang-migrate is missing, so that it is not tested"
+    want_prisma || say "Prisma is missing, so that it is not tested"
+    have sqitch || apt_install sqitch libdbd-pg-perl || say "sqitch is missing, so that it is not tested"
+}
+
+# once NAME VERSIONS COMMAND...: runs the command unless it has made target/tools/NAME for these versions before.
+once() {
+    made=$tools/$1
+    stamp=$made/piton-versions
+    [ "$(cat "$stamp" 2>/dev/null)" != "$2" ] || return 0
+    versions=$2
+    shift 2
+    say "installing $versions into target/tools"
+    rm -rf "$made"
+    mkdir -p "$made"
+    # Only what it says when it fails is of interest.
+    if "$@" >"$made/log" 2>&1 </dev/null; then
+        printf '%s\n' "$versions" >"$stamp"
+    else
+        tail -n 15 "$made/log" >&2
+        rm -rf "$made"
+        return 1
+    fi
+}
+
+want_python_tools() {
+    have python3 || apt_install python3 python3-venv || return 1
+    once python "alembic==1.20.0 django==5.2.9 psycopg[binary]==3.2.13" make_python_tools
+}
+
+make_python_tools() {
+    # shellcheck disable=SC2086 # one word each
+    python3 -m venv "$made" && "$made/bin/pip" install --quiet --disable-pip-version-check $versions
+}
+
+want_golang_migrate() {
+    have go || return 1
+    once golang-migrate v4.19.0 make_golang_migrate
+}
+
+make_golang_migrate() {
+    GOBIN=$made go install -tags postgres "github.com/golang-migrate/migrate/v4/cmd/migrate@$versions"
+}
+
+# Prisma without its scripts: these would download engines, and the one in WebAssembly needs none.
+want_prisma() {
+    have npm || return 1
+    once prisma "prisma@6.19.3 @prisma/client@6.19.3 @prisma/adapter-pg@6.19.3" make_prisma
+}
+
+make_prisma() {
+    # shellcheck disable=SC2086 # one word each
+    npm install --prefix "$made" --ignore-scripts --no-audit --no-fund $versions
+}
+
 # use_memory: puts the tests' folders into memory where 6 GB of it are free, and lets them go when the script ends: making and
 # removing the thousand files of a database over and over is what takes a disk's time.
 use_memory() {

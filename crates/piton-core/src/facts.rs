@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use piton_db::identity::{self, MarkState};
-use piton_db::migrate::sql::SqlFolder;
+use piton_db::migrate::Tool;
 use piton_exec::{Command, local};
 
 use crate::config::{FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
+use crate::look::OfCommit;
 use crate::plan::{Commit, Live};
 use crate::step;
 
@@ -155,13 +156,13 @@ async fn measure(settings: &Settings) -> Option<Source> {
 /// Lists the commit's migrations that the source has not applied.
 async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
     let migrations = settings.database.as_ref()?.migrations.as_ref()?;
-    let below = format!("{}/", migrations.folder.display());
-    let files = git(&settings.root, &["ls-tree", "--name-only", hash, "--", &below]).await.ok()?;
-    let folder = SqlFolder::new(settings.root.join(&migrations.folder));
-    let known = folder.status(&step::database_of(source).ok()?).await.ok()?;
-    let applied = |name: &str| known.iter().any(|known| known.name == name && known.is_applied());
-    let names = files.lines().filter_map(|path| path.rsplit('/').next());
-    Some(names.filter(|name| SqlFolder::is_migration(name) && !applied(name)).map(str::to_owned).collect())
+    if matches!(migrations.tool, Tool::Commands { .. }) {
+        // Only the built commit's own program can tell.
+        return None;
+    }
+    let look = OfCommit::look(hash, &settings.root, migrations).await.ok()?;
+    let known = look.migrations.status(&step::database_of(source).ok()?).await.ok()?;
+    Some(known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect())
 }
 
 async fn git(root: &Path, args: &[&str]) -> Result<String, Fault> {

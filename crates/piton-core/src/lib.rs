@@ -10,6 +10,7 @@ mod files;
 pub mod gate;
 mod http;
 pub mod journal;
+pub mod look;
 pub mod plan;
 mod ports;
 pub mod project;

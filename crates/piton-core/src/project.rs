@@ -408,21 +408,6 @@ impl Project {
         Ok(revived)
     }
 
-    /// Reads a migration's file of a release's commit, not of the working tree; `None` when the commit has none of this name.
-    ///
-    /// # Errors
-    /// When git cannot tell.
-    pub async fn migration_file(
-        &self,
-        state: &State,
-        settings: &Settings,
-        name: &str,
-    ) -> Result<Option<String>, Fault> {
-        let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
-        let Some(migrations) = migrations else { return Ok(None) };
-        step::file_of(&state.plan.commit.hash, &settings.root, &migrations.folder.join(name)).await
-    }
-
     /// Asks something of the environment's release that is under way.
     ///
     /// Returns its identifier, and whether a living process runs it and will take the request up.

@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::Doing;
 use crate::fingerprint::Rows;
 use crate::large_objects::{self, LargeObject};
-use crate::migrate::sql;
+use crate::migrate::RecordTables;
 use crate::progress::{OnProgress, Progress};
 use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
@@ -78,18 +78,21 @@ pub struct Expected {
     /// The tables of the golden copy of which the migrations change or remove what was there. What somebody wrote into one
     /// after the backup, and before the migrations, cannot be seen afterwards.
     overwritten: Vec<String>,
+    /// The record of the tool that ran them, which is left out.
+    #[serde(default)]
+    record: RecordTables,
 }
 
 impl Expected {
-    /// Compares a migrated copy with the golden copy that it was made from.
+    /// Compares a migrated copy with the golden copy that it was made from; the tool's own record says nothing about rows.
     ///
     /// # Errors
     /// When either cannot be read.
-    pub async fn of(golden: &Database, copy: &Database) -> Result<Self, DbError> {
+    pub async fn of(golden: &Database, copy: &Database, record: RecordTables) -> Result<Self, DbError> {
         let (golden, copy) = (golden.connect().await?, copy.connect().await?);
         pin(&golden).await?;
         pin(&copy).await?;
-        let (before, after) = (tables_of(&golden).await?, tables_of(&copy).await?);
+        let (before, after) = (tables_of(&golden, &record).await?, tables_of(&copy, &record).await?);
         let mut rows = Rows::new();
         for table in &after {
             rows.insert(table.quoted(), tables::sum(&copy, table, &table.columns).await?);
@@ -122,8 +125,8 @@ impl Expected {
                 overwritten.push(name);
             }
         }
-        let loose = hash_of(&Loose::of(&copy).await?);
-        Ok(Self { rows, loose, overwritten })
+        let loose = hash_of(&Loose::of(&copy, &record).await?);
+        Ok(Self { rows, loose, overwritten, record })
     }
 
     /// Returns the tables in which the migrations change or remove what was there.
@@ -164,12 +167,13 @@ pub(crate) async fn count_since(
             .await
             .doing(|| "begin to compare".into())?;
     }
+    let record = expected.map(|expected| expected.record.clone()).unwrap_or_default();
     let mut pairs: BTreeMap<String, (Option<Table>, Option<Table>)> = BTreeMap::new();
-    for table in tables_of(&golden).await? {
+    for table in tables_of(&golden, &record).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().0 = Some(table);
     }
-    for table in tables_of(&live).await? {
+    for table in tables_of(&live, &record).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().1 = Some(table);
     }
@@ -208,17 +212,17 @@ pub(crate) async fn count_since(
         }
     }
     changes.sort_by(|a, b| a.table.cmp(&b.table));
-    let loose = Loose::of(&live).await?;
+    let loose = Loose::of(&live, &record).await?;
     if expected.is_none_or(|expected| expected.loose != hash_of(&loose)) {
-        changes.extend(Loose::of(&golden).await?.changes_to(&loose));
+        changes.extend(Loose::of(&golden, &record).await?.changes_to(&loose));
     }
     Ok(changes)
 }
 
-/// Lists the tables that people write: all but Piton's own record of migrations.
-async fn tables_of(client: &Client) -> Result<Vec<Table>, DbError> {
+/// Lists the tables that people write: all but the records of migrations, Piton's own and the tool's.
+async fn tables_of(client: &Client, record: &RecordTables) -> Result<Vec<Table>, DbError> {
     let mut tables = tables::list(client).await?;
-    tables.retain(|table| table.schema != sql::SCHEMA || table.name != sql::TABLE);
+    tables.retain(|table| !record.covers(&table.schema, &table.name));
     Ok(tables)
 }
 
@@ -240,7 +244,7 @@ fn alone(table: &str, presence: Presence) -> TableChange {
 /// When either cannot be read.
 pub async fn unfrozen(database: &Database) -> Result<String, DbError> {
     let client = database.connect().await?;
-    Ok(hash_of(&Loose::of(&client).await?))
+    Ok(hash_of(&Loose::of(&client, &RecordTables::default()).await?))
 }
 
 fn hash_of(loose: &Loose) -> String {
@@ -257,17 +261,21 @@ struct Loose {
 }
 
 impl Loose {
-    async fn of(client: &Client) -> Result<Self, DbError> {
+    async fn of(client: &Client, record: &RecordTables) -> Result<Self, DbError> {
         let sequences = client
             .query(
-                "select pg_catalog.format('%I.%I', schemaname, sequencename), last_value
+                "select pg_catalog.format('%I.%I', schemaname, sequencename), last_value, schemaname::text, sequencename::text
                  from pg_catalog.pg_sequences where schemaname !~ '^pg_'",
                 &[],
             )
             .await
             .doing(|| "read the sequences".into())?;
         Ok(Self {
-            sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            sequences: sequences
+                .iter()
+                .filter(|row| !record.covers(row.get(2), row.get(3)))
+                .map(|row| (row.get(0), row.get(1)))
+                .collect(),
             objects: large_objects::read(client).await?,
         })
     }

@@ -34,6 +34,8 @@ pub struct Ran {
 pub enum Report {
     /// How far it is.
     Progress(Progress),
+    /// A program has said a line.
+    Said(String),
     /// A program has ended, however it did.
     Ran(Ran),
 }

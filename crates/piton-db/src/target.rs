@@ -41,6 +41,10 @@ const ANSWER_WITHIN: (&str, &str) = ("tcp_user_timeout", "30000");
 /// How long a session that holds locks which others wait for may be silent within its transaction.
 pub(crate) const SILENCE: &str = "30s";
 
+/// What must be escaped in a part of a URL: all but the unreserved characters.
+const PLAIN: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// What a session sets once it is there, as far as the server knows it (13 and older do not look for our death).
 ///
 /// The limits that a role or a database has are meant for the app's queries; a proof and an undo take as long as they take.
@@ -84,6 +88,8 @@ pub struct Database {
     options: Option<String>,
     ssl_mode: SslMode,
     ssl_roots: Option<PathBuf>,
+    /// Parameters of the URL that are meant for the app's own driver, as they are written there.
+    drivers: Vec<String>,
 }
 
 /// URL parameters of Prisma, SQLAlchemy and pools that say nothing about the server, which would refuse them.
@@ -115,6 +121,7 @@ impl Database {
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let (mut kept, mut schema) = (Vec::new(), None);
+        let mut drivers = Vec::new();
         let (mut ssl_mode, mut ssl_roots) = (SslMode::Prefer, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -125,12 +132,15 @@ impl Database {
                 "user" | "password" | "host" | "port" | "dbname" | "options" => kept.push(pair),
                 // Our own name and limits take their place.
                 "application_name" | "connect_timeout" | "fallback_application_name" => {}
-                "schema" => schema = Some(decode(value)?).filter(|schema| !schema.is_empty()),
+                "schema" => {
+                    schema = Some(decode(value)?).filter(|schema| !schema.is_empty());
+                    drivers.push(pair.to_owned());
+                }
                 "pgbouncer" if value == "true" => {
                     return Err(DbError::Pooler { why: "it says pgbouncer=true".into() });
                 }
                 "pgbouncer" => {}
-                _ if ORM_PARAMETERS.contains(&name) => {}
+                _ if ORM_PARAMETERS.contains(&name) => drivers.push(pair.to_owned()),
                 _ => return Err(DbError::Url(format!("its parameter {name} is not known"))),
             }
         }
@@ -161,6 +171,7 @@ impl Database {
             options: (!options.is_empty()).then(|| options.join(" ")),
             ssl_mode,
             ssl_roots,
+            drivers,
         })
     }
 
@@ -263,6 +274,75 @@ impl Database {
         Command::new(program).args(["-h", &self.host, "-p", &port, "-U", &self.user, &self.dbname])
     }
 
+    /// Returns a database of the same name for drivers in a place where nobody has one.
+    pub(crate) fn elsewhere(&self, port: u16, dbname: &str) -> Self {
+        let host = "127.0.0.1".to_owned();
+        let (dbname, ssl_mode) = (dbname.to_owned(), SslMode::Disable);
+        Self { host, port, dbname, ssl_mode, ssl_roots: None, ..self.clone() }
+    }
+
+    /// Says whether TLS is used, in place of "when the server offers it", which not every driver knows.
+    pub(crate) async fn with_exact_ssl(&self, client: &Client) -> Result<Self, DbError> {
+        use crate::error::Doing;
+        if self.ssl_mode != SslMode::Prefer {
+            return Ok(self.clone());
+        }
+        let row = client
+            .query_opt("select ssl from pg_catalog.pg_stat_ssl where pid = pg_catalog.pg_backend_pid()", &[])
+            .await
+            .doing(|| "see whether TLS is used".into())?;
+        let used = row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true));
+        Ok(Self { ssl_mode: if used { SslMode::Require } else { SslMode::Disable }, ..self.clone() })
+    }
+
+    /// Returns the URL, with the password.
+    pub fn url(&self) -> Secret {
+        self.tool_url(&[])
+    }
+
+    /// Returns the URL for a tool of the app's, with what its driver is told in the environment's URL and further settings.
+    pub(crate) fn tool_url(&self, settings: &[(&str, &str)]) -> Secret {
+        let encoded = |text: &str| percent_encoding::utf8_percent_encode(text, PLAIN).to_string();
+        let mut url = format!("postgresql://{}", encoded(&self.user));
+        if let Some(password) = &self.password {
+            url.push_str(&format!(":{}", encoded(password.expose_secret())));
+        }
+        let is_socket = self.host.starts_with('/');
+        let place = match is_socket {
+            // Drivers take a port alone for another host.
+            true => String::new(),
+            false if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        };
+        url.push_str(&format!("@{place}/{}", encoded(&self.dbname)));
+        let options = self.with_options(settings.iter().copied());
+        let mut parameters = self.drivers.clone();
+        if is_socket {
+            parameters.push(format!("host={}", encoded(&self.host)));
+            parameters.push(format!("port={}", self.port));
+        }
+        parameters.push(format!("sslmode={}", self.ssl_mode.as_libpq()));
+        if let Some(roots) = &self.ssl_roots {
+            parameters.push(format!("sslrootcert={}", encoded(&roots.display().to_string())));
+        }
+        if !options.is_empty() {
+            parameters.push(format!("options={}", encoded(&options)));
+        }
+        Secret::from(format!("{url}?{}", parameters.join("&")))
+    }
+
+    /// Adds the connection as environment variables to a migration tool's command, with further settings.
+    #[must_use]
+    pub(crate) fn migrating_env(
+        &self,
+        command: Command,
+        settings: &[(&str, &str)],
+        session: &str,
+    ) -> Command {
+        let options = self.with_options(settings.iter().copied().chain(KEEPALIVES));
+        self.connection_env(command, session, &[], options)
+    }
+
     /// Adds the connection as environment variables to a libpq tool's command; the password is secret.
     ///
     /// None of libpq's variables is taken over from the caller's environment: `PGHOSTADDR` or `PGSERVICE` would lead elsewhere.
@@ -271,18 +351,29 @@ impl Database {
         let pinned = PINNED.map(|(name, value)| (name, value.replace(' ', "")));
         let pinned = pinned.iter().map(|(name, value)| (*name, value.as_str()));
         let options = self.with_options(pinned.chain(KEEPALIVES));
+        let text = [("PGTZ", "UTC"), ("PGCLIENTENCODING", "UTF8")];
+        self.connection_env(command.without_env("PG"), "piton", &text, options)
+    }
+
+    fn connection_env(
+        &self,
+        command: Command,
+        session: &str,
+        further: &[(&str, &str)],
+        options: String,
+    ) -> Command {
         let mut command = command
-            .without_env("PG")
             .env("PGHOST", &self.host)
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", &self.user)
             .env("PGDATABASE", &self.dbname)
             .env("PGSSLMODE", self.ssl_mode.as_libpq())
-            .env("PGAPPNAME", "piton")
-            .env("PGCONNECT_TIMEOUT", "10")
-            .env("PGTZ", "UTC")
-            .env("PGCLIENTENCODING", "UTF8")
-            .env("PGOPTIONS", options);
+            .env("PGAPPNAME", session)
+            .env("PGCONNECT_TIMEOUT", "10");
+        for (name, value) in further {
+            command = command.env(*name, *value);
+        }
+        command = command.env("PGOPTIONS", options);
         if self.ssl_mode == SslMode::VerifyFull {
             // libpq knows `system` only since 16; Debian's bundle serves every version.
             let bundle = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
@@ -395,6 +486,23 @@ mod tests {
         assert_eq!(db.options.as_deref(), Some(r#"-c search_path="My\ App""#));
         assert_eq!(db.password.unwrap().expose_secret(), "p@ss");
         assert_eq!(db.ssl_mode, SslMode::Require);
+    }
+
+    #[test]
+    fn a_tools_url_leads_to_the_same_place() {
+        let db = parse(
+            "postgresql://app:p%40ss@db.example:6432/shop?schema=My%20App&connection_limit=5&sslmode=require",
+        );
+        let url = db.unwrap().with_name("shop copy").tool_url(&[("lock_timeout", "2000")]);
+        assert_eq!(
+            url.expose_secret(),
+            "postgresql://app:p%40ss@db.example:6432/shop%20copy?schema=My%20App&connection_limit=5&sslmode=require\
+             &options=-c%20search_path%3D%22My%5C%20App%22%20-c%20lock_timeout%3D2000"
+        );
+        let again = Database::parse(&url).unwrap();
+        assert_eq!(again.to_string(), "db.example:6432/shop copy as app");
+        let socket = parse("postgresql://app@/shop?host=/var/run/postgresql&port=5433").unwrap().url();
+        assert_eq!(Database::parse(&socket).unwrap().to_string(), "/var/run/postgresql:5433/shop as app");
     }
 
     #[test]

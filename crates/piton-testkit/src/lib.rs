@@ -6,3 +6,4 @@ pub mod load;
 pub mod pooler;
 pub mod postgres;
 pub mod stage;
+pub mod tools;

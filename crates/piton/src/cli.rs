@@ -87,7 +87,7 @@ pub(crate) enum Command {
     /// As a release does it: a proved backup, the release's migrations tried on a copy, requests held while the databases change
     /// places.
     Clone(Order),
-    /// Record a half-applied migration as applied or not, after a look at the database
+    /// List the migrations with their states, or record one that stopped half-way as applied or not
     Migration(Migration),
     /// Run an environment's traffic proxy (releases start it by themselves)
     Proxy(Proxy),
@@ -266,14 +266,14 @@ pub(crate) struct Migration {
     /// The environment
     #[arg(value_name = "ENV")]
     pub(crate) environment: String,
-    /// The migration's file name
-    #[arg(value_name = "NAME")]
-    pub(crate) name: String,
+    /// The migration to record; without it all are listed, each with its state
+    #[arg(value_name = "NAME", requires = "stands")]
+    pub(crate) name: Option<String>,
     /// All of it is in the database: it is not run again
-    #[arg(long, required_unless_present = "not_applied", conflicts_with = "not_applied")]
+    #[arg(long, group = "stands", requires = "name")]
     pub(crate) applied: bool,
     /// Nothing of it is in the database: it is run from its beginning
-    #[arg(long)]
+    #[arg(long, group = "stands", requires = "name")]
     not_applied: bool,
     /// Print JSON (docs/json.md)
     #[arg(long)]

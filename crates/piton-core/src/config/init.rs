@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::resolve::MIGRATION_FOLDERS;
+use super::model::KnownTool;
+use super::tools;
 
 /// A configuration that fits a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ struct Finds {
     build: Vec<String>,
     command: Option<String>,
     health: Option<&'static str>,
-    migrations: Option<&'static str>,
+    migrations: Option<(KnownTool, &'static str)>,
     database: bool,
     environments: Vec<String>,
     found: Vec<String>,
@@ -148,9 +149,12 @@ impl Finds {
     }
 
     fn database(&mut self, dir: &Path) {
-        self.migrations = MIGRATION_FOLDERS.into_iter().find(|folder| dir.join(folder).is_dir());
-        if let Some(folder) = self.migrations {
-            self.found.push(format!("{folder}/: the database's migrations"));
+        self.migrations = tools::find(dir);
+        if let Some((tool, folder)) = self.migrations {
+            self.found.push(match tool {
+                KnownTool::Sql => format!("{folder}/: the database's migrations"),
+                _ => format!("{folder}/: the database's migrations, by {}", word(tool)),
+            });
         }
         let sets_url = |name: &String| {
             let text = read(dir, &format!(".env.{name}")).unwrap_or_default();
@@ -188,7 +192,13 @@ impl Finds {
                 ),
             );
             match self.migrations {
-                Some(folder) => put(&mut text, format_args!("folder = {}\n", quoted(folder))),
+                Some((KnownTool::Sql, folder)) => {
+                    put(&mut text, format_args!("folder = {}\n", quoted(folder)));
+                }
+                Some((tool, folder)) => {
+                    let tool = quoted(&word(tool));
+                    put(&mut text, format_args!("migrations = {tool}\nfolder = {}\n", quoted(folder)));
+                }
                 None => put(&mut text, format_args!("# folder = \"migrations\"      # plain SQL files\n")),
             }
         }
@@ -245,6 +255,11 @@ impl Finds {
             );
         }
     }
+}
+
+/// Returns a tool as the configuration names it.
+fn word(tool: KnownTool) -> String {
+    serde_json::to_value(tool).ok().and_then(|word| Some(word.as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn is_production(name: &str) -> bool {

@@ -17,6 +17,7 @@ mod schema;
 mod secrets;
 mod settings;
 mod structure;
+mod tools;
 mod validate;
 mod values;
 mod window;
@@ -35,7 +36,7 @@ pub(crate) use secrets::password_of;
 pub use secrets::{equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected};
 pub use settings::{
     Backup, Build, Check, CheckKind, ColumnCheck, DataFrom, Database, Engine, ForeignKey, Gate, HttpCheck,
-    JsonExpectation, MaskFile, MigrationTool, Migrations, Origin, OriginEntry, Ports, Ready,
+    JsonExpectation, MaskFile, Migrations, Origin, OriginEntry, Ports, Ready,
     ReferentialAction, Rollout, Run, RunWith, Scalar, Settings, SqlCheck, TableCheck, TableName,
 };
 pub use values::{

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::settings::{Engine, MigrationTool, ReferentialAction, RunWith};
+use super::settings::{Engine, ReferentialAction, RunWith};
 
 /// How a web app and its database are released.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -78,8 +78,46 @@ pub(super) struct Database {
     pub url: Option<String>,
     /// What applies migrations. Default: `sql`.
     pub migrations: Option<MigrationTool>,
-    /// The folder that holds the migrations. Default: `migrations` or `db/migrations`, whichever exists.
+    /// The folder that holds the migrations. Default: where the tool's own files are.
     pub folder: Option<String>,
+}
+
+/// What applies migrations.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum MigrationTool {
+    /// A tool that Piton knows.
+    Known(KnownTool),
+    /// The commands of any other.
+    Commands(MigrationCommands),
+}
+
+/// A migration tool that Piton knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum KnownTool {
+    /// Piton itself, from a folder of plain SQL files.
+    Sql,
+    /// Prisma.
+    Prisma,
+    /// Alembic.
+    Alembic,
+    /// Django.
+    Django,
+    /// golang-migrate.
+    GolangMigrate,
+    /// Sqitch.
+    Sqitch,
+}
+
+/// The commands of a migration tool, run in the build's folder, each split by shell quoting rules and run without a shell.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MigrationCommands {
+    /// Applies everything that is pending, like `rake db:migrate`.
+    pub apply: String,
+    /// Changes nothing, and ends with 0 when nothing is pending, like `rake db:abort_if_pending_migrations`.
+    pub status: String,
 }
 
 /// How traffic moves to a release.

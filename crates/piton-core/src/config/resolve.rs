@@ -5,20 +5,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use piton_db::migrate::Tool;
 use piton_exec::{ExposeSecret, Secret};
 
 use super::checks;
 use super::context::{Context, Variables, has_variable};
-use super::model;
+use super::model::{self, KnownTool};
 use super::secrets;
 use super::settings::{
-    Backup, Build, DataFrom, Database, Engine, Gate, MaskFile, MigrationTool, Migrations, Ports, Ready,
+    Backup, Build, DataFrom, Database, Engine, Gate, MaskFile, Migrations, Ports, Ready,
     Rollout, Run, RunWith, Settings,
 };
+use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
-
-/// Where migrations are looked for when no folder is configured.
-pub(super) const MIGRATION_FOLDERS: [&str; 2] = ["migrations", "db/migrations"];
 
 /// What a protected environment does when no rollout is configured, and what another one does.
 const CAREFUL_STEPS: [&str; 4] = ["5% for 2h", "25% for 4h", "50% for 8h", "100%"];
@@ -147,12 +146,37 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
     {
         cx.refuse(path, "`database.url` is not of the form `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`");
     }
-    let tool = database.migrations.unwrap_or(MigrationTool::Sql);
-    cx.note_word("database.migrations", tool);
-    let found = MIGRATION_FOLDERS.into_iter().find(|folder| root.join(folder).is_dir());
+    let tool = migration_tool(database.migrations.as_ref(), cx);
+    let found = tool.as_ref().and_then(|tool| tools::folder_of(tool, root));
     let folder = cx.optional("database.folder", database.folder.as_deref().or(found), parse_folder)?;
+    let tool = tool?;
+    if folder.is_none() && tool != Tool::Sql {
+        cx.refuse(
+            "database.migrations",
+            "its folder was not found where the tool's convention has it: name it in `database.folder`",
+        );
+    }
     Some(Database { engine, url: url?, migrations: folder.map(|folder| Migrations { tool, folder }) })
 }
+
+fn migration_tool(written: Option<&model::MigrationTool>, cx: &mut Context<'_>) -> Option<Tool> {
+    let path = "database.migrations";
+    let known = match written {
+        None => KnownTool::Sql,
+        Some(model::MigrationTool::Known(known)) => *known,
+        Some(model::MigrationTool::Commands(commands)) => {
+            let mut line = |key: &str, text: &str| {
+                let line: CommandLine = cx.required(&format!("{path}.{key}"), text, FromStr::from_str)?;
+                Some(std::iter::once(line.program).chain(line.args).collect::<Vec<_>>())
+            };
+            let (apply, status) = (line("apply", &commands.apply), line("status", &commands.status));
+            return Some(Tool::Commands { apply: apply?, status: status? });
+        }
+    };
+    cx.note_word(path, known);
+    Some(tools::tool_of(known))
+}
+
 
 fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<DataFrom> {
     cx.note(&asked.own("data.from"), &data.from);
@@ -181,7 +205,7 @@ fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<Da
 fn parse_folder(text: &str) -> Result<PathBuf, ValueError> {
     let path = PathBuf::from(text);
     let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if inside && !text.is_empty() {
+    if (inside || text == ".") && !text.is_empty() {
         Ok(path)
     } else {
         Err(ValueError::new(format!(

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use piton_db::mask::Mask;
+use piton_db::migrate::Tool;
 use piton_exec::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -137,17 +138,21 @@ pub enum Engine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migrations {
     /// What applies them.
-    pub tool: MigrationTool,
-    /// The folder that holds them, relative to [`Settings::root`] and so to the release folder.
+    pub tool: Tool,
+    /// The folder that holds them, relative to [`Settings::root`] and so to the release folder; `.` is that itself.
     pub folder: PathBuf,
 }
 
-/// What applies migrations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum MigrationTool {
-    /// Piton itself, from a folder of plain SQL files.
-    Sql,
+impl Migrations {
+    /// Returns the migrations as they lie in a copy of the app.
+    pub fn within(&self, app: &Path) -> piton_db::migrate::Migrations {
+        piton_db::migrate::Migrations {
+            tool: self.tool.clone(),
+            app: app.to_owned(),
+            // Joined with `.` it would not be what it is compared with.
+            folder: app.join(&self.folder).components().collect(),
+        }
+    }
 }
 
 /// How traffic moves to a release.

@@ -306,13 +306,13 @@ impl Draft<'_> {
     /// Backup, proof, and what comes of them for the database; `app` is the folder whose migrations are applied.
     fn anchor_and_migration(&mut self, names: &Names, app: Option<PathBuf>) {
         let migrations = self.settings.database.as_ref().and_then(|database| database.migrations.as_ref());
-        let folder = migrations.zip(app).map(|(migrations, app)| app.join(&migrations.folder));
+        let migrations = migrations.zip(app).map(|(migrations, app)| migrations.within(&app));
         let from = self.settings.data.as_ref().map(|data| data.environment.clone());
         let pending = self.facts.pending.as_deref().map(pending_words);
         self.anchor(names, from.clone());
-        if let Some(folder) = &folder {
-            let copy = names.rehearsal.clone();
-            let rehearse = Rehearse { golden: names.golden.clone(), copy, folder: folder.clone() };
+        if let Some(migrations) = &migrations {
+            let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
+            let rehearse = Rehearse { golden, copy, migrations: migrations.clone() };
             self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
@@ -323,9 +323,9 @@ impl Draft<'_> {
             };
             self.add("migrate.data", Phase::Migrate, clone);
         }
-        if let Some(folder) = folder {
+        if let Some(migrations) = migrations {
             let (golden, replaced) = (names.golden.clone(), names.replaced.clone());
-            let migrate = Migrate { folder, golden, replaced, undo: from.is_none() };
+            let migrate = Migrate { migrations, golden, replaced, undo: from.is_none() };
             self.add_with("migrate", Phase::Migrate, migrate, pending);
         }
     }

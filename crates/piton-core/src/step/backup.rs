@@ -80,20 +80,21 @@ fn say(ctx: &Ctx<'_, '_>, progress: &Progress) {
 }
 
 /// Shows how far the work is, and journals the programs that ran for it.
-struct Reports<'a, 'c, 'w> {
+pub(super) struct Reports<'a, 'c, 'w> {
     ctx: &'a Ctx<'c, 'w>,
     /// Why the journal could not be written.
     unwritten: RefCell<Option<Fault>>,
 }
 
 impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
-    fn new(ctx: &'a Ctx<'c, 'w>) -> Self {
+    pub(super) fn new(ctx: &'a Ctx<'c, 'w>) -> Self {
         Self { ctx, unwritten: RefCell::new(None) }
     }
 
-    fn take(&self, report: Report) {
+    pub(super) fn take(&self, report: Report) {
         match report {
             Report::Progress(progress) => say(self.ctx, &progress),
+            Report::Said(line) => self.ctx.say(&line),
             Report::Ran(ran) => {
                 if let Err(fault) = self.ctx.ran(ran) {
                     self.unwritten.borrow_mut().get_or_insert(fault);
@@ -102,7 +103,7 @@ impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
         }
     }
 
-    fn all_written(&self) -> Result<(), Fault> {
+    pub(super) fn all_written(&self) -> Result<(), Fault> {
         self.unwritten.take().map_or(Ok(()), Err)
     }
 }

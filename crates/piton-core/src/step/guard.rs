@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::migrate::MigrationError;
-use piton_db::migrate::sql::SqlFolder;
 use piton_db::{DbError, facts, identity, quote};
 use piton_exec::{Command, local};
 use piton_proxy::Slot;
@@ -17,6 +16,7 @@ use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
 use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
+use crate::look::OfCommit;
 use crate::plan::{Job, port_of};
 use crate::{files, ports, words};
 
@@ -174,6 +174,7 @@ impl Guard {
                     )));
             }
         }
+        migration_tool(settings)?;
         self.has_program(settings).await?;
         database_tools(world).await
     }
@@ -204,27 +205,45 @@ impl Guard {
         let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
         let (Some(migrations), Some(database)) = (migrations, database(source)?) else { return Ok(()) };
         // The identity guard reports a database that is away.
-        let recorded = SqlFolder::recorded(&database).await.unwrap_or_default();
-        for half in recorded.iter().filter(|recorded| !recorded.finished) {
-            let text = file_of(&self.commit, &settings.root, &migrations.folder.join(&half.name)).await?;
-            match SqlFolder::may_carry_on(&database, &half.name, text.as_deref()).await {
-                Err(error @ DbError::Migration(MigrationError::HalfApplied { .. })) => {
-                    let (environment, owner) = (&settings.environment, &source.environment);
-                    return Err(Fault::refused(format!("{owner}'s database holds a half-applied migration"))
-                        .caused_by(&error)
-                        .hint(format!(
-                            "piton migration {owner} {} --applied (or --not-applied), then piton deploy {environment}",
-                            half.name
-                        )));
-                }
-                // A file that cannot be taken apart is the rehearsal's to tell.
-                Ok(()) | Err(DbError::Migration(_)) => {}
-                Err(error) => {
-                    return Err(Fault::refused("the record of migrations cannot be read").caused_by(&error));
-                }
-            }
+        if database.connect().await.is_err() {
+            return Ok(());
         }
-        Ok(())
+        let look = OfCommit::look(&self.commit, &settings.root, migrations).await?;
+        let (environment, owner) = (&settings.environment, &source.environment);
+        let holds = |what: &str, error: &DbError| {
+            Fault::refused(format!("{owner}'s database holds {what}")).caused_by(error)
+        };
+        let mend = |name: &str| {
+            format!(
+                "piton migration {owner} {name} --applied (or --not-applied), then piton deploy {environment}"
+            )
+        };
+        let Err(error) = look.migrations.may_begin(&database).await else { return Ok(()) };
+        Err(match &error {
+            DbError::Migration(MigrationError::HalfApplied { name, .. }) => {
+                holds("a half-applied migration", &error).hint(mend(name))
+            }
+            DbError::Migration(MigrationError::Unclear { name, .. }) => {
+                holds("a failed migration", &error).hint(mend(name))
+            }
+            DbError::Migration(MigrationError::Changed { .. }) => {
+                holds("a migration that was edited since", &error)
+                    .hint(format!("git revert the edit, then piton deploy {environment}"))
+            }
+            DbError::Migration(MigrationError::NotInFolder { name }) => holds(
+                "a migration that this commit has not",
+                &error,
+            )
+            .hint(format!(
+                "git log --all -S {name} finds the commit that has it: piton deploy {environment} --ref THAT"
+            )),
+            DbError::Migration(MigrationError::Unreadable { .. }) => {
+                Fault::refused("the commit's migrations cannot be read").caused_by(&error)
+            }
+            // What else is wrong with a file is the rehearsal's to tell.
+            DbError::Migration(_) => return Ok(()),
+            _ => Fault::refused("the record of migrations cannot be read").caused_by(&error),
+        })
     }
 
     fn order_guard(&self, world: &World) -> Result<(), Fault> {
@@ -339,7 +358,7 @@ async fn has_migrations(commit: &str, settings: &Settings) -> Result<(), Fault> 
         return Ok(());
     };
     let folder = migrations.folder.display().to_string();
-    if is_listed(commit, &settings.root, &["-d"], &folder).await? {
+    if folder == "." || is_listed(commit, &settings.root, &["-d"], &folder).await? {
         return Ok(());
     }
     let short = commit.get(..7).unwrap_or(commit);
@@ -359,17 +378,18 @@ async fn is_listed(commit: &str, root: &Path, options: &[&str], path: &str) -> R
     Ok(!listed.stdout.trim().is_empty())
 }
 
-/// Reads a file of a commit as a checkout has it; `None` when the commit has none of this path.
-pub(crate) async fn file_of(commit: &str, root: &Path, path: &Path) -> Result<Option<String>, Fault> {
-    let (root, path) = (root.display().to_string(), path.display().to_string());
-    let git = || Command::new("git").args(["-C", &root]);
-    let unreadable = || format!("git could not read {path} of the commit");
-    let listed = local::run(&git().args(["ls-tree", "--name-only", commit, "--", &path])).await;
-    if listed.or_fault(unreadable)?.stdout.trim().is_empty() {
-        return Ok(None);
+/// The program that applies migrations is there, unless a build may make it.
+fn migration_tool(settings: &Settings) -> Result<(), Fault> {
+    let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+    let Some(program) = migrations.and_then(|migrations| migrations.tool.program()) else { return Ok(()) };
+    if !settings.build.run.is_empty() || program.contains('/') || ports::on_path(&program) {
+        return Ok(());
     }
-    let read = local::read(&git().args(["cat-file", "--filters", &format!("{commit}:./{path}")])).await;
-    Ok(Some(String::from_utf8_lossy(&read.or_fault(unreadable)?).into_owned()))
+    Err(Fault::refused(format!("{program} was not found on this machine"))
+        .because("database.migrations needs it, and there is no build.run that could make it")
+        .hint(format!(
+            "install {program} so that it is found through PATH, or name in build.run what installs it"
+        )))
 }
 
 async fn database_tools(world: &World) -> Result<(), Fault> {

@@ -1,22 +1,22 @@
-use std::path::{Path, PathBuf};
-
 use piton_db::fingerprint::Structure;
-use piton_db::migrate::MigrationError;
-use piton_db::migrate::sql::{MigrateOptions, Recorded, SqlFolder};
-use piton_db::{Database, DbError, Trouble};
+use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded};
+use piton_db::{Database, DbError, Report, Trouble};
+use piton_exec::{Command, EnvValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::backup::Reports;
 use super::rehearse::Rehearsed;
 use super::rewind::Rewind;
-use super::{Act, Ctx, Site, Words};
+use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without};
 use crate::fault::{Fault, OrFault};
 
 /// Applies the pending migrations to the environment's own database.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Migrate {
-    /// The folder of migrations.
-    pub folder: PathBuf,
+    /// The migrations, as the build has them.
+    #[serde(flatten)]
+    pub migrations: Migrations,
     /// The golden copy, which is the way back.
     pub golden: String,
     /// What the replaced database is called after a rewind.
@@ -36,10 +36,61 @@ struct Before {
     lossless: Option<String>,
 }
 
-/// Writes a call of `psql` that runs each pending file of a folder in a transaction of its own.
-pub(super) fn each_file(folder: &Path) -> [String; 5] {
-    let file = folder.join("EACH.sql").display().to_string();
-    ["-v".into(), "ON_ERROR_STOP=1".into(), "-1".into(), "-f".into(), file]
+/// What came of applying, for the way back.
+#[derive(Deserialize)]
+struct Outcome {
+    migrations: Vec<String>,
+}
+
+/// Writes what a person would type to apply the pending migrations to a database of the environment.
+pub(super) fn command(site: &Site<'_>, migrations: &Migrations, name: Option<&str>) -> Option<Command> {
+    match migrations.by_hand() {
+        None => {
+            // Each pending file in a transaction of its own.
+            let file = migrations.folder.join("EACH.sql").display().to_string();
+            site.psql(name, ["-v", "ON_ERROR_STOP=1", "-1", "-f", &file])
+        }
+        Some(command) => {
+            let database = super::database_of(site.settings).ok()?;
+            let database = name.map_or_else(|| database.clone(), |name| database.with_name(name));
+            Some(command.secret_env("DATABASE_URL", database.url()))
+        }
+    }
+}
+
+/// Applies what is pending to a database, and tells of it; `unproved` on a copy, before the tool may touch the live one.
+///
+/// The outer error is the journal's.
+pub(super) async fn apply(
+    ctx: &Ctx<'_, '_>,
+    migrations: &Migrations,
+    database: &Database,
+    unproved: bool,
+) -> Result<Result<Applied, DbError>, Fault> {
+    let settings = ctx.settings();
+    let url = settings.database.as_ref().map(|database| database.url.clone()).unwrap_or_default();
+    let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    let mut env: Vec<(String, EnvValue)> =
+        inherited.map(|(name, value)| (name, EnvValue::Plain(value))).collect();
+    env.extend(settings.vars.iter().map(|(name, value)| (name.clone(), EnvValue::Secret(value.clone()))));
+    env.push((WORK_MARK.into(), EnvValue::Plain(ctx.plan.id.clone())));
+    let around = Around { env, url, unproved };
+    let log = ctx.open_log()?;
+    let secrets = secret_values(settings);
+    let reports = Reports::new(ctx);
+    let applied = migrations
+        .apply(database, &around, MigrateOptions::default(), &mut |report| match report {
+            Report::Progress(progress) => ctx.say(&progress.what),
+            Report::Said(line) => {
+                use std::io::Write;
+                // The log is for people; a full disk shows itself in the step's own work.
+                let _ = writeln!(&log, "{}", without(&secrets, &line));
+            }
+            ran @ Report::Ran(_) => reports.take(ran),
+        })
+        .await;
+    reports.all_written()?;
+    Ok(applied)
 }
 
 fn unreadable() -> String {
@@ -68,22 +119,23 @@ impl Act for Migrate {
         } else {
             "the database before takes its place"
         };
-        Words::new("the pending migrations, waiting at most 2s for a lock", undo)
-            .with(site.psql(None, each_file(&self.folder)))
+        Words::new("the pending migrations, waiting at most 2s for a lock", undo).with(command(
+            site,
+            &self.migrations,
+            None,
+        ))
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         if ctx.noted().is_none() {
             self.still_as_rehearsed(&database).await?;
-            let recorded = SqlFolder::is_recorded(&database).await.or_fault(unreadable)?;
-            let applied = SqlFolder::recorded(&database).await.or_fault(unreadable)?;
+            let recorded = self.migrations.is_recorded(&database).await.or_fault(unreadable)?;
+            let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
             ctx.note(&Before { applied, recorded, lossless: None })?;
         }
-        let applied = SqlFolder::new(&self.folder)
-            .apply(&database, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
-            .await
-            .map_err(|error| fault_of(&error, &ctx.plan.environment))?;
+        let applied = apply(ctx, &self.migrations, &database, false).await?;
+        let applied = applied.map_err(|error| fault_of(ctx, &error))?;
         let structure = Structure::of(&database).await.or_fault(|| "the structure cannot be read".into())?;
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         if rehearsed.is_some_and(|rehearsed| rehearsed.structure != structure.without_subscriptions().hash())
@@ -106,14 +158,19 @@ impl Act for Migrate {
             return Ok(json!({ "rewound": true, "replaced": replaced }));
         }
         // Waits for a migration that was cut off: it may still commit.
-        SqlFolder::forget_failed(&live, before.recorded).await.map_err(|error| match error {
-            DbError::Migration(_) => fault_of(&error, &ctx.plan.environment),
+        let golden = live.with_name(&self.golden);
+        let left_nothing = self.migrations.left_nothing(&live, &golden, &before.applied, before.recorded);
+        let left_nothing = left_nothing.await.map_err(|error| match error {
+            DbError::Migration(_) => fault_of(ctx, &error),
             _ => Fault::surroundings("the failed migration's record cannot be removed").caused_by(&error),
         })?;
-        let applied = SqlFolder::recorded(&live).await.or_fault(unreadable)?;
-        if applied == before.applied && !ctx.database && !ctx.undecided {
+        // One that was taken up again does not count what it had applied before.
+        let none_ran = ctx.attempts() == 1
+            && ctx.outcome::<Outcome>(&ctx.step).is_some_and(|outcome| outcome.migrations.is_empty());
+        if (left_nothing || none_ran) && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
+        let applied = self.migrations.recorded(&live).await.or_fault(unreadable)?;
         let mut outcome = rewind
             .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
             .await?;
@@ -126,9 +183,18 @@ impl Act for Migrate {
 }
 
 /// A migration that its database refuses is the release's fault; a database that is away or busy is not.
-pub(super) fn fault_of(error: &DbError, environment: &str) -> Fault {
+pub(super) fn fault_of(ctx: &Ctx<'_, '_>, error: &DbError) -> Fault {
+    let fault = named(error, &ctx.plan.environment);
+    // A tool may print the URL that it was given.
+    let secrets = secret_values(ctx.settings());
+    Fault { why: fault.why.iter().map(|why| without(&secrets, why)).collect(), ..fault }
+}
+
+fn named(error: &DbError, environment: &str) -> Fault {
     match error {
-        DbError::Migration(MigrationError::HalfApplied { name, .. }) => {
+        DbError::Migration(
+            MigrationError::HalfApplied { name, .. } | MigrationError::Unclear { name, .. },
+        ) => {
             Fault::surroundings("a migration is half applied").caused_by(error).hint(format!(
                 "piton migration {environment} {name} --applied (or --not-applied), then piton resume {environment}"
             ))

@@ -39,7 +39,6 @@ pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
-pub(crate) use guard::file_of;
 pub use guard::{Finding, Guard};
 pub use hand_over::HandOver;
 pub use identity::Mark;
@@ -315,6 +314,11 @@ impl<'a, 'w> Ctx<'a, 'w> {
     /// Returns the step's latest note, from this run or an earlier one.
     pub fn noted(&self) -> Option<Value> {
         self.recorder.borrow().state().steps[self.index].note.clone()
+    }
+
+    /// Returns how often the step was started.
+    fn attempts(&self) -> u32 {
+        self.recorder.borrow().state().steps[self.index].attempts
     }
 
     /// Returns the name of the step before this one.

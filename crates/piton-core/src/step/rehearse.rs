@@ -1,11 +1,9 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use piton_db::changes::Expected;
 use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
-use piton_db::migrate::MigrationError;
-use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
+use piton_db::migrate::{MigrationError, Migrations};
 use piton_db::{Database, DbError, made};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,8 +18,9 @@ pub struct Rehearse {
     pub golden: String,
     /// The copy's name.
     pub copy: String,
-    /// The folder of migrations.
-    pub folder: PathBuf,
+    /// The migrations, as the build has them.
+    #[serde(flatten)]
+    pub migrations: Migrations,
 }
 
 /// What a rehearsal has shown.
@@ -43,12 +42,9 @@ impl Rehearse {
     async fn rehearse(&self, ctx: &Ctx<'_, '_>, copy: &Database) -> Result<Rehearsed, Fault> {
         let golden = copy.with_name(&self.golden);
         let before = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
-        let applied = SqlFolder::new(&self.folder)
-            .apply(copy, MigrateOptions::default(), &mut |progress| ctx.say(&progress.what))
-            .await;
-        let applied = match applied {
+        let applied = match super::migrate::apply(ctx, &self.migrations, copy, true).await? {
             Ok(applied) => applied,
-            Err(error) => return Err(failed(ctx, &error, &golden).await),
+            Err(error) => return Err(self.failed(ctx, &error, &golden).await),
         };
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
         // The way back is the golden copy itself: it must stand exactly as it was proved.
@@ -60,7 +56,7 @@ impl Rehearse {
             None
         } else {
             ctx.say("reading what the migration has made");
-            let expected = Expected::of(&golden, copy).await;
+            let expected = Expected::of(&golden, copy, self.migrations.tool.record()).await;
             Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
         };
         let definition = |change: &Change| match change {
@@ -76,34 +72,39 @@ impl Rehearse {
             changed: before.without_subscriptions().changes_to(&after).iter().map(definition).collect(),
         })
     }
-}
 
-/// Says why the migration failed on the copy, and what leads on from there.
-async fn failed(ctx: &Ctx<'_, '_>, error: &DbError, golden: &Database) -> Fault {
-    let environment = &ctx.plan.environment;
-    let untouched = format!("{environment} was not touched");
-    let fault = super::migrate::fault_of(error, environment).because(&untouched);
-    let fault = Fault { what: "the migration failed on a copy of the database".into(), ..fault };
-    let DbError::Migration(MigrationError::HalfApplied { name, .. }) = error else { return fault };
-    let recorded = SqlFolder::recorded(golden).await.unwrap_or_default();
-    if recorded.iter().any(|recorded| recorded.name == *name && !recorded.finished) {
-        // Taken up again, the release would copy the same golden copy: what a person records is in the next backup.
-        let owner = ctx.world.from.as_ref().map_or(environment, |from| &from.environment);
-        return fault.hint(format!(
-            "piton abort {environment}, piton migration {owner} {name} --applied (or --not-applied), piton deploy {environment}"
-        ));
+    /// Says why the migration failed on the copy, and what leads on from there.
+    async fn failed(&self, ctx: &Ctx<'_, '_>, error: &DbError, golden: &Database) -> Fault {
+        let environment = &ctx.plan.environment;
+        let untouched = format!("{environment} was not touched");
+        let fault = super::migrate::fault_of(ctx, error).because(&untouched);
+        let fault = Fault { what: "the migration failed on a copy of the database".into(), ..fault };
+        let DbError::Migration(
+            MigrationError::HalfApplied { name, .. } | MigrationError::Unclear { name, .. },
+        ) = error
+        else {
+            return fault;
+        };
+        let recorded = self.migrations.recorded(golden).await.unwrap_or_default();
+        if recorded.iter().any(|recorded| recorded.name == *name && !recorded.finished) {
+            // Taken up again, the release would copy the same golden copy: what a person records is in the next backup.
+            let owner = ctx.world.from.as_ref().map_or(environment, |from| &from.environment);
+            return fault.hint(format!(
+                "piton abort {environment}, piton migration {owner} {name} --applied (or --not-applied), piton deploy {environment}"
+            ));
+        }
+        Fault::surroundings(fault.what)
+            .because(format!("the session on the copy was lost in the middle of {name}"))
+            .because(untouched)
+            .hint(format!("piton resume {environment} tries it on a new copy"))
     }
-    Fault::surroundings(fault.what)
-        .because(format!("the session on the copy was lost in the middle of {name}"))
-        .because(untouched)
-        .hint(format!("piton resume {environment} tries it on a new copy"))
 }
 
 impl Act for Rehearse {
     fn words(&self, site: &Site<'_>) -> Words {
         Words::new("the pending migrations, on a copy of the golden copy", "drop the copy")
             .with(site.client("createdb", None, ["--template", &self.golden, &self.copy]))
-            .with(site.psql(Some(&self.copy), super::migrate::each_file(&self.folder)))
+            .with(super::migrate::command(site, &self.migrations, Some(&self.copy)))
             .with(site.client("dropdb", None, [&self.copy]))
     }
 
@@ -123,5 +124,24 @@ impl Act for Rehearse {
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let dropped = super::drop_made(&super::database_of(ctx.settings())?, &self.copy).await?;
         Ok(json!({ "dropped": dropped }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use piton_db::migrate::Tool;
+
+    use super::super::Step;
+    use super::*;
+
+    #[test]
+    fn a_plan_that_was_stored_before_there_were_tools_is_read() {
+        let stored = json!({ "kind": "rehearse", "golden": "g", "copy": "c", "folder": "/a/migrations" });
+        let Step::Rehearse(step) = serde_json::from_value(stored).unwrap() else { panic!("another kind") };
+        assert_eq!(step.migrations.tool, Tool::Sql);
+        let tool = Tool::Commands { apply: vec!["a".into()], status: vec!["b".into(), "c".into()] };
+        let step = Rehearse { migrations: Migrations { tool, ..step.migrations }, ..step };
+        let stored = json!(Step::from(step.clone()));
+        assert_eq!(serde_json::from_value::<Step>(stored).unwrap(), Step::from(step));
     }
 }

@@ -1,11 +1,26 @@
 //! Migrations, by the tool that an app uses.
 
+mod adapter;
+mod alembic;
+mod commands;
+mod django;
+mod foreign;
+mod golang;
 mod index;
+mod prisma;
+mod probe;
 mod run;
 mod script;
+mod sqitch;
 pub mod sql;
+mod state;
+mod tool;
 
 use std::time::Duration;
+
+pub use foreign::Around;
+pub use state::{Applied, AppliedOne, MigrateOptions, Migration, Recorded, State};
+pub use tool::{Migrations, RecordTables, Tool};
 
 use crate::Trouble;
 
@@ -37,11 +52,11 @@ pub enum MigrationError {
         why: String,
     },
     /// A statement failed.
-    #[error("{name}, line {line}: {said}; {left}")]
+    #[error("{}: {said}; {left}", place(name, *line))]
     Failed {
         /// The file.
         name: String,
-        /// The line of the statement.
+        /// The line of the statement; 0 where the tool does not tell.
         line: u32,
         /// What the server said.
         said: String,
@@ -51,11 +66,11 @@ pub enum MigrationError {
         trouble: Option<Trouble>,
     },
     /// A table stayed locked through every attempt.
-    #[error("{name}, line {line}: a lock was not to be had in {attempts} attempts of {}; held by {holders}; nothing of it was kept", seconds(*each))]
+    #[error("{}: a lock was not to be had in {attempts} attempts of {}; held by {holders}; nothing of it was kept", place(name, *line), seconds(*each))]
     Locked {
         /// The file.
         name: String,
-        /// The line of the statement.
+        /// The line of the statement; 0 where the tool does not tell.
         line: u32,
         /// How often it was tried.
         attempts: u32,
@@ -78,7 +93,65 @@ pub enum MigrationError {
         /// Why it cannot be carried on.
         why: Obstacle,
     },
-    /// Only a half-applied migration is recorded by a person.
+    /// What a tool of its own applies stopped, and nothing tells how much of it the database has.
+    #[error(
+        "{name} may be half applied: {why}; look at the database, finish or undo the rest by hand, then record it as applied or as not applied"
+    )]
+    Unclear {
+        /// The migration.
+        name: String,
+        /// Why it is not known.
+        why: String,
+    },
+    /// The database has a migration that the folder has not, and the tool does not go on with that.
+    #[error(
+        "the database has the migration {name}, and this commit does not; release a commit that has it, or take it out by hand and record it as not applied"
+    )]
+    NotInFolder {
+        /// The migration.
+        name: String,
+    },
+    /// The tool does not use the database that it is given.
+    #[error(
+        "`{command}` did not ask the database that DATABASE_URL names, so that a rehearsal would change another one, perhaps the live one; {mend}{said}"
+    )]
+    Deaf {
+        /// The command.
+        command: String,
+        /// What makes the tool obey.
+        mend: &'static str,
+        /// The tool's last words, or nothing.
+        said: String,
+    },
+    /// The tool ended well, and its record is as before.
+    #[error(
+        "`{command}` ended well, and {table} does not have {name}; Piton reads that table alone, in the schema that the URL names"
+    )]
+    NotRecorded {
+        /// The migration.
+        name: String,
+        /// The command.
+        command: String,
+        /// The tool's own table.
+        table: &'static str,
+    },
+    /// Only the tool itself can record it.
+    #[error("{name} is recorded by the tool itself alone: {command}")]
+    ByTheTool {
+        /// The migration.
+        name: String,
+        /// The tool's command.
+        command: &'static str,
+    },
+    /// A file of the tool's cannot be understood.
+    #[error("{file}: {why}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Only what stopped in the middle is recorded by a person.
     #[error("{name} is not half applied: it is {stands}")]
     NotHalfApplied {
         /// The file.
@@ -109,6 +182,13 @@ impl std::fmt::Display for Obstacle {
             Self::Uncertain => "the next one may be: the session was lost while it ran",
             Self::Edited => "the file was edited since, or is gone",
         })
+    }
+}
+
+fn place(name: &str, line: u32) -> String {
+    match line {
+        0 => name.to_owned(),
+        line => format!("{name}, line {line}"),
     }
 }
 

@@ -9,8 +9,8 @@ use tokio_postgres::types::ToSql;
 use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
 use super::index::{self, ConcurrentIndex, Standing};
 use super::script::{self, Mode, Statement};
-use super::sql::{MigrateOptions, Record, checksum, unfinished};
-use super::{MigrationError, Obstacle};
+use super::sql::{Record, checksum, unfinished};
+use super::{MigrateOptions, MigrationError, Obstacle};
 use crate::error::{Doing, SqlError};
 use crate::{DbError, Trouble, quote};
 
@@ -345,7 +345,7 @@ fn lost(client: &Client, error: &tokio_postgres::Error) -> bool {
 }
 
 /// Waits longer after each attempt, so that those who queued behind us get through.
-fn backoff(attempt: u32) -> Duration {
+pub(super) fn backoff(attempt: u32) -> Duration {
     Duration::from_millis(250 * u64::from(1_u32 << attempt.min(5)))
 }
 

@@ -86,7 +86,7 @@ impl Statement {
         self.words.len() >= words.len() && self.words.iter().zip(words).all(|(a, b)| a == b)
     }
 
-    fn begins_transaction(&self) -> bool {
+    pub(super) fn begins_transaction(&self) -> bool {
         self.starts(&["BEGIN"]) || self.starts(&["START", "TRANSACTION"])
     }
 
@@ -139,6 +139,12 @@ impl Statement {
             Some("CLUSTER") => self.words.len() == 1,
             _ => false,
         }
+    }
+
+    /// Tells whether all that the statement changes is seen in the structure.
+    pub(super) fn is_structure(&self) -> bool {
+        let kinds = ["CREATE", "ALTER", "DROP", "COMMENT", "GRANT", "REVOKE"];
+        self.words.first().is_some_and(|word| kinds.contains(&word.as_str()))
     }
 
     /// Tells whether the statement may run twice: it changes only its session, or nothing that is seen.

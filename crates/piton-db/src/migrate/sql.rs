@@ -4,17 +4,16 @@
 //! along with what it describes. It has a schema of its own: other tools take a strange table in `public` for drift.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::index::{self, Standing};
 use super::run::{self, Script};
-use super::{MigrationError, Obstacle};
+use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Obstacle, Recorded, State};
 use crate::error::Doing;
 use crate::progress::{OnProgress, Progress};
 use crate::{Database, DbError};
@@ -24,112 +23,10 @@ pub(crate) const SCHEMA: &str = "piton";
 /// The table of the record.
 pub(crate) const TABLE: &str = "migrations";
 
-/// How migrations are applied.
-#[derive(Clone, Copy, Debug)]
-pub struct MigrateOptions {
-    /// How long a statement may wait for a lock, and everybody else behind it.
-    pub lock_timeout: Duration,
-    /// How often a migration is tried when a lock was not to be had.
-    pub attempts: u32,
-    /// How long to wait for another migrating session to end.
-    pub wait_for_other: Duration,
-}
-
-impl Default for MigrateOptions {
-    fn default() -> Self {
-        Self { lock_timeout: Duration::from_secs(2), attempts: 8, wait_for_other: Duration::from_secs(10) }
-    }
-}
-
 /// A folder of migrations.
 #[derive(Clone, Debug)]
 pub struct SqlFolder {
     dir: PathBuf,
-}
-
-/// One migration of the folder or of the record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Migration {
-    /// The file's name.
-    pub name: String,
-    /// How it stands.
-    #[serde(flatten)]
-    pub state: State,
-}
-
-/// How a migration stands in a database.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum State {
-    /// Applied, from the file as it is.
-    Applied,
-    /// Not applied.
-    Pending,
-    /// It failed or was interrupted and left nothing but, at most, an invalid index; it can be run again.
-    Failed {
-        /// What the server said.
-        error: String,
-    },
-    /// It stopped in the middle, with some of its statements committed.
-    HalfApplied {
-        /// How many statements are surely done.
-        done: u32,
-        /// Of how many.
-        of: u32,
-        /// Whether the session was lost while the next statement ran.
-        running: bool,
-        /// Whether the file was edited since, or is gone.
-        edited: bool,
-        /// What the server said.
-        error: Option<String>,
-    },
-    /// Applied, and the file was edited since.
-    Changed,
-    /// Applied, and the file is gone from the folder.
-    Missing,
-}
-
-/// What a database has of one migration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recorded {
-    /// The file's name.
-    pub name: String,
-    /// Whether it has all of it.
-    pub finished: bool,
-    /// How many statements are surely done, of a file that runs statement by statement.
-    pub done: u32,
-}
-
-impl State {
-    /// Returns the state as it is said of a migration.
-    fn in_words(&self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Pending => "pending",
-            Self::Failed { .. } => "pending: it failed, and nothing of it was kept",
-            Self::HalfApplied { .. } => "half applied",
-            Self::Changed => "applied, and was edited since",
-            Self::Missing => "applied, and its file is gone",
-        }
-    }
-}
-
-/// One migration that was applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppliedOne {
-    /// The file's name.
-    pub name: String,
-    /// How long its statements took, in milliseconds.
-    pub millis: u64,
-}
-
-/// What [`SqlFolder::apply`] has done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
-    /// The migrations, in order.
-    pub migrations: Vec<AppliedOne>,
-    /// Invalid indexes and constraints that are not validated, in words, as the whole database has them.
-    pub unfinished: Vec<String>,
 }
 
 /// A row of the record.
@@ -150,13 +47,6 @@ impl Record {
     /// Tells whether the database has all or a part of the migration.
     fn stands(&self) -> bool {
         self.finished_at.is_some() || self.done > 0 || self.running
-    }
-}
-
-impl Migration {
-    /// Tells whether the database has it, from whichever version of the file.
-    pub fn is_applied(&self) -> bool {
-        matches!(self.state, State::Applied | State::Changed | State::Missing)
     }
 }
 
@@ -285,6 +175,30 @@ impl SqlFolder {
         match text {
             Some(text) => Script::read(name, text)?.is_certain(&record),
             None => Ok(()),
+        }
+    }
+
+    /// Wants every half-applied migration to be one that the next run carries on, with the folder's files.
+    ///
+    /// # Errors
+    /// As [`SqlFolder::may_carry_on`]; a file that cannot be taken apart is the run's to tell.
+    pub async fn may_begin(&self, database: &Database) -> Result<(), DbError> {
+        for half in Self::recorded(database).await?.iter().filter(|recorded| !recorded.finished) {
+            let text = self.text(&half.name)?;
+            match Self::may_carry_on(database, &half.name, text.as_deref()).await {
+                Err(DbError::Migration(MigrationError::Script { .. })) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a migration's file; `None` when there is none.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, DbError> {
+        match fs::read_to_string(self.dir.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

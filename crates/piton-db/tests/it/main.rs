@@ -11,6 +11,7 @@ mod mask;
 mod migrate;
 mod swap;
 mod target;
+mod tools;
 
 use std::task::Poll;
 

@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use piton_db::fingerprint::Structure;
-use piton_db::migrate::sql::{Applied, MigrateOptions, SqlFolder, State};
+use piton_db::migrate::sql::SqlFolder;
+use piton_db::migrate::{Applied, MigrateOptions, State};
 use piton_db::migrate::{MigrationError, Obstacle};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::eventually;

@@ -33,6 +33,8 @@ pub struct Settings {
     pub staging_from_production: bool,
     /// The file with the mask for staging's data.
     pub staging_mask: Option<&'static str>,
+    /// The lines of `[database]`.
+    pub database: String,
     /// The text of further tables, such as checks.
     pub more: String,
     /// The lines of `[environments.production]` that the stage itself does not write.
@@ -71,6 +73,7 @@ impl Settings {
             after_staging: false,
             staging_from_production: true,
             staging_mask: None,
+            database: "migrations = \"sql\"".into(),
             more: String::new(),
             more_production: String::new(),
             production: environment("production"),
@@ -96,9 +99,9 @@ impl Settings {
         let mut text = format!(
             "app = {:?}\n\n[build]\nrun = {:?}\n\n[run]\ncommand = {:?}\n\
              ready = {{ get = \"/health\", within = {:?} }}\nstop_within = \"5s\"\n\n\
-             [database]\nmigrations = \"sql\"\n\n\
+             [database]\n{}\n\n\
              [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"2%\"\nat_least = 1\n\n",
-            self.app, self.build, self.command, self.ready_within, self.steps, self.watch,
+            self.app, self.build, self.command, self.ready_within, self.database, self.steps, self.watch,
         );
         for name in ["production", "staging"] {
             let [listen, blue, green] = self.environment(name).ports;

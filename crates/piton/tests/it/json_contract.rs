@@ -53,6 +53,7 @@ struct Seen {
     log: BTreeSet<String>,
     log_verify: BTreeSet<String>,
     migration: BTreeSet<String>,
+    migration_name: BTreeSet<String>,
     config: BTreeSet<String>,
 }
 
@@ -121,9 +122,12 @@ fn what_is_printed_is_what_is_described() {
     // A person says how a half-applied migration stands.
     let half = "update piton.migrations set finished_at = null, done = 1 returning name";
     let name = stage.sql(&stage.database("production"), half).remove(0);
+    let listed = stage.piton(&["migration", "production", "--json"]).expect(0).json();
+    assert_eq!(listed["migrations"][0]["state"], "half-applied");
+    seen.migration.extend(fields(&listed, &[]));
     let recorded = stage.piton(&["migration", "production", &name, "--applied", "--json"]).expect(0).json();
     assert_eq!(recorded["applied"], true);
-    seen.migration.extend(fields(&recorded, &[]));
+    seen.migration_name.extend(fields(&recorded, &[]));
     let verified = stage.piton(&["log", "--verify", "--json"]).expect(0).json();
     assert_eq!(verified["verified"].as_u64(), Some(stage.events("production").len() as u64));
     seen.log_verify.extend(fields(&verified, &[]));
@@ -197,6 +201,7 @@ fn what_is_printed_is_what_is_described() {
         ("log", seen.log),
         ("log --verify", seen.log_verify),
         ("migration", seen.migration),
+        ("migration NAME", seen.migration_name),
         ("config", seen.config),
     ] {
         let described = described(section);

@@ -23,5 +23,6 @@ mod piton_toml_reference;
 mod processes;
 mod rewind;
 mod step_contract;
+mod tools;
 mod transcripts;
 mod way_back;

@@ -7,7 +7,8 @@ use fs_err as fs;
 use piton_core::journal::Operator;
 use piton_core::project::Project;
 use piton_db::Database;
-use piton_db::migrate::sql::{MigrateOptions, SqlFolder};
+use piton_db::migrate::MigrateOptions;
+use piton_db::migrate::sql::SqlFolder;
 use piton_exec::Secret;
 use piton_testkit::postgres::Cluster;
 

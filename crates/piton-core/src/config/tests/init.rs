@@ -46,6 +46,21 @@ fn a_shells_variable_stays_the_shells() {
 }
 
 #[test]
+fn every_migration_tool_is_recognised() {
+    for (file, lines) in [
+        ("prisma/migrations/1/migration.sql", "migrations = \"prisma\"\nfolder = \"prisma/migrations\""),
+        ("migrations/env.py", "migrations = \"alembic\"\nfolder = \"migrations\""),
+        ("manage.py", "migrations = \"django\"\nfolder = \".\""),
+        ("sqitch.plan", "migrations = \"sqitch\"\nfolder = \".\""),
+        ("migrations/1_a.up.sql", "migrations = \"golang-migrate\"\nfolder = \"migrations\""),
+        ("migrations/1_a.sql", "\nfolder = \"migrations\""),
+    ] {
+        let text = accepted(&[(file, ""), (".env.production", "DATABASE_URL=postgres:///d")]);
+        assert!(text.contains(lines), "{file}: {text}");
+    }
+}
+
+#[test]
 fn an_empty_folder() {
     let dir = folder(&[("shop/.keep", "")]);
     let shop = dir.path().join("shop");

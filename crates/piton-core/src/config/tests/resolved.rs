@@ -1,12 +1,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use piton_db::migrate::Tool;
 use piton_exec::ExposeSecret;
 use proptest::prelude::*;
 
 use super::super::{
-    CheckKind, Origin, Percent, ReferentialAction, Scalar, equal_secrets, live_keys_outside_protected, load,
-    test_keys_inside_protected,
+    CheckKind, ConfigError, Origin, Percent, ReferentialAction, Scalar, equal_secrets,
+    live_keys_outside_protected, load, test_keys_inside_protected,
 };
 use super::{FULL, SMALL, folder, read, render, resolve};
 
@@ -95,6 +96,36 @@ fn migrations_are_found() {
     assert_eq!(folder_of(&[("db/migrations/1.sql", "")]), Some(PathBuf::from("db/migrations")));
     let both = [("db/migrations/1.sql", ""), ("migrations/1.sql", "")];
     assert_eq!(folder_of(&both), Some(PathBuf::from("migrations")));
+}
+
+#[test]
+fn a_tools_folder_is_found_by_its_convention() {
+    let of = |lines: &str, files: &[(&str, &str)]| {
+        let text = format!("{SMALL}[database]\n{lines}\n");
+        let settings = resolve(&text, files, "production", &[("DATABASE_URL", "postgres:///d")])?;
+        Ok::<_, ConfigError>(settings.database.unwrap().migrations.unwrap())
+    };
+    for (word, tool, file, folder) in [
+        ("prisma", Tool::Prisma, "prisma/migrations/1/migration.sql", "prisma/migrations"),
+        ("alembic", Tool::Alembic, "alembic/env.py", "alembic"),
+        ("django", Tool::Django, "backend/manage.py", "backend"),
+        ("django", Tool::Django, "manage.py", "."),
+        ("golang-migrate", Tool::GolangMigrate, "db/migrations/1_a.up.sql", "db/migrations"),
+        ("sqitch", Tool::Sqitch, "sqitch.plan", "."),
+    ] {
+        let line = format!("migrations = \"{word}\"");
+        let found = of(&line, &[(file, "")]).unwrap();
+        assert_eq!((found.tool, found.folder), (tool, PathBuf::from(folder)), "{file}");
+        let error = of(&line, &[("unrelated", "")]).unwrap_err();
+        assert!(render(&error).contains("database.folder"), "{}", render(&error));
+        of(&format!("{line}\nfolder = \"elsewhere\""), &[("unrelated", "")]).unwrap();
+    }
+    let line = "migrations = { apply = \"rake db:migrate\", status = \"rake 'a b'\" }";
+    let commands = Tool::Commands {
+        apply: vec!["rake".into(), "db:migrate".into()],
+        status: vec!["rake".into(), "a b".into()],
+    };
+    assert_eq!(of(line, &[]).unwrap().tool, commands);
 }
 
 #[test]

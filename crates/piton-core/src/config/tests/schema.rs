@@ -56,13 +56,23 @@ fn schema_accepts(text: &str) -> bool {
     structure::check(&json_schema(), &DeTable::parse(text).unwrap()).is_empty()
 }
 
+/// Migrations are a word or a table of commands.
+fn with_commands() -> String {
+    let word = "migrations = \"sql\"";
+    assert!(FULL.contains(word));
+    FULL.replace(word, "migrations = { apply = \"rake db:migrate\", status = \"rake db:status\" }")
+}
+
 #[test]
 fn the_schema_knows_every_key_that_the_types_take() {
-    assert!(types_accept(FULL) && schema_accepts(FULL) && types_accept(SMALL) && schema_accepts(SMALL));
-    let (schema, tree) = (json_schema(), DeTable::parse(FULL).unwrap());
+    let (schema, with_commands) = (json_schema(), with_commands());
     let (mut in_schema, mut in_file) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, &schema, "", &mut in_schema);
-    keys_of_file(&DeValue::Table(tree.get_ref().clone()), "", &mut in_file);
+    for text in [FULL, SMALL, &with_commands] {
+        assert!(types_accept(text) && schema_accepts(text));
+        let tree = DeTable::parse(text).unwrap();
+        keys_of_file(&DeValue::Table(tree.get_ref().clone()), "", &mut in_file);
+    }
     // The configuration of the tests uses every key there is.
     assert_eq!(in_schema, in_file);
 }
@@ -88,6 +98,8 @@ fn types_and_schema_refuse_the_same_keys() {
         let text = FULL.replacen(inline, &inline.replacen('{', "{ surprise = 1,", 1), 1);
         assert!(!types_accept(&text) && !schema_accepts(&text), "{inline}");
     }
+    let commands = with_commands().replacen("{ apply", "{ surprise = 1, apply", 1);
+    assert!(!types_accept(&commands) && !schema_accepts(&commands));
     let top = format!("surprise = 1\n{FULL}");
     assert!(!types_accept(&top) && !schema_accepts(&top));
 }

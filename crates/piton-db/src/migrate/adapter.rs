@@ -1,0 +1,148 @@
+//! What a migration tool of its own has to tell: its files, its table, its commands. Nothing in here does anything.
+
+use std::path::Path;
+
+use piton_exec::Command;
+
+use super::tool::Files;
+use super::{Migration, MigrationError, State, script};
+
+/// A migration as the folder has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// What the tool calls it.
+    pub(super) name: String,
+    /// The checksums that the tool may have noted of it; empty where it notes none.
+    pub(super) checksums: Vec<String>,
+    /// Whether the same structure before and after a failure tells that nothing of it was kept.
+    pub(super) atomic: bool,
+    /// Whether a failure that the tool has noted left nothing for sure.
+    pub(super) whole: bool,
+    /// The migrations that it needs, where the tool has a graph of them.
+    pub(super) needs: Vec<String>,
+}
+
+/// A row of the tool's own table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) name: String,
+    /// Whether it stands for all of the migration; else it began, and nothing tells how it ended.
+    pub(super) finished: bool,
+    pub(super) checksum: Option<String>,
+    /// What the server said.
+    pub(super) said: Option<String>,
+}
+
+/// One tool.
+pub(super) trait Adapter: Send + Sync {
+    /// Returns the schema, or the table in whichever schema, that is the tool's own record.
+    fn record(&self) -> (Option<&'static str>, Option<&'static str>);
+
+    /// Returns the table to look for, and the query that reads it as [`Row`]: name, finished, checksum, said. `None` without a table.
+    fn rows(&self, files: &Files) -> Option<(&'static str, String)>;
+
+    /// Tells whether a file says something about the migrations.
+    fn reads(&self, path: &str) -> bool;
+
+    /// Lists the folder's migrations in the order in which they are applied.
+    fn known(&self, files: &Files) -> Result<Vec<Known>, MigrationError>;
+
+    /// Joins files and record.
+    fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
+        by_name(known, rows)
+    }
+
+    /// Tells whether a migration that stands so is in the way of the next run.
+    fn minds(&self, state: &State) -> bool {
+        !matches!(state, State::Applied | State::Pending)
+    }
+
+    /// Returns a command that lists all migrations in their order, those of packages as well, and changes nothing.
+    fn listing(&self, _app: &Path, _folder: &Path) -> Option<Command> {
+        None
+    }
+
+    /// Reads a line of that list.
+    fn listed(&self, _line: &str) -> Option<String> {
+        None
+    }
+
+    /// Builds the command that applies a migration, and as few others as the tool can.
+    fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command;
+
+    /// Builds a command that asks the database how it stands, and changes nothing.
+    fn look(&self, app: &Path, folder: &Path) -> Command;
+
+    /// Says what makes the tool use the database that `DATABASE_URL` names.
+    fn mend(&self) -> &'static str;
+
+    /// Names the tool's own command that records a migration as applied.
+    fn by_hand(&self) -> &'static str;
+
+    /// Returns the statements that record a migration as applied or as not applied; none where the tool cannot.
+    fn mark(&self, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String>;
+}
+
+/// Finds the app's own program where its packages are, or else leaves it to `PATH`.
+pub(super) fn program(app: &Path, name: &str) -> Command {
+    let own = ["node_modules/.bin", ".venv/bin", "venv/bin"].map(|folder| app.join(folder).join(name));
+    let own = own.into_iter().find(|program| program.is_file());
+    Command::new(own.map_or_else(|| name.to_owned(), |program| program.display().to_string()))
+}
+
+/// Joins by name: each row stands for its own migration alone.
+pub(super) fn by_name(known: &[Known], rows: &[Row]) -> Vec<Migration> {
+    let mut all: Vec<Migration> = known
+        .iter()
+        .map(|one| {
+            let of_it = || rows.iter().filter(|row| row.name == one.name);
+            let row = of_it().find(|row| row.finished).or_else(|| of_it().next_back());
+            Migration { name: one.name.clone(), state: state(Some(one), row) }
+        })
+        .collect();
+    for row in rows {
+        if all.iter().all(|migration| migration.name != row.name) {
+            all.push(Migration { name: row.name.clone(), state: state(None, Some(row)) });
+        }
+    }
+    all
+}
+
+pub(super) fn state(known: Option<&Known>, row: Option<&Row>) -> State {
+    let Some(row) = row else { return State::Pending };
+    if !row.finished {
+        if let Some(error) = row.said.clone().filter(|_| known.is_some_and(|known| known.whole)) {
+            return State::Failed { error };
+        }
+        return State::HalfApplied { done: 0, of: 0, running: true, edited: false, error: row.said.clone() };
+    }
+    match (known, &row.checksum) {
+        (None, _) => State::Missing,
+        (Some(known), Some(sum)) if !known.checksums.is_empty() && !known.checksums.contains(sum) => {
+            State::Changed
+        }
+        _ => State::Applied,
+    }
+}
+
+/// Tells whether a script's statements all change structure alone, so that an equal structure means that none was carried out.
+pub(super) fn is_structure_alone(script: &str) -> bool {
+    script::split(script).is_ok_and(|statements| statements.iter().all(script::Statement::is_structure))
+}
+
+/// Tells whether a script runs in one transaction when it is sent to the server as a whole.
+pub(super) fn is_one_transaction(script: &str) -> bool {
+    script::read(script).is_ok_and(|(_, mode)| mode == script::Mode::OneTransaction)
+}
+
+/// Tells whether a script is one transaction by its own `BEGIN` and `COMMIT`.
+pub(super) fn is_wrapped(script: &str) -> bool {
+    is_one_transaction(script)
+        && script::split(script)
+            .is_ok_and(|statements| statements.first().is_some_and(script::Statement::begins_transaction))
+}
+
+/// Counts a script's statements.
+pub(super) fn statements(script: &str) -> Option<usize> {
+    script::split(script).ok().map(|statements| statements.len())
+}

@@ -1,0 +1,112 @@
+//! Django: a folder of migrations in each app, and a table with those that were applied.
+
+use std::path::Path;
+
+use piton_exec::Command;
+
+use super::adapter::{Adapter, Known, Row, by_name, program};
+use super::tool::Files;
+use super::{Migration, MigrationError, State};
+use crate::quote;
+
+const TABLE: &str = "django_migrations";
+
+pub(super) struct Django;
+
+fn manage(app: &Path, folder: &Path) -> Command {
+    program(app, "python3").arg(folder.join("manage.py").display().to_string())
+}
+
+/// Reads `shop/migrations/0001_initial.py` as `shop.0001_initial`.
+fn name_of(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.strip_suffix(".py")?.split('/').collect();
+    let [.., app, "migrations", name] = parts[..] else { return None };
+    (name != "__init__").then(|| format!("{app}.{name}"))
+}
+
+fn app_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(app, _)| app)
+}
+
+impl Adapter for Django {
+    fn record(&self) -> (Option<&'static str>, Option<&'static str>) {
+        (None, Some(TABLE))
+    }
+
+    fn rows(&self, _files: &Files) -> Option<(&'static str, String)> {
+        let query = "select app::text || '.' || name::text, true, null::text, null::text from django_migrations order by id";
+        Some((TABLE, query.into()))
+    }
+
+    fn reads(&self, path: &str) -> bool {
+        name_of(path).is_some()
+    }
+
+    fn known(&self, files: &Files) -> Result<Vec<Known>, MigrationError> {
+        let mut known: Vec<Known> = files
+            .iter()
+            .filter_map(|(path, text)| {
+                let spaceless: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+                Some(Known {
+                    name: name_of(path)?,
+                    checksums: Vec::new(),
+                    atomic: !spaceless.contains("atomic=False"),
+                    whole: false,
+                    needs: Vec::new(),
+                })
+            })
+            .collect();
+        known.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(known)
+    }
+
+    /// The migrations of packages are not in the folder: without the tool's own list nothing is known of them.
+    fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
+        let own = |row: &&Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
+        by_name(known, &rows.iter().filter(own).cloned().collect::<Vec<_>>())
+    }
+
+    fn minds(&self, _state: &State) -> bool {
+        false
+    }
+
+    fn listing(&self, app: &Path, folder: &Path) -> Option<Command> {
+        Some(self.look(app, folder))
+    }
+
+    fn listed(&self, line: &str) -> Option<String> {
+        let line = line.trim_start();
+        let rest = line.strip_prefix("[X]").or_else(|| line.strip_prefix("[ ]"))?;
+        rest.split_whitespace().next().filter(|name| name.contains('.')).map(str::to_owned)
+    }
+
+    fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {
+        let (label, migration) = name.split_once('.').unwrap_or((name, ""));
+        manage(app, folder).args(["migrate", label, migration, "--noinput"])
+    }
+
+    fn look(&self, app: &Path, folder: &Path) -> Command {
+        manage(app, folder).args(["showmigrations", "--plan"])
+    }
+
+    fn mend(&self) -> &'static str {
+        "let DATABASES[\"default\"] in the settings come from os.environ[\"DATABASE_URL\"], its OPTIONS as well"
+    }
+
+    fn by_hand(&self) -> &'static str {
+        "manage.py migrate --fake APP NAME"
+    }
+
+    fn mark(&self, _known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+        let Some((app, migration)) = name.split_once('.') else { return Vec::new() };
+        let (app, migration) = (quote::literal(app), quote::literal(migration));
+        vec![match applied {
+            true => {
+                format!(
+                    "insert into django_migrations (app, name, applied) values ({app}, {migration}, now())"
+                )
+            }
+            false => format!("delete from django_migrations where app = {app} and name = {migration}"),
+        }]
+    }
+}

@@ -1,0 +1,560 @@
+//! Runs a tool of its own, and believes its table alone.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use piton_exec::{Command, EnvValue, ExposeSecret, Secret, local};
+use tokio_postgres::Client;
+
+use super::adapter::{Adapter, Known, Row};
+use super::run::{backoff, holders, lock};
+use super::sql::unfinished;
+use super::tool::{Files, Migrations};
+use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe};
+use crate::error::Doing;
+use crate::fingerprint::Structure;
+use crate::progress::{OnReport, Progress, Ran, Report};
+use crate::{Database, DbError, Trouble};
+
+/// What a tool runs with, besides its database.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// The environment's variables; nothing else is inherited.
+    pub env: Vec<(String, EnvValue)>,
+    /// The URL of the environment's database, under whichever names the variables have it: each is made to name the database
+    /// that is meant.
+    pub url: Secret,
+    /// Whether it has still to be proved that the tool uses the database that it is given.
+    pub unproved: bool,
+}
+
+/// Folders that hold packages and not the app.
+const PACKAGES: [&str; 4] = ["node_modules", "venv", "site-packages", "__pycache__"];
+
+/// What a session of a tool is called, as far as its driver lets us say so.
+const SESSION: &str = "piton migration";
+
+/// Reads the files that say something about the migrations.
+fn files(adapter: &dyn Adapter, folder: &Path) -> Result<Files, DbError> {
+    let mut files = Files::new();
+    let mut next = vec![folder.to_owned()];
+    while let Some(dir) = next.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if path.is_dir() {
+                let is_own =
+                    !name.starts_with('.') && !PACKAGES.contains(&name.as_str()) && !path.is_symlink();
+                next.extend(is_own.then_some(path));
+                continue;
+            }
+            let within = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+            if adapter.reads(&within) {
+                files.insert(within, fs::read_to_string(&path)?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+async fn rows(adapter: &dyn Adapter, files: &Files, client: &Client) -> Result<Vec<Row>, DbError> {
+    let Some((table, query)) = adapter.rows(files) else { return Ok(Vec::new()) };
+    let what = || format!("read {table}");
+    let there = client.query_one("select pg_catalog.to_regclass($1) is not null", &[&table]).await;
+    if !there.doing(what)?.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let rows = client.query(&query, &[]).await.doing(what)?;
+    let row = |row: &tokio_postgres::Row| Row {
+        name: row.get(0),
+        finished: row.get(1),
+        checksum: row.get(2),
+        said: row.get(3),
+    };
+    Ok(rows.iter().map(row).collect())
+}
+
+/// The migrations as the files have them and as the record has them.
+struct Look {
+    known: Vec<Known>,
+    rows: Vec<Row>,
+    states: Vec<Migration>,
+}
+
+async fn look(adapter: &dyn Adapter, folder: &Path, client: &Client) -> Result<Look, DbError> {
+    let files = files(adapter, folder)?;
+    let known = adapter.known(&files)?;
+    let rows = rows(adapter, &files, client).await?;
+    Ok(Look { states: adapter.join(&known, &rows), known, rows })
+}
+
+pub(super) async fn status(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+) -> Result<Vec<Migration>, DbError> {
+    Ok(look(adapter, folder, &*database.connect().await?).await?.states)
+}
+
+pub(super) async fn recorded(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+) -> Result<Vec<Recorded>, DbError> {
+    let states = status(adapter, folder, database).await?;
+    let one = |migration: Migration| {
+        let finished = migration.is_applied();
+        let stands = finished || matches!(migration.state, State::HalfApplied { .. } | State::Failed { .. });
+        stands.then_some(Recorded { name: migration.name, finished, done: 0 })
+    };
+    Ok(states.into_iter().filter_map(one).collect())
+}
+
+pub(super) async fn may_begin(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+) -> Result<(), DbError> {
+    Ok(refuse(adapter, &status(adapter, folder, database).await?)?)
+}
+
+/// Refuses what is in the way of the next run.
+fn refuse(adapter: &dyn Adapter, states: &[Migration]) -> Result<(), MigrationError> {
+    let Some(Migration { name, state }) = states.iter().find(|migration| adapter.minds(&migration.state))
+    else {
+        return Ok(());
+    };
+    let name = name.clone();
+    Err(match state {
+        State::Changed => MigrationError::Changed { name },
+        State::Missing => MigrationError::NotInFolder { name },
+        State::Failed { error } | State::HalfApplied { error: Some(error), .. } => {
+            MigrationError::Unclear { name, why: format!("it failed: {}", gist(error)) }
+        }
+        _ => MigrationError::Unclear { name, why: "it began, and its end was not noted".into() },
+    })
+}
+
+/// The tool, its files and the database that it is to change.
+struct Run<'a> {
+    adapter: &'a dyn Adapter,
+    migrations: &'a Migrations,
+    database: &'a Database,
+    around: &'a Around,
+    options: MigrateOptions,
+    client: &'a Client,
+}
+
+pub(super) async fn apply(
+    adapter: &dyn Adapter,
+    migrations: &Migrations,
+    database: &Database,
+    around: &Around,
+    options: MigrateOptions,
+    report: OnReport<'_>,
+) -> Result<Applied, DbError> {
+    let client = database.connect().await?;
+    // Of two Pitons one waits; the tool's own lock, where it has one, keeps others away.
+    lock(&client, options.wait_for_other).await?;
+    end_sessions(&client).await?;
+    let exact = database.with_exact_ssl(&client).await?;
+    let run = Run { adapter, migrations, database: &exact, around, options, client: &client };
+    let applied = match adapter.rows(&Files::new()) {
+        Some(_) => run.pending(report).await?,
+        None => run.by_exit_code(report).await?,
+    };
+    Ok(Applied { migrations: applied, unfinished: unfinished(&client).await? })
+}
+
+impl Run<'_> {
+    /// Runs the tool until its record has everything.
+    async fn pending(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
+        let mut look = self.look().await?;
+        refuse(self.adapter, &look.states)?;
+        if self.around.unproved && (is_pending(&look.states) || self.listing().is_some()) {
+            self.prove(report).await?;
+        }
+        let all = self.listed(report).await?;
+        self.complete(&mut look, &all);
+        let mut applied: Vec<AppliedOne> = Vec::new();
+        let total = look.states.iter().filter(|one| matches!(one.state, State::Pending)).count() as u64;
+        while let Some(next) = next(&look) {
+            let (what, done) = (next.name.clone(), applied.len() as u64);
+            report(Report::Progress(Progress { doing: "migrate", what, done, total }));
+            let took = self.one(&next, &look, report).await?;
+            let mut after = self.look().await?;
+            self.complete(&mut after, &all);
+            let was = |name: &str| look.states.iter().any(|one| one.name == name && one.is_applied());
+            let new: Vec<&Migration> =
+                after.states.iter().filter(|one| one.is_applied() && !was(&one.name)).collect();
+            if new.is_empty() {
+                return Err(self.not_recorded(next.name).into());
+            }
+            // Where the tool applies several at once, nobody sees how long each of them took.
+            let each = took / u32::try_from(new.len()).unwrap_or(1);
+            applied.extend(
+                new.into_iter().map(|one| AppliedOne { name: one.name.clone(), millis: millis(each) }),
+            );
+            refuse(self.adapter, &after.states)?;
+            look = after;
+        }
+        Ok(applied)
+    }
+
+    /// Runs a tool whose record is not known, when its own look says that something is pending.
+    async fn by_exit_code(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
+        let look = self.adapter.look(&self.migrations.app, &self.migrations.folder);
+        if self.around.unproved {
+            self.prove(report).await?;
+        }
+        if self.run(look.clone(), report).await?.success() {
+            return Ok(Vec::new());
+        }
+        let apply = self.adapter.apply(&self.migrations.app, &self.migrations.folder, "");
+        let name = apply.to_string();
+        let known = Known {
+            name: name.clone(),
+            checksums: Vec::new(),
+            atomic: false,
+            whole: false,
+            needs: Vec::new(),
+        };
+        let before = Look { known: Vec::new(), rows: Vec::new(), states: Vec::new() };
+        report(Report::Progress(Progress { doing: "migrate", what: name.clone(), done: 0, total: 1 }));
+        let took = self.one(&known, &before, report).await?;
+        let again = self.run(look, report).await?;
+        if !again.success() {
+            let said = format!("{}: {}", self.adapter.by_hand(), last_words(&again));
+            let left = "it ended well, and the status command says that something is pending still".into();
+            return Err(MigrationError::Failed { name, line: 0, said, left, trouble: None }.into());
+        }
+        Ok(vec![AppliedOne { name, millis: millis(took) }])
+    }
+
+    async fn look(&self) -> Result<Look, DbError> {
+        look(self.adapter, &self.migrations.folder, self.client).await
+    }
+
+    fn listing(&self) -> Option<Command> {
+        self.adapter.listing(&self.migrations.app, &self.migrations.folder)
+    }
+
+    /// Asks the tool for all migrations in their order, those of packages as well.
+    async fn listed(&self, report: OnReport<'_>) -> Result<Vec<String>, DbError> {
+        let Some(listing) = self.listing() else { return Ok(Vec::new()) };
+        let mut names = Vec::new();
+        let dressed = self.dressed(listing.clone(), self.database)?;
+        let output = local::run_with(&dressed, |_, line| names.extend(self.adapter.listed(line))).await?;
+        report(Report::Ran(self.ran(&listing, &output)));
+        if !output.success() {
+            let (name, said) = (listing.to_string(), last_words(&output));
+            let left = "nothing was applied".into();
+            let trouble = self.trouble(&said).await;
+            return Err(MigrationError::Failed { name, line: 0, said, left, trouble }.into());
+        }
+        Ok(names)
+    }
+
+    /// Puts the migrations of packages among those of the folder, in the tool's order.
+    fn complete(&self, look: &mut Look, all: &[String]) {
+        if all.is_empty() {
+            return;
+        }
+        let of_package = |name: &String| Known {
+            name: name.clone(),
+            checksums: Vec::new(),
+            atomic: true,
+            whole: false,
+            needs: Vec::new(),
+        };
+        look.known = all
+            .iter()
+            .map(|name| {
+                look.known
+                    .iter()
+                    .find(|known| known.name == *name)
+                    .cloned()
+                    .unwrap_or_else(|| of_package(name))
+            })
+            .collect();
+        look.states = self.adapter.join(&look.known, &look.rows);
+    }
+
+    /// Applies one migration; again after a lock was not to be had, where that left nothing.
+    async fn one(&self, next: &Known, before: &Look, report: OnReport<'_>) -> Result<Duration, DbError> {
+        let structure = structure(self.adapter, self.database).await?;
+        let command = self.adapter.apply(&self.migrations.app, &self.migrations.folder, &next.name);
+        let mut attempt = 1;
+        loop {
+            let output = self.run(command.clone(), report).await?;
+            if output.success() {
+                return Ok(output.elapsed);
+            }
+            let said = last_words(&output);
+            let trouble = self.trouble(&said).await;
+            let (name, line) = (next.name.clone(), 0);
+            if trouble == Some(Trouble::Away) {
+                let left = "whether something of it was kept is not known; the tool's record tells".into();
+                return Err(MigrationError::Failed { name, line, said, left, trouble }.into());
+            }
+            let clean = next.atomic && structure == self::structure(self.adapter, self.database).await?;
+            if clean {
+                self.forget(&next.name, before).await?;
+            }
+            let locked = ["55P03", "LockNotAvailable", "lock timeout"].iter().any(|sign| said.contains(sign));
+            let (attempts, each) = (self.options.attempts, self.options.lock_timeout);
+            if locked && clean && attempt < attempts {
+                tokio::time::sleep(backoff(attempt)).await;
+                attempt += 1;
+                continue;
+            }
+            if locked && clean {
+                let holders = holders(self.client).await;
+                return Err(MigrationError::Locked { name, line, attempts, each, holders }.into());
+            }
+            let left = match clean {
+                true => "nothing of it was kept",
+                false => "some of it may be kept",
+            };
+            return Err(MigrationError::Failed { name, line, said, left: left.into(), trouble }.into());
+        }
+    }
+
+    /// Takes a failure that left nothing out of the tool's record, where it was not before.
+    async fn forget(&self, name: &str, before: &Look) -> Result<(), DbError> {
+        let look = self.look().await?;
+        if look.rows != before.rows && look.states.iter().any(|one| one.name == name && is_open(&one.state)) {
+            write(self.client, &self.adapter.mark(&look.known, &look.rows, name, false)).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, command: Command, report: OnReport<'_>) -> Result<local::Output, DbError> {
+        let dressed = self.dressed(command.clone(), self.database)?;
+        let output = local::run_with(&dressed, |_, line| report(Report::Said(line.to_owned()))).await?;
+        report(Report::Ran(self.ran(&command, &output)));
+        Ok(output)
+    }
+
+    fn ran(&self, command: &Command, output: &local::Output) -> Ran {
+        Ran { command: shown(command), code: output.code, took: output.elapsed }
+    }
+
+    /// Proves that the tool uses the database that it is given, before it may change one.
+    async fn prove(&self, report: OnReport<'_>) -> Result<(), DbError> {
+        let command = self.adapter.look(&self.migrations.app, &self.migrations.folder);
+        let heard = probe::hears(|database| self.dressed(command.clone(), database), self.database).await?;
+        match heard.said {
+            None => Ok(()),
+            Some(output) => {
+                report(Report::Ran(self.ran(&command, &output)));
+                let said = last_words(&output);
+                let said = if said.is_empty() { said } else { format!("; it said: {said}") };
+                let (command, mend) = (command.to_string(), self.adapter.mend());
+                Err(MigrationError::Deaf { command, mend, said }.into())
+            }
+        }
+    }
+
+    /// Gives a command the app's variables, and the database under every name that a driver may look for.
+    fn dressed(&self, command: Command, database: &Database) -> Result<Command, DbError> {
+        let limit = self.options.lock_timeout.as_millis().to_string();
+        let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION)];
+        let url = database.tool_url(&settings);
+        let mut command = command;
+        if command.cwd.is_none() {
+            command = command.cwd(&self.migrations.app);
+        }
+        // An empty prefix is every variable's.
+        command = command.without_env("");
+        for (name, value) in &self.around.env {
+            let is_url = matches!(value, EnvValue::Secret(value) if value.expose_secret() == self.around.url.expose_secret());
+            command = match value {
+                _ if is_url => command.secret_env(name, url.clone()),
+                EnvValue::Secret(value) => command.secret_env(name, value.clone()),
+                EnvValue::Plain(value) => command.env(name, value),
+            };
+        }
+        // What a build made is compared by its digest later: Python shall put nothing beside its files.
+        Ok(database
+            .migrating_env(command, &settings, SESSION)
+            .secret_env("DATABASE_URL", url)
+            .env("PYTHONDONTWRITEBYTECODE", "1"))
+    }
+
+    fn not_recorded(&self, name: String) -> MigrationError {
+        let command = self.adapter.apply(&self.migrations.app, &self.migrations.folder, &name).to_string();
+        let table = self.adapter.rows(&Files::new()).map_or("", |(table, _)| table);
+        MigrationError::NotRecorded { name, command, table }
+    }
+
+    /// Tells whether the surroundings failed, and not the migration.
+    async fn trouble(&self, said: &str) -> Option<Trouble> {
+        if ["53100", "No space left on device"].iter().any(|sign| said.contains(sign)) {
+            return Some(Trouble::Room);
+        }
+        let begin = Instant::now();
+        // A server that comes up again refuses sessions for a moment.
+        while begin.elapsed() < Duration::from_secs(1) {
+            match self.client.simple_query("select").await {
+                Ok(_) => return None,
+                Err(_) if self.client.is_closed() => return Some(Trouble::Away),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        Some(Trouble::Away)
+    }
+}
+
+fn next(look: &Look) -> Option<Known> {
+    let is_next = |known: &&Known| look.states.iter().any(|one| one.name == known.name && !one.is_applied());
+    look.known.iter().find(is_next).cloned()
+}
+
+fn is_pending(states: &[Migration]) -> bool {
+    states.iter().any(|one| !one.is_applied())
+}
+
+/// Tells whether the tool has noted a beginning without an end.
+fn is_open(state: &State) -> bool {
+    matches!(state, State::HalfApplied { .. } | State::Failed { .. })
+}
+
+/// Returns the structure without what the tool's own record is made of, which a failure may have made as well.
+async fn structure(adapter: &dyn Adapter, database: &Database) -> Result<Structure, DbError> {
+    let mut structure = Structure::of(database).await?;
+    let (schema, table) = adapter.record();
+    if let Some(name) = schema.or(table) {
+        structure.0.retain(|object, _| !object.contains(name));
+    }
+    Ok(structure)
+}
+
+pub(super) async fn left_nothing(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    live: &Database,
+    golden: &Database,
+    before: &[Recorded],
+) -> Result<bool, DbError> {
+    let client = live.connect().await?;
+    lock(&client, MigrateOptions::default().wait_for_other).await?;
+    end_sessions(&client).await?;
+    let look = look(adapter, folder, &client).await?;
+    let Some(cut_off) = next(&look) else {
+        return Ok(adapter.rows(&Files::new()).is_some() && recorded(adapter, folder, live).await? == before);
+    };
+    if !cut_off.atomic || structure(adapter, live).await? != structure(adapter, golden).await? {
+        return Ok(false);
+    }
+    let is_new = before.iter().all(|one| one.name != cut_off.name);
+    if is_new && look.states.iter().any(|one| one.name == cut_off.name && is_open(&one.state)) {
+        write(&client, &adapter.mark(&look.known, &look.rows, &cut_off.name, false)).await?;
+    }
+    Ok(recorded(adapter, folder, live).await? == before)
+}
+
+/// Ends what a tool that was killed has left on the server: it may still commit.
+async fn end_sessions(client: &Client) -> Result<(), DbError> {
+    let begin = Instant::now();
+    loop {
+        let left = client
+            .query(
+                "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+                 where datname = current_database() and application_name = $1 and usename = current_user",
+                &[&SESSION],
+            )
+            .await
+            .doing(|| "end the sessions of a migration that was cut off".into())?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if begin.elapsed() > Duration::from_secs(10) {
+            let sessions = vec!["a migration that was cut off and does not end".to_owned()];
+            return Err(DbError::InUse { name: "the database".into(), sessions });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Returns the statements that record a migration as a person says, when it is one for a person.
+pub(super) async fn statements(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+    name: &str,
+    applied: bool,
+) -> Result<Vec<String>, DbError> {
+    let look = look(adapter, folder, &*database.connect().await?).await?;
+    let name = name.to_owned();
+    let Some(one) = look.states.iter().find(|one| one.name == name) else {
+        return Err(MigrationError::Unknown { name }.into());
+    };
+    let fits = match one.state {
+        State::HalfApplied { .. } | State::Failed { .. } => true,
+        // A tool without a trace of its failures leaves it to a person to have finished one.
+        State::Pending => applied,
+        State::Missing => !applied,
+        State::Applied | State::Changed => false,
+    };
+    if !fits {
+        return Err(MigrationError::NotHalfApplied { name, stands: one.state.in_words() }.into());
+    }
+    let statements = adapter.mark(&look.known, &look.rows, &name, applied);
+    if statements.is_empty() {
+        return Err(MigrationError::ByTheTool { name, command: adapter.by_hand() }.into());
+    }
+    Ok(statements)
+}
+
+pub(super) async fn resolve(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+    name: &str,
+    applied: bool,
+) -> Result<(), DbError> {
+    let client = database.connect().await?;
+    lock(&client, MigrateOptions::default().wait_for_other).await?;
+    let statements = statements(adapter, folder, database, name, applied).await?;
+    write(&client, &statements).await
+}
+
+/// Changes the tool's record in one transaction.
+async fn write(client: &Client, statements: &[String]) -> Result<(), DbError> {
+    let all = format!("begin; {}; commit", statements.join("; "));
+    if let Err(error) = client.batch_execute(&all).await {
+        // The first error is the one to tell.
+        let _ = client.batch_execute("rollback").await;
+        return Err(error).doing(|| "change the tool's record of migrations".into());
+    }
+    Ok(())
+}
+
+/// Prints a command as a person would type it.
+fn shown(command: &Command) -> String {
+    command.clone().secret_env("DATABASE_URL", Secret::default()).to_string()
+}
+
+/// Returns what a program said at last, in one line each.
+fn last_words(output: &local::Output) -> String {
+    let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(LAST_LINES);
+    lines[from..].join("\n")
+}
+
+/// Picks the server's words out of what a tool has noted.
+fn gist(noted: &str) -> &str {
+    let mut lines = noted.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next().unwrap_or(noted);
+    lines.find(|line| line.contains("ERROR:")).unwrap_or(first)
+}
+
+/// Enough for an error of SQLAlchemy, which repeats the statement after the server's words.
+const LAST_LINES: usize = 12;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,167 @@
+//! Sqitch: a plan of changes with a deploy script each, and a schema that says what was deployed.
+
+use std::path::Path;
+
+use piton_exec::Command;
+use ring::digest;
+
+use super::adapter::{Adapter, Known, Row, by_name, is_wrapped, program};
+use super::prisma::hex;
+use super::tool::Files;
+use super::{Migration, MigrationError, State};
+use crate::quote;
+
+const PLAN: &str = "sqitch.plan";
+
+pub(super) struct Sqitch;
+
+/// Builds a call in the plan's folder; where the database is stands in libpq's variables.
+fn sqitch(app: &Path, folder: &Path, args: &[&str]) -> Command {
+    program(app, "sqitch").args(args.iter().copied()).args(["--target", "db:pg:"]).cwd(folder)
+}
+
+/// Returns the name that a change was planned with: a reworked one is called `name@tag` afterwards.
+fn planned(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(planned, _)| planned)
+}
+
+fn project(files: &Files) -> &str {
+    let plan = files.get(PLAN).map_or("", String::as_str);
+    plan.lines().find_map(|line| line.trim().strip_prefix("%project=")).unwrap_or_default()
+}
+
+/// Lists the plan's changes by the names that tell them apart.
+fn changes(plan: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    // Where the next tag goes: it names all changes before it that are reworked after it.
+    let mut tagged: Vec<(usize, String)> = Vec::new();
+    for line in plan.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with(['%', '#']) {
+            continue;
+        }
+        let word = line.split_whitespace().next().unwrap_or_default();
+        if let Some(tag) = word.strip_prefix('@') {
+            tagged.push((names.len(), tag.to_owned()));
+            continue;
+        }
+        let name = word.trim_start_matches('+');
+        if let Some(earlier) = names.iter().rposition(|other| other == name)
+            && let Some((_, tag)) = tagged.iter().rfind(|(at, _)| *at > earlier)
+        {
+            names[earlier] = format!("{name}@{tag}");
+        }
+        names.push(name.to_owned());
+    }
+    names
+}
+
+impl Adapter for Sqitch {
+    fn record(&self) -> (Option<&'static str>, Option<&'static str>) {
+        (Some("sqitch"), None)
+    }
+
+    fn rows(&self, files: &Files) -> Option<(&'static str, String)> {
+        let project = quote::literal(project(files));
+        let query = format!(
+            "select change, true, script_hash, null::text, planned_at from sqitch.changes where project = {project}
+             union all
+             select change, false, null::text, 'sqitch has noted that its deploy script failed', planned_at
+             from (select distinct on (change_id) * from sqitch.events where project = {project}
+                   order by change_id, committed_at desc) e
+             where event = 'fail' and not exists (select from sqitch.changes c where c.change_id = e.change_id)
+             order by 5"
+        );
+        Some(("sqitch.changes", query))
+    }
+
+    fn reads(&self, path: &str) -> bool {
+        path == PLAN || (path.starts_with("deploy/") && path.ends_with(".sql"))
+    }
+
+    fn known(&self, files: &Files) -> Result<Vec<Known>, MigrationError> {
+        let Some(plan) = files.get(PLAN) else {
+            return Err(MigrationError::Unreadable {
+                file: PLAN.into(),
+                why: "it is not in the folder".into(),
+            });
+        };
+        let one = |name: String| {
+            let script = files.get(&format!("deploy/{name}.sql"));
+            let sha1 = |text: &String| {
+                hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
+            };
+            let wrapped = script.is_some_and(|text| is_wrapped(text));
+            Known {
+                name,
+                checksums: script.map(sha1).into_iter().collect(),
+                atomic: wrapped,
+                whole: wrapped,
+                needs: Vec::new(),
+            }
+        };
+        Ok(changes(plan).into_iter().map(one).collect())
+    }
+
+    /// The record has the names of the plan, in which a reworked change comes again.
+    fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
+        let mut taken: Vec<&str> = Vec::new();
+        let renamed: Vec<Row> = rows
+            .iter()
+            .map(|row| {
+                let mut fits = known.iter().map(|known| known.name.as_str());
+                let name = fits.find(|name| planned(name) == row.name && !taken.contains(name));
+                taken.extend(name);
+                Row { name: name.unwrap_or(&row.name).to_owned(), ..row.clone() }
+            })
+            .collect();
+        by_name(known, &renamed)
+    }
+
+    fn minds(&self, state: &State) -> bool {
+        // It tries again by itself what has left nothing.
+        !matches!(state, State::Applied | State::Pending | State::Failed { .. })
+    }
+
+    fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {
+        let to = if name.contains('@') { name.to_owned() } else { format!("{name}@HEAD") };
+        sqitch(app, folder, &["deploy", "--mode", "change", "--to-change", &to])
+    }
+
+    fn look(&self, app: &Path, folder: &Path) -> Command {
+        sqitch(app, folder, &["status"])
+    }
+
+    fn mend(&self) -> &'static str {
+        "let `sqitch` be Sqitch's own program, with its engine for PostgreSQL"
+    }
+
+    fn by_hand(&self) -> &'static str {
+        "sqitch deploy --log-only --to-change CHANGE"
+    }
+
+    /// A change that is applied has an identifier over its whole history, which Sqitch alone computes.
+    fn mark(&self, _known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+        if applied {
+            return Vec::new();
+        }
+        vec![format!(
+            "delete from sqitch.events e where event = 'fail' and change = {}
+             and not exists (select from sqitch.changes c where c.change_id = e.change_id)",
+            quote::literal(planned(name))
+        )]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_with_its_reworked_changes() {
+        let plan = "%syntax-version=1.0.0\n%project=shop\n\n# first\nusers 2026-01-01T00:00:00Z A <a@example> # it\n\
+                    orders [users] 2026-01-02T00:00:00Z A <a@example>\n@v1 2026-01-03T00:00:00Z A <a@example>\n\n\
+                    users [users@v1] 2026-01-04T00:00:00Z A <a@example>\n";
+        assert_eq!(changes(plan), ["users@v1", "orders", "users"]);
+        assert_eq!(project(&Files::from([(PLAN.into(), plan.into())])), "shop");
+    }
+}

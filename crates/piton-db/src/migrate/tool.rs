@@ -1,0 +1,241 @@
+//! Which tool an app's migrations are written for, and what every tool can be asked for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use piton_exec::Command;
+use serde::{Deserialize, Serialize};
+
+use super::adapter::Adapter;
+use super::alembic::Alembic;
+use super::commands::Commands;
+use super::django::Django;
+use super::foreign::{self, Around};
+use super::golang::GolangMigrate;
+use super::prisma::Prisma;
+use super::sqitch::Sqitch;
+use super::sql::{SCHEMA, SqlFolder, TABLE};
+use super::{Applied, MigrateOptions, Migration, Recorded};
+use crate::progress::{OnReport, Report};
+use crate::{Database, DbError};
+
+/// The tool that applies migrations; data, as plans store it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tool {
+    /// Piton itself, from a folder of plain SQL files.
+    #[default]
+    Sql,
+    /// `prisma migrate deploy`.
+    Prisma,
+    /// `alembic upgrade`.
+    Alembic,
+    /// `manage.py migrate`.
+    Django,
+    /// golang-migrate's `migrate up`.
+    GolangMigrate,
+    /// `sqitch deploy`.
+    Sqitch,
+    /// Any other, by two commands: program and arguments.
+    Commands {
+        /// Applies everything that is pending.
+        apply: Vec<String>,
+        /// Changes nothing, and ends with 0 when nothing is pending.
+        status: Vec<String>,
+    },
+}
+
+impl Tool {
+    pub(super) fn adapter(&self) -> Option<Box<dyn Adapter>> {
+        Some(match self {
+            Self::Sql => return None,
+            Self::Prisma => Box::new(Prisma),
+            Self::Alembic => Box::new(Alembic),
+            Self::Django => Box::new(Django),
+            Self::GolangMigrate => Box::new(GolangMigrate),
+            Self::Sqitch => Box::new(Sqitch),
+            Self::Commands { apply, status } => {
+                Box::new(Commands { apply: apply.clone(), status: status.clone() })
+            }
+        })
+    }
+
+    /// Tells whether a file of the folder, by its path within it, says something about the migrations.
+    pub fn reads(&self, path: &str) -> bool {
+        match self.adapter() {
+            Some(adapter) => adapter.reads(path),
+            None => !path.contains('/') && SqlFolder::is_migration(path),
+        }
+    }
+
+    /// Returns the tables in which the tool notes what it has applied.
+    pub fn record(&self) -> RecordTables {
+        let (schema, table) = self.adapter().map_or((None, None), |adapter| adapter.record());
+        RecordTables { schema: schema.map(str::to_owned), table: table.map(str::to_owned) }
+    }
+
+    /// Returns the program that has to be on the machine; `None` for Piton itself.
+    pub fn program(&self) -> Option<String> {
+        let adapter = self.adapter()?;
+        Some(adapter.apply(Path::new(""), Path::new(""), "").program)
+    }
+}
+
+/// The tables in which a tool notes what it has applied: no data of the app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordTables {
+    /// All tables of this schema.
+    schema: Option<String>,
+    /// The table of this name, in whichever schema, and its sequence.
+    table: Option<String>,
+}
+
+impl RecordTables {
+    /// Tells whether a table or sequence is such a one; Piton's own always is.
+    pub(crate) fn covers(&self, schema: &str, name: &str) -> bool {
+        (schema == SCHEMA && name == TABLE)
+            || self.schema.as_deref() == Some(schema)
+            || self.table.as_deref().is_some_and(|table| name == table || name == format!("{table}_id_seq"))
+    }
+}
+
+/// An app's migrations: the tool and where their files lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrations {
+    /// The tool.
+    #[serde(default)]
+    pub tool: Tool,
+    /// The app's folder, in which the tool runs.
+    #[serde(default)]
+    pub app: PathBuf,
+    /// The folder of migrations.
+    pub folder: PathBuf,
+}
+
+impl Migrations {
+    /// Returns what a person would type to apply them, but for the database; `None` for plain SQL files.
+    pub fn by_hand(&self) -> Option<Command> {
+        let adapter = self.tool.adapter()?;
+        let command = adapter.apply(&self.app, &self.folder, "EACH");
+        Some(if command.cwd.is_none() { command.cwd(&self.app) } else { command })
+    }
+
+    /// Lists the migrations of the folder and of the database's record, in the order in which they are applied.
+    ///
+    /// # Errors
+    /// When folder or record cannot be read; [`MigrationError::Unreadable`](super::MigrationError::Unreadable) names the file.
+    pub async fn status(&self, database: &Database) -> Result<Vec<Migration>, DbError> {
+        match self.tool.adapter() {
+            None => SqlFolder::new(&self.folder).status(database).await,
+            Some(adapter) => foreign::status(&*adapter, &self.folder, database).await,
+        }
+    }
+
+    /// Wants nothing in the record to stand in the way of the next run; changes nothing.
+    ///
+    /// # Errors
+    /// [`MigrationError`](super::MigrationError) for what needs a person first; others when folder or database cannot be read.
+    pub async fn may_begin(&self, database: &Database) -> Result<(), DbError> {
+        match self.tool.adapter() {
+            None => SqlFolder::new(&self.folder).may_begin(database).await,
+            Some(adapter) => foreign::may_begin(&*adapter, &self.folder, database).await,
+        }
+    }
+
+    /// Applies what is pending, in its order.
+    ///
+    /// A tool of its own runs once for each migration where it can, so that no locks pile up. With [`Around::unproved`] it is
+    /// proved before its first run that it uses the database that it is given.
+    ///
+    /// # Errors
+    /// [`MigrationError`](super::MigrationError), in [`DbError::Migration`]; what had been applied before the failing one stays.
+    pub async fn apply(
+        &self,
+        database: &Database,
+        around: &Around,
+        options: MigrateOptions,
+        report: OnReport<'_>,
+    ) -> Result<Applied, DbError> {
+        match self.tool.adapter() {
+            None => {
+                let mut progress = |progress| report(Report::Progress(progress));
+                SqlFolder::new(&self.folder).apply(database, options, &mut progress).await
+            }
+            Some(adapter) => foreign::apply(&*adapter, self, database, around, options, report).await,
+        }
+    }
+
+    /// Lists the migrations of which the database has all or a part.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn recorded(&self, database: &Database) -> Result<Vec<Recorded>, DbError> {
+        match self.tool.adapter() {
+            None => SqlFolder::recorded(database).await,
+            Some(adapter) => foreign::recorded(&*adapter, &self.folder, database).await,
+        }
+    }
+
+    /// Tells whether the database has Piton's own record of migrations.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn is_recorded(&self, database: &Database) -> Result<bool, DbError> {
+        SqlFolder::is_recorded(database).await
+    }
+
+    /// Tells whether a failed run has left the database as its golden copy is; takes what failed and left nothing out of the record.
+    ///
+    /// `before` is what was recorded before the run. With `keep` false, Piton's own record goes when it is empty.
+    ///
+    /// # Errors
+    /// When the record cannot be changed; [`DbError::InUse`] when others stand in the way.
+    pub async fn left_nothing(
+        &self,
+        live: &Database,
+        golden: &Database,
+        before: &[Recorded],
+        keep: bool,
+    ) -> Result<bool, DbError> {
+        match self.tool.adapter() {
+            None => {
+                SqlFolder::forget_failed(live, keep).await?;
+                Ok(SqlFolder::recorded(live).await? == before)
+            }
+            Some(adapter) => foreign::left_nothing(&*adapter, &self.folder, live, golden, before).await,
+        }
+    }
+
+    /// Wants a migration to be one that a person may record as applied or as not applied; changes nothing.
+    ///
+    /// # Errors
+    /// [`MigrationError`](super::MigrationError) for any other.
+    pub async fn may_resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
+        match self.tool.adapter() {
+            None => {
+                let text = SqlFolder::new(&self.folder).text(name)?;
+                SqlFolder::may_resolve(database, name, text.as_deref()).await
+            }
+            Some(adapter) => {
+                foreign::statements(&*adapter, &self.folder, database, name, applied).await.map(drop)
+            }
+        }
+    }
+
+    /// Records a migration as applied, or as not applied, after a person has looked at the database.
+    ///
+    /// # Errors
+    /// As [`Migrations::may_resolve`], or when the record cannot be changed.
+    pub async fn resolve(&self, database: &Database, name: &str, applied: bool) -> Result<(), DbError> {
+        match self.tool.adapter() {
+            None => {
+                let text = SqlFolder::new(&self.folder).text(name)?;
+                SqlFolder::resolve(database, name, text.as_deref(), applied).await
+            }
+            Some(adapter) => foreign::resolve(&*adapter, &self.folder, database, name, applied).await,
+        }
+    }
+}
+
+/// The texts of a folder's files, by their paths within it.
+pub(super) type Files = BTreeMap<String, String>;
