@@ -4,6 +4,7 @@
 //! and touches nothing that it did not make. Tried on PostgreSQL 15, 16 and 18.
 
 pub mod backup;
+pub mod blockers;
 pub mod changes;
 mod dumpfile;
 mod error;
@@ -21,6 +22,7 @@ mod progress;
 pub mod properties;
 pub mod prove;
 pub mod quote;
+pub mod rehearsal;
 mod rowsum;
 pub mod swap;
 mod tables;

@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
 mod backup;
+mod blockers;
 mod catalogue;
 mod fingerprint;
 mod freeze;
 mod identity;
 mod made;
 mod migrate;
+mod rehearsal;
 mod swap;
 mod target;
 
