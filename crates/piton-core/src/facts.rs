@@ -11,6 +11,7 @@ use piton_exec::{Command, local};
 use crate::config::{FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
+use crate::lint::{self, Found};
 use crate::plan::{Commit, Live};
 use crate::step;
 
@@ -39,6 +40,8 @@ pub struct Facts {
     pub source: Option<Source>,
     /// The commit's migrations that the source has not applied, when that can be told.
     pub pending: Option<Vec<String>>,
+    /// What these migrations' text warns of.
+    pub warnings: Vec<String>,
 }
 
 /// The measures of the database that is backed up.
@@ -82,9 +85,11 @@ impl Facts {
         let changes =
             git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
+        let found = lint::look(settings, source, &hash).await?;
         Ok(Self {
             source: measure(source).await,
             pending: pending(settings, source, &hash).await,
+            warnings: found.iter().filter(|found| !found.refuses()).map(Found::words).collect(),
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
             zone: TimeZone::system(),
@@ -137,7 +142,7 @@ async fn measure(settings: &Settings) -> Option<Source> {
 }
 
 /// Lists the commit's migrations that the source has not applied.
-async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
+pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
     let migrations = settings.database.as_ref()?.migrations.as_ref()?;
     let below = format!("{}/", migrations.folder.display());
     let files = git(&settings.root, &["ls-tree", "--name-only", hash, "--", &below]).await.ok()?;

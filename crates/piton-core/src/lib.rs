@@ -9,6 +9,7 @@ mod files;
 pub mod gate;
 mod http;
 pub mod journal;
+mod lint;
 pub mod plan;
 mod ports;
 pub mod project;

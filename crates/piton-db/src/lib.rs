@@ -13,6 +13,7 @@ mod files;
 pub mod fingerprint;
 pub mod identity;
 pub mod large_objects;
+pub mod lint;
 mod lock;
 pub mod made;
 pub mod manifest;

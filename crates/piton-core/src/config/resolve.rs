@@ -12,8 +12,8 @@ use super::context::{Context, Variables, has_variable};
 use super::model;
 use super::secrets;
 use super::settings::{
-    Backup, Build, DataFrom, Database, Engine, Gate, MigrationTool, Migrations, Ports, Ready, Rollout, Run,
-    RunWith, Settings,
+    Backup, Build, DataFrom, Database, Engine, Gate, LintLevel, MigrationTool, Migrations, Ports, Ready,
+    Rollout, Run, RunWith, Settings,
 };
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
 
@@ -60,6 +60,7 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
     }
     let backup = backup(asked, cx);
     let window = cx.optional(&asked.own("window"), environment.window.as_deref(), FromStr::from_str);
+    let lint = lint(file, cx);
     let checks = checks::resolve(file, name, cx);
     Some(Settings {
         app: file.app.clone(),
@@ -79,6 +80,7 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
         data: environment.data.as_ref().map(|data| DataFrom { environment: data.from.clone() }),
         backup: backup?,
         window: window?,
+        lint,
         checks: checks?,
         vars: vars(asked, variables, cx),
         shared_secrets: file.secrets.iter().flat_map(|secrets| secrets.shared.iter().cloned()).collect(),
@@ -169,6 +171,18 @@ fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
     let at_least = gate.and_then(|g| g.at_least).unwrap_or(50);
     cx.note("gate.at_least", at_least);
     Some(Gate { errors: errors?, p95: p95?, at_least })
+}
+
+/// Every usual rule warns unless the file says otherwise: the rehearsal measures what a text can only suspect.
+fn lint(file: &model::File, cx: &mut Context<'_>) -> BTreeMap<String, LintLevel> {
+    let mut rules: BTreeMap<String, LintLevel> =
+        piton_db::lint::usual_rules().map(|rule| (rule, LintLevel::Warn)).collect();
+    for (rule, level) in &file.lint {
+        cx.note_word(&format!("lint.{rule}"), *level);
+        rules.insert(rule.clone(), *level);
+    }
+    rules.retain(|_, level| *level != LintLevel::Off);
+    rules
 }
 
 fn listen(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<SocketAddr> {

@@ -15,6 +15,7 @@ mod guards;
 mod identity;
 mod json_contract;
 mod kill;
+mod lint;
 mod migration;
 mod output;
 mod piton_toml_reference;
