@@ -8,12 +8,12 @@ use piton_db::identity::{self, MarkState};
 use piton_db::migrate::sql::SqlFolder;
 use piton_exec::{Command, local};
 
-use crate::config::{FILE_NAME, Settings};
+use crate::config::{Check, FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
 use crate::lint::{self, Found};
 use crate::plan::{Commit, Live};
-use crate::step;
+use crate::step::{self, Step};
 
 /// What was found before a plan was made.
 #[derive(Clone, Debug)]
@@ -110,6 +110,22 @@ impl Facts {
 pub fn live(journal: &Journal, environment: &str) -> Result<Option<Live>, Fault> {
     let releases = journal.releases(Some(environment)).or_fault(|| "the journal cannot be read".into())?;
     Ok(releases.iter().rev().find_map(live_of))
+}
+
+/// Returns the checks with which the release that serves an environment was started.
+///
+/// # Errors
+/// When the journal is damaged.
+pub(crate) fn checks_of_live(journal: &Journal, environment: &str) -> Result<Vec<Check>, Fault> {
+    let releases = journal.releases(Some(environment)).or_fault(|| "the journal cannot be read".into())?;
+    let Some(state) = releases.iter().rev().find(|state| live_of(state).is_some()) else {
+        return Ok(Vec::new());
+    };
+    let checks = state.plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Checks(checks) => Some(checks.checks.clone()),
+        _ => None,
+    });
+    Ok(checks.unwrap_or_default())
 }
 
 fn live_of(state: &State) -> Option<Live> {

@@ -11,9 +11,11 @@ mod identity;
 mod migrate;
 mod outcome;
 mod proxy;
+mod rehearsal;
 mod rehearse;
 mod revive;
 mod rewind;
+mod serving;
 mod settle;
 mod shift;
 mod slot;
@@ -53,7 +55,7 @@ pub(crate) use slot::SLOT_MARK;
 pub use slot::StartSlot;
 pub(crate) use which::still_the_same;
 
-use crate::config::{self, Settings};
+use crate::config::{self, Check, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
 use crate::fault::{Fault, Kind, OrFault};
@@ -216,6 +218,8 @@ pub struct World {
     pub released_before: Vec<String>,
     /// The commit that serves from the database that is backed up.
     pub backed_up_commit: Option<String>,
+    /// The checks that this release was started with.
+    pub backed_up_checks: Vec<Check>,
     /// How the release that serves was started.
     pub serving: Option<StartSlot>,
     /// What has to run now: the release that serves, and the one under way once it was started.

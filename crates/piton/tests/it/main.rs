@@ -20,6 +20,7 @@ mod migration;
 mod output;
 mod piton_toml_reference;
 mod processes;
+mod rehearsal;
 mod rewind;
 mod step_contract;
 mod transcripts;
