@@ -1,6 +1,9 @@
-//! What the rehearsal tells of a migration, by the real `piton deploy`.
+//! What the rehearsal tells of a migration, and how that is heeded when it is applied, by the real `piton deploy`.
 
-use piton_testkit::stage::{Change, Stage};
+use std::process::{Child, Command, Stdio};
+
+use piton_testkit::load::Report;
+use piton_testkit::stage::{Change, Piton, Stage};
 use serde_json::Value;
 
 use crate::common::{BAD, assert_nothing_failed, live_stage, stage};
@@ -51,6 +54,94 @@ fn locks_and_waits_are_in_the_line_the_journal_and_a_file() {
 
 /// A migration that locks `items` for a moment.
 const QUICK: Change<'static> = Change::Migration("002_weight.sql", "alter table items add weight int;");
+
+/// What a migration waits at most for a lock, and everybody behind it, in milliseconds.
+const LOCK_TIMEOUT: f64 = 2000.0;
+
+/// A program of PostgreSQL's on production's database; it is ended when it is dropped.
+struct Client(Child);
+
+impl Client {
+    fn start(stage: &Stage, program: &str, url: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(stage.cluster().bin_dir().join(program));
+        command.arg("-d").arg(url).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Wants nobody to have waited for longer than a migration waits for a lock, and a half of that for a busy machine.
+#[track_caller]
+fn assert_nobody_waited(report: &Report) {
+    for (release, seen) in &report.releases {
+        assert!(seen.max_ms < LOCK_TIMEOUT * 1.5, "{release}: {seen:?}");
+    }
+}
+
+fn holds_items(stage: &Stage) -> bool {
+    let sql = "select count(*) from pg_locks l join pg_stat_activity a using (pid)
+               where l.relation = 'items'::regclass and a.application_name in ('psql', 'pg_dump')";
+    stage.sql(&stage.database("production"), sql) != ["0"]
+}
+
+#[test]
+fn behind_an_idle_transaction_the_release_stands_and_names_it() {
+    let Some(stage) = live_stage() else { return };
+    stage.commit("v2", &[QUICK]);
+    let load = stage.load("production").start().unwrap();
+    // A superuser's: production's own user may not see how old it is.
+    let url = stage.cluster().url(&stage.database("production"));
+    let mut idle = Client::start(&stage, "psql", &url, &["-qAt"]);
+    std::io::Write::write_all(idle.0.stdin.as_mut().unwrap(), b"begin; select id from items limit 1;\n")
+        .unwrap();
+    stage.eventually("an idle transaction", || holds_items(&stage));
+
+    let deploy = stage.piton(&["deploy", "production"]).expect(4);
+    let deploy = deploy.says("others hold what the migration has to lock").says("(psql)");
+    let end = deploy.stderr.split("-c '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    assert!(end.starts_with("select pg_terminate_backend("), "{}", deploy.stderr);
+    let columns =
+        "select count(*) from pg_attribute where attrelid = 'items'::regclass and attname = 'weight'";
+    assert_eq!(stage.sql(&stage.database("production"), columns), ["0"]);
+
+    // As the hint says.
+    stage.sql(&stage.database("production"), end);
+    stage.piton(&["resume", "production"]).expect(0);
+    assert_eq!(stage.sql(&stage.database("production"), columns), ["1"]);
+    let report = stage.finish(load);
+    assert_nothing_failed(&stage, &report);
+    assert_nobody_waited(&report);
+}
+
+#[test]
+fn behind_a_nightly_dump_the_migration_waits_for_its_end_and_nobody_else_does() {
+    let Some(stage) = live_stage() else { return };
+    let rows =
+        "insert into items select 'wide-' || n, repeat(md5(n::text), 20) from generate_series(1, 5000) n";
+    stage.sql(&stage.database("production"), rows);
+    stage.commit("v2", &[QUICK]);
+    let load = stage.load("production").start().unwrap();
+    // Nobody reads what it writes: it stays in the middle of the table.
+    let dump = Client::start(&stage, "pg_dump", &stage.url("production"), &["--data-only"]);
+    stage.eventually("a dump", || holds_items(&stage));
+
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    let says = |deploy: &Piton, words: &str| deploy.said().contains(words);
+    stage.eventually("it says whom it waits for", || {
+        says(&deploy, "waits for session") && says(&deploy, "(pg_dump)")
+    });
+    drop(dump);
+    deploy.wait().expect(0);
+    let report = stage.finish(load);
+    assert_nothing_failed(&stage, &report);
+    assert_nobody_waited(&report);
+}
 
 #[test]
 fn the_serving_releases_checks_are_made_on_the_new_schema() {
