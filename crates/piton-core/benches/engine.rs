@@ -167,6 +167,7 @@ fn world(dir: &Path) -> World {
         piton: "/nonexistent".into(),
         released_before: Vec::new(),
         backed_up_commit: None,
+        backed_up_checks: Vec::new(),
         serving: None,
         should_run: Vec::new(),
     }

@@ -8,12 +8,13 @@ use piton_db::identity::{self, MarkState};
 use piton_db::migrate::Tool;
 use piton_exec::{Command, local};
 
-use crate::config::{FILE_NAME, Settings};
+use crate::config::{Check, FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
+use crate::lint::{self, Found};
 use crate::look::OfCommit;
 use crate::plan::{Commit, Live};
-use crate::step;
+use crate::step::{self, Step};
 
 /// What was found before a plan was made.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Facts {
     pub source: Option<Source>,
     /// The commit's migrations that the source has not applied, when that can be told.
     pub pending: Option<Vec<String>>,
+    /// What these migrations' text warns of.
+    pub warnings: Vec<String>,
 }
 
 /// The measures of the database that is backed up.
@@ -83,9 +86,11 @@ impl Facts {
         let changes =
             git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
+        let found = lint::look(settings, source, &hash).await?;
         Ok(Self {
             source: measure(source).await,
             pending: pending(settings, source, &hash).await,
+            warnings: found.iter().filter(|found| !found.refuses()).map(Found::words).collect(),
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
             zone: TimeZone::system(),
@@ -124,6 +129,22 @@ pub fn live(journal: &Journal, environment: &str) -> Result<Option<Live>, Fault>
     Ok(releases.iter().rev().find_map(live_of))
 }
 
+/// Returns the checks with which the release that serves an environment was started.
+///
+/// # Errors
+/// When the journal is damaged.
+pub(crate) fn checks_of_live(journal: &Journal, environment: &str) -> Result<Vec<Check>, Fault> {
+    let releases = journal.releases(Some(environment)).or_fault(|| "the journal cannot be read".into())?;
+    let Some(state) = releases.iter().rev().find(|state| live_of(state).is_some()) else {
+        return Ok(Vec::new());
+    };
+    let checks = state.plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Checks(checks) => Some(checks.checks.clone()),
+        _ => None,
+    });
+    Ok(checks.unwrap_or_default())
+}
+
 fn live_of(state: &State) -> Option<Live> {
     let Some((Outcome::Succeeded, since)) = state.ended else { return None };
     let start = state.plan.start()?.clone();
@@ -154,7 +175,7 @@ async fn measure(settings: &Settings) -> Option<Source> {
 }
 
 /// Lists the commit's migrations that the source has not applied.
-async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
+pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
     let migrations = settings.database.as_ref()?.migrations.as_ref()?;
     if matches!(migrations.tool, Tool::Commands { .. }) {
         // Only the built commit's own program can tell.

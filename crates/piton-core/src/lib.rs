@@ -10,6 +10,7 @@ mod files;
 pub mod gate;
 mod http;
 pub mod journal;
+mod lint;
 pub mod look;
 pub mod plan;
 mod ports;

@@ -154,6 +154,7 @@ impl Project {
         let serving = facts::live(journal, &settings.environment)?.map(|live| live.start);
         let source = from.as_ref().unwrap_or(&settings);
         let backed_up_commit = facts::live(journal, &source.environment)?.map(|live| live.commit.hash);
+        let backed_up_checks = facts::checks_of_live(journal, &source.environment)?;
         let open = self.open_release(journal, &settings.environment)?;
         let should_run = should_run(serving.clone(), open.as_ref(), false);
         Ok(World {
@@ -164,6 +165,7 @@ impl Project {
             piton: self.piton.clone(),
             released_before,
             backed_up_commit,
+            backed_up_checks,
             serving,
             should_run,
         })

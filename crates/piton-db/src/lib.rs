@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod blockers;
 pub mod changes;
 mod dumpfile;
 mod error;
@@ -13,6 +14,7 @@ mod files;
 pub mod fingerprint;
 pub mod identity;
 pub mod large_objects;
+pub mod lint;
 pub mod locate;
 mod lock;
 pub mod made;
@@ -25,6 +27,7 @@ mod progress;
 pub mod properties;
 pub mod prove;
 pub mod quote;
+pub mod rehearsal;
 mod rowsum;
 pub mod swap;
 mod tables;

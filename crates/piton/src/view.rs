@@ -92,6 +92,9 @@ impl Watcher for View {
                 self.rest();
                 if let Some((planned, progress)) = of(step) {
                     self.line(&done_line(planned, progress, &planned.step.outcome_words(outcome)));
+                    if let Some(more) = planned.step.outcome_more(outcome) {
+                        self.line(&format!("  {:<10} {more}", ""));
+                    }
                 }
             }
             Event::Failed { step, fault } => {

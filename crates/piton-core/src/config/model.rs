@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Engine, ReferentialAction, RunWith};
+use super::settings::{Engine, LintLevel, ReferentialAction, RunWith};
 
 /// How a web app and its database are released.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -26,6 +26,9 @@ pub(super) struct File {
     pub rollout: Option<Rollout>,
     /// What sends a release back.
     pub gate: Option<Gate>,
+    /// How grave the findings of a lint rule in a migration are, by the rule's name, like `ban-drop-column = "error"`.
+    #[serde(default)]
+    pub lint: BTreeMap<String, LintLevel>,
     /// What is known about secrets.
     pub secrets: Option<Secrets>,
     /// The environments by name, like `[environments.staging]`.

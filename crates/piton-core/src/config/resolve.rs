@@ -13,8 +13,8 @@ use super::context::{Context, Variables, has_variable};
 use super::model::{self, KnownTool};
 use super::secrets;
 use super::settings::{
-    Backup, Build, DataFrom, Database, Engine, Gate, MaskFile, Migrations, Ports, Ready,
-    Rollout, Run, RunWith, Settings,
+    Backup, Build, DataFrom, Database, Engine, Gate, LintLevel, MaskFile, Migrations, Ports, Ready, Rollout,
+    Run, RunWith, Settings,
 };
 use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
@@ -57,6 +57,7 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
     let data = environment.data.as_ref().map(|data| self::data(asked, data, cx));
     let backup = backup(asked, cx);
     let window = cx.optional(&asked.own("window"), environment.window.as_deref(), FromStr::from_str);
+    let lint = lint(file, cx);
     let checks = checks::resolve(file, name, cx);
     Some(Settings {
         app: file.app.clone(),
@@ -79,6 +80,7 @@ pub(super) fn resolve(asked: Asked<'_>, variables: &Variables<'_>, cx: &mut Cont
         },
         backup: backup?,
         window: window?,
+        lint,
         checks: checks?,
         env_file: match variables {
             Variables::Known { env_file: Some(file), .. } => Some(root.join(&file.path)),
@@ -177,7 +179,6 @@ fn migration_tool(written: Option<&model::MigrationTool>, cx: &mut Context<'_>) 
     Some(tools::tool_of(known))
 }
 
-
 fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<DataFrom> {
     cx.note(&asked.own("data.from"), &data.from);
     let path = asked.own("data.mask");
@@ -221,6 +222,18 @@ fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
     let at_least = gate.and_then(|g| g.at_least).unwrap_or(50);
     cx.note("gate.at_least", at_least);
     Some(Gate { errors: errors?, p95: p95?, at_least })
+}
+
+/// Every usual rule warns unless the file says otherwise: the rehearsal measures what a text can only suspect.
+fn lint(file: &model::File, cx: &mut Context<'_>) -> BTreeMap<String, LintLevel> {
+    let mut rules: BTreeMap<String, LintLevel> =
+        piton_db::lint::usual_rules().map(|rule| (rule, LintLevel::Warn)).collect();
+    for (rule, level) in &file.lint {
+        cx.note_word(&format!("lint.{rule}"), *level);
+        rules.insert(rule.clone(), *level);
+    }
+    rules.retain(|_, level| *level != LintLevel::Off);
+    rules
 }
 
 fn listen(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<SocketAddr> {

@@ -48,6 +48,8 @@ pub struct Settings {
     pub backup: Backup,
     /// When a release may start; `None` is always.
     pub window: Option<Window>,
+    /// The lint rules that are not off.
+    pub lint: BTreeMap<String, LintLevel>,
     /// The checks of this environment, in the order of the file.
     pub checks: Vec<Check>,
     /// The environment's file of variables, absolute, when it has one.
@@ -175,6 +177,18 @@ pub struct Gate {
     pub p95: Option<Duration>,
     /// How many responses the candidate must have given before a limit may judge.
     pub at_least: u32,
+}
+
+/// How grave a lint rule's finding in a migration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LintLevel {
+    /// It refuses the release.
+    Error,
+    /// The plan notes it.
+    Warn,
+    /// The rule is not looked at.
+    Off,
 }
 
 /// From which environment a database is made.

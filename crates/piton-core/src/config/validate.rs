@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use piton_db::lint;
+
 use super::document::Document;
 use super::error::{Problem, listed, nearest};
 use super::model::{Check, Expect, File};
@@ -12,6 +14,7 @@ pub(super) fn validate(file: &File, document: &Document) -> Vec<Problem> {
     validation.names();
     validation.environments();
     validation.chains();
+    validation.lint();
     validation.checks();
     validation.problems
 }
@@ -45,6 +48,17 @@ impl Validation<'_> {
         for name in self.file.environments.keys().filter(|name| !fits(name)) {
             let path = format!("environments.{name}");
             self.refuse(&path, format!("`{name}` cannot be an environment's name"), RULE);
+        }
+    }
+
+    fn lint(&mut self) {
+        let usual: Vec<String> = lint::usual_rules().collect();
+        for rule in self.file.lint.keys().filter(|rule| !lint::is_rule(rule)) {
+            let help = match nearest(rule, usual.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there is: {}, and what else squawk has", listed(&usual)),
+            };
+            self.refuse(&format!("lint.{rule}"), format!("there is no lint rule `{rule}`"), help);
         }
     }
 

@@ -43,6 +43,7 @@ impl Project {
             piton: "/nonexistent/piton".into(),
             released_before: Vec::new(),
             backed_up_commit: None,
+            backed_up_checks: Vec::new(),
             serving: None,
             should_run: Vec::new(),
         };

@@ -226,6 +226,7 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     if facts.live.is_some() {
         remarks.extend(gate::reach(settings.gate));
     }
+    remarks.extend(facts.warnings.iter().cloned());
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {

@@ -74,13 +74,7 @@ impl Checks {
         let looked = async {
             match &check.kind {
                 CheckKind::Http(spec) => Ok(http_check(self.port, spec, limit).await),
-                CheckKind::Sql(spec) => sql_check(&database(ctx)?, spec).await,
-                CheckKind::Table(spec) => {
-                    let client = connect(&database(ctx)?).await?;
-                    table::compare(&client, spec)
-                        .await
-                        .or_fault(|| format!("{} could not be looked at", spec.table))
-                }
+                CheckKind::Sql(_) | CheckKind::Table(_) => on_database(&database(ctx)?, &check.kind).await,
                 CheckKind::Command(line) => {
                     let mut command = line.command().cwd(&self.app);
                     for (name, value) in &ctx.settings().vars {
@@ -95,12 +89,43 @@ impl Checks {
                 }
             }
         };
-        let wrong = match tokio::time::timeout(limit, looked).await {
-            Ok(looked) => looked?,
-            Err(_) => Some(format!("took longer than {}", format_duration(limit))),
-        };
+        let wrong = within(limit, looked).await?;
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(CheckResult { name: check.name.clone(), wrong, ms })
+    }
+}
+
+/// Makes a check on a database other than the environment's; `None` for one that asks the app.
+pub(super) async fn check_database(database: &Database, check: &Check) -> Result<Option<CheckResult>, Fault> {
+    if matches!(check.kind, CheckKind::Http(_) | CheckKind::Command(_)) {
+        return Ok(None);
+    }
+    let start = Instant::now();
+    let wrong = within(check.within.unwrap_or(LIMIT), on_database(database, &check.kind)).await?;
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Some(CheckResult { name: check.name.clone(), wrong, ms }))
+}
+
+/// Makes the part of a check that asks a database; nothing is wrong where it asks none.
+async fn on_database(database: &Database, kind: &CheckKind) -> Result<Option<String>, Fault> {
+    match kind {
+        CheckKind::Sql(spec) => sql_check(database, spec).await,
+        CheckKind::Table(spec) => {
+            let client = connect(database).await?;
+            table::compare(&client, spec).await.or_fault(|| format!("{} could not be looked at", spec.table))
+        }
+        CheckKind::Http(_) | CheckKind::Command(_) => Ok(None),
+    }
+}
+
+/// A check that is not over in time has found that to be wrong.
+async fn within(
+    limit: Duration,
+    looked: impl Future<Output = Result<Option<String>, Fault>>,
+) -> Result<Option<String>, Fault> {
+    match tokio::time::timeout(limit, looked).await {
+        Ok(looked) => looked,
+        Err(_) => Ok(Some(format!("took longer than {}", format_duration(limit)))),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::config::{self, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::look::OfCommit;
 use crate::plan::{Job, port_of};
-use crate::{files, ports, words};
+use crate::{files, lint, ports, words};
 
 /// Refuses a release before anything is touched; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -202,6 +202,7 @@ impl Guard {
         let settings = &world.settings;
         has_migrations(&self.commit, settings).await?;
         let source = world.from.as_ref().unwrap_or(settings);
+        self.lint_guard(settings, source).await?;
         let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
         let (Some(migrations), Some(database)) = (migrations, database(source)?) else { return Ok(()) };
         // The identity guard reports a database that is away.
@@ -244,6 +245,19 @@ impl Guard {
             DbError::Migration(_) => return Ok(()),
             _ => Fault::refused("the record of migrations cannot be read").caused_by(&error),
         })
+    }
+
+    /// No pending migration has what `[lint]` says is an error.
+    async fn lint_guard(&self, settings: &Settings, source: &Settings) -> Result<(), Fault> {
+        let found = lint::look(settings, source, &self.commit).await?;
+        let mut fault = Fault::refused("a pending migration has what [lint] in piton.toml refuses");
+        fault.why = found.iter().filter(|found| found.refuses()).map(lint::Found::words).collect();
+        if fault.why.is_empty() {
+            return Ok(());
+        }
+        Err(fault.hint(
+            "write it in the safer form and commit; or allow it: -- squawk-ignore RULE above the statement",
+        ))
     }
 
     fn order_guard(&self, world: &World) -> Result<(), Fault> {

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded};
-use piton_db::{Database, DbError, Report, Trouble};
+use piton_db::rehearsal::Report as Rehearsal;
+use piton_db::{Database, DbError, Report, Trouble, blockers};
 use piton_exec::{Command, EnvValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,6 +27,9 @@ pub struct Migrate {
     /// False where another step puts the whole database back.
     pub undo: bool,
 }
+
+/// How long the migration waits for others that hold its tables, before it begins.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
 
 /// What the migration found before it changed anything.
 #[derive(Clone, Serialize, Deserialize)]
@@ -66,6 +72,7 @@ pub(super) async fn apply(
     migrations: &Migrations,
     database: &Database,
     unproved: bool,
+    on_step: &mut dyn FnMut(&str),
 ) -> Result<Result<Applied, DbError>, Fault> {
     let settings = ctx.settings();
     let url = settings.database.as_ref().map(|database| database.url.clone()).unwrap_or_default();
@@ -80,7 +87,10 @@ pub(super) async fn apply(
     let reports = Reports::new(ctx);
     let applied = migrations
         .apply(database, &around, MigrateOptions::default(), &mut |report| match report {
-            Report::Progress(progress) => ctx.say(&progress.what),
+            Report::Progress(progress) => {
+                on_step(&progress.what);
+                ctx.say(&progress.what);
+            }
             Report::Said(line) => {
                 use std::io::Write;
                 // The log is for people; a full disk shows itself in the step's own work.
@@ -110,6 +120,55 @@ impl Migrate {
         fault.why = changes.iter().take(5).map(ToString::to_string).collect();
         Err(fault.because("the migration was not begun").hint("the next release takes a new backup"))
     }
+
+    /// The structure is the one that the rehearsal had in the end: with the same indexes valid, and the same constraints checked.
+    async fn is_as_rehearsed(
+        &self,
+        database: &Database,
+        structure: &Structure,
+        rehearsed: &Rehearsed,
+    ) -> Result<(), Fault> {
+        let structure = structure.without_subscriptions();
+        if rehearsed.structure == structure.hash() {
+            return Ok(());
+        }
+        let golden = Structure::of(&database.with_name(&self.golden)).await;
+        let mut expected =
+            golden.or_fault(|| "the golden copy cannot be read".into())?.without_subscriptions();
+        for (object, definition) in &rehearsed.changed {
+            match definition {
+                Some(definition) => _ = expected.0.insert(object.clone(), definition.clone()),
+                None => _ = expected.0.remove(object),
+            }
+        }
+        let changes = expected.changes_to(&structure);
+        let mut fault = Fault::release("the database's structure is not the rehearsed one");
+        fault.why = changes.iter().take(5).map(ToString::to_string).collect();
+        if changes.len() > 5 {
+            fault.why.push(format!("and {} more", changes.len() - 5));
+        }
+        Err(fault.because("somebody changed it between the backup and the migration"))
+    }
+}
+
+/// Waits a while for others to let go of the tables that the migration locked in its rehearsal: whoever comes while the
+/// migration waits for them waits behind it.
+async fn nobody_in_the_way(ctx: &Ctx<'_, '_>, database: &Database, report: &Rehearsal) -> Result<(), Fault> {
+    let patience = MigrateOptions::default().lock_timeout;
+    let blockers = blockers::wait(database, report, patience, WAIT_FOR_OTHERS, |blockers| {
+        ctx.say(&format!("waits for {}", blockers[0].who));
+    })
+    .await
+    .or_fault(|| "who holds locks cannot be seen".into())?;
+    let Some(first) = blockers.first() else { return Ok(()) };
+    let end = database.by_hand("psql").args(["-c", &first.end]);
+    let mut fault = Fault::surroundings("others hold what the migration has to lock");
+    for blocker in &blockers {
+        fault = fault.because(format!("{} has {}", blocker.who, blocker.holds.join(", ")));
+    }
+    Err(fault
+        .because("the migration was not begun: everybody would have waited behind it")
+        .hint(format!("wait for its end, or: {end}; then piton resume {}", ctx.plan.environment)))
 }
 
 impl Act for Migrate {
@@ -134,14 +193,15 @@ impl Act for Migrate {
             let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
             ctx.note(&Before { applied, recorded, lossless: None })?;
         }
-        let applied = apply(ctx, &self.migrations, &database, false).await?;
+        let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
+        if let Some(report) = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref()) {
+            nobody_in_the_way(ctx, &database, report).await?;
+        }
+        let applied = apply(ctx, &self.migrations, &database, false, &mut |_| ()).await?;
         let applied = applied.map_err(|error| fault_of(ctx, &error))?;
         let structure = Structure::of(&database).await.or_fault(|| "the structure cannot be read".into())?;
-        let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
-        if rehearsed.is_some_and(|rehearsed| rehearsed.structure != structure.without_subscriptions().hash())
-        {
-            return Err(Fault::release("the database's structure is not the rehearsed one")
-                .because("somebody changed it between the backup and the migration"));
+        if let Some(rehearsed) = rehearsed {
+            self.is_as_rehearsed(&database, &structure, &rehearsed).await?;
         }
         let ms: u64 = applied.migrations.iter().map(|migration| migration.millis).sum();
         let names: Vec<&str> = applied.migrations.iter().map(|migration| migration.name.as_str()).collect();

@@ -12,9 +12,11 @@ mod identity;
 mod migrate;
 mod outcome;
 mod proxy;
+mod rehearsal;
 mod rehearse;
 mod revive;
 mod rewind;
+mod serving;
 mod settle;
 mod shift;
 mod slot;
@@ -56,7 +58,7 @@ pub use slot::StartSlot;
 pub use unpack::Unpack;
 pub(crate) use which::still_the_same;
 
-use crate::config::{self, Settings};
+use crate::config::{self, Check, Settings};
 use crate::dirs::Dirs;
 use crate::engine::Recorder;
 use crate::fault::{Fault, Kind, OrFault};
@@ -222,6 +224,8 @@ pub struct World {
     pub released_before: Vec<String>,
     /// The commit that serves from the database that is backed up.
     pub backed_up_commit: Option<String>,
+    /// The checks that this release was started with.
+    pub backed_up_checks: Vec<Check>,
     /// How the release that serves was started.
     pub serving: Option<StartSlot>,
     /// What has to run now: the release that serves, and the one under way once it was started.

@@ -2,7 +2,7 @@ use piton_db::neutral::Neutralised;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Step;
+use super::{Step, rehearsal};
 use crate::journal::State;
 use crate::words;
 
@@ -43,7 +43,8 @@ impl Step {
                     None => equal,
                 }
             }
-            Step::Rehearse(_) | Step::Migrate(_) => migrations(outcome),
+            Step::Rehearse(_) => rehearsal::words(outcome).unwrap_or_else(|| migrations(outcome)),
+            Step::Migrate(_) => migrations(outcome),
             Step::CloneData(_) => "made anew from the golden copy".into(),
             Step::StartSlot(start) => {
                 format!("{} ready after {}", start.slot, words::span(number("ready_ms")))
@@ -98,6 +99,11 @@ impl Step {
                 removed => format!("{removed} too old, removed"),
             },
         }
+    }
+
+    /// Tells what else came of the step, in a line of its own.
+    pub fn outcome_more(&self, outcome: &Value) -> Option<String> {
+        matches!(self, Step::Rehearse(_)).then(|| rehearsal::more(outcome)).flatten()
     }
 
     /// Tells what came of undoing the step; empty when there was nothing to undo.

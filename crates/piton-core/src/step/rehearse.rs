@@ -3,12 +3,14 @@ use std::collections::BTreeMap;
 use piton_db::changes::Expected;
 use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
-use piton_db::migrate::{MigrationError, Migrations};
+use piton_db::migrate::{Migration, MigrationError, Migrations};
+use piton_db::rehearsal::{Report, Watch};
 use piton_db::{Database, DbError, made};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words};
+use super::serving::Serving;
+use super::{Act, Ctx, Site, Words, rehearsal};
 use crate::fault::{Fault, OrFault};
 
 /// Runs the migration on a copy of the golden copy, notes the structure that comes of it, and drops the copy.
@@ -36,16 +38,43 @@ pub(super) struct Rehearsed {
     pub changed: BTreeMap<String, Option<String>>,
     /// What the copy held afterwards; `None` when no migration was pending.
     pub expected: Option<Expected>,
+    /// What they did to whoever used the database meanwhile; `None` when no migration was pending.
+    #[serde(default)]
+    pub report: Option<Report>,
+    /// How the release that serves does afterwards; `None` when nothing tells.
+    #[serde(default)]
+    pub serving: Option<Serving>,
 }
 
 impl Rehearse {
     async fn rehearse(&self, ctx: &Ctx<'_, '_>, copy: &Database) -> Result<Rehearsed, Fault> {
         let golden = copy.with_name(&self.golden);
         let before = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
-        let applied = match super::migrate::apply(ctx, &self.migrations, copy, true).await? {
+        let unobservable = || "the migrated copy cannot be observed".to_owned();
+        let known = self.migrations.status(copy).await;
+        let known = known.or_fault(|| "the record of migrations cannot be read".into())?;
+        // Of two commands only a run tells whether something is pending.
+        let nothing_pending = !known.is_empty() && known.iter().all(Migration::is_applied);
+        let watch = match nothing_pending {
+            true => None,
+            false => Some(Watch::begin(copy).await.or_fault(unobservable)?),
+        };
+        let mut on_step = |name: &str| watch.iter().for_each(|watch| watch.step(name));
+        let applied = super::migrate::apply(ctx, &self.migrations, copy, true, &mut on_step).await;
+        let report = match watch {
+            Some(watch) => Some(watch.end(&golden).await),
+            None => None,
+        };
+        let applied = match applied? {
             Ok(applied) => applied,
             Err(error) => return Err(self.failed(ctx, &error, &golden).await),
         };
+        let report = report.transpose().or_fault(unobservable)?;
+        let serving = match report {
+            Some(_) => Serving::look(ctx, &golden, copy).await?,
+            None => None,
+        };
+        report.as_ref().map_or(Ok(()), |report| rehearsal::write(ctx, report, serving.as_ref()))?;
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
         // The way back is the golden copy itself: it must stand exactly as it was proved.
         let still = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
@@ -66,6 +95,8 @@ impl Rehearse {
         };
         Ok(Rehearsed {
             expected,
+            report,
+            serving,
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),

@@ -120,6 +120,19 @@ impl Migrations {
         Some(if command.cwd.is_none() { command.cwd(&self.app) } else { command })
     }
 
+    /// Reads a migration's SQL and the file's path within the folder; `None` where it is not SQL, or not there.
+    pub fn script(&self, name: &str) -> Option<(String, String)> {
+        let file = match &self.tool {
+            Tool::Sql => name.to_owned(),
+            Tool::Prisma => format!("{name}/migration.sql"),
+            Tool::GolangMigrate => format!("{name}.up.sql"),
+            Tool::Sqitch => format!("deploy/{name}.sql"),
+            Tool::Alembic | Tool::Django | Tool::Commands { .. } => return None,
+        };
+        let text = fs_err::read_to_string(self.folder.join(&file)).ok()?;
+        Some((file, text))
+    }
+
     /// Lists the migrations of the folder and of the database's record, in the order in which they are applied.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
 mod backup;
+mod blockers;
 mod catalogue;
 mod fingerprint;
 mod freeze;
@@ -9,6 +10,7 @@ mod identity;
 mod made;
 mod mask;
 mod migrate;
+mod rehearsal;
 mod swap;
 mod target;
 mod tools;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use piton_testkit::stage::{Change, Stage};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CONTRACT: &str = include_str!("../../../../docs/json.md");
 
@@ -49,6 +49,7 @@ struct Seen {
     backups: BTreeSet<String>,
     plan: BTreeSet<String>,
     release: BTreeSet<String>,
+    rehearsal: BTreeSet<String>,
     status: BTreeSet<String>,
     log: BTreeSet<String>,
     log_verify: BTreeSet<String>,
@@ -74,6 +75,13 @@ impl Seen {
     fn release(&mut self, stage: &Stage, args: &[&str], code: i32) -> String {
         let release = stage.piton(args).expect(code).json();
         self.release.extend(fields(&release, &RELEASE_OPAQUE));
+        for step in release["steps"].as_array().into_iter().flatten() {
+            let outcome = &step["outcome"];
+            if outcome["report"].is_object() {
+                let described = json!({ "report": outcome["report"], "serving": outcome["serving"] });
+                self.rehearsal.extend(fields(&described, &[]));
+            }
+        }
         release["outcome"].as_str().unwrap_or_default().to_owned()
     }
 
@@ -102,6 +110,8 @@ impl Seen {
 fn what_is_printed_is_what_is_described() {
     let Some(mut stage) = Stage::set(PITON) else { return };
     let mut seen = Seen::default();
+    let check = "[[check]]\nname = \"items\"\nsql = \"select count(*) > 0 from items\"\nexpect = \"t\"\n";
+    stage.configure(|settings| settings.more = check.into());
     for args in [
         &["config", "prodction", "--json"][..],
         &["plan", "prodction", "--json"],
@@ -143,7 +153,9 @@ fn what_is_printed_is_what_is_described() {
     stage.configure(|settings| settings.after_staging = false);
 
     // A fault of the release: it goes back by itself, or stands until a person says so.
-    stage.commit("never ready", &[Change::Behaviour(|app| app.never_ready = true)]);
+    let slow = "alter table items add weight int; select pg_sleep(0.3);";
+    let migration = Change::Migration("002_weight.sql", slow);
+    stage.commit("never ready", &[migration, Change::Behaviour(|app| app.never_ready = true)]);
     stage.configure(|settings| settings.ready_within = "1s");
     assert_eq!(seen.release(&stage, &["deploy", "production", "--json"], 3), "rolled_back");
     assert_eq!(seen.release(&stage, &["deploy", "production", "--stay", "--json"], 4), "stands");
@@ -197,6 +209,7 @@ fn what_is_printed_is_what_is_described() {
         ("backups", seen.backups),
         ("plan", seen.plan),
         ("release", seen.release),
+        ("rehearsal", seen.rehearsal),
         ("status", seen.status),
         ("log", seen.log),
         ("log --verify", seen.log_verify),

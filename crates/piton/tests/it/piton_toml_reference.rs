@@ -28,6 +28,17 @@ fn every_key_is_described_with_its_default_and_no_other() {
     }
 }
 
+#[test]
+fn every_usual_lint_rule_is_named_and_no_other() {
+    let (_, lint) = REFERENCE.split_once("## [lint]").unwrap();
+    let (_, list) = lint.split("\n## ").next().unwrap().rsplit_once("rules below |").unwrap();
+    let mut named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let mut usual: Vec<String> = piton_db::lint::usual_rules().collect();
+    usual.sort();
+    assert_eq!(named, usual);
+}
+
 /// A row of a table: its key and all that follows.
 fn row(line: &str) -> Option<(&str, &str)> {
     let (key, rest) = line.strip_prefix("| `")?.split_once('`')?;

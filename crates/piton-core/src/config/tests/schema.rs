@@ -34,7 +34,9 @@ fn keys_of_file(value: &DeValue<'_>, path: &str, keys: &mut BTreeSet<String>) {
     match value {
         DeValue::Table(table) => {
             for (key, value) in table {
-                let chosen = path == ".environments" || path.ends_with(".columns") || path.ends_with(".json");
+                let chosen = [".environments", ".lint"].contains(&path)
+                    || path.ends_with(".columns")
+                    || path.ends_with(".json");
                 let below = format!("{path}.{}", if chosen { "*" } else { key.get_ref() });
                 keys_of_file(value.get_ref(), &below, keys);
                 if !chosen {

@@ -1,0 +1,196 @@
+//! What a migration's SQL text says about locks, rewrites, and the release that runs beside it, before it is run anywhere.
+//!
+//! The rules are squawk's, by squawk's names, and two of our own. A rehearsal measures what a text can only suspect, so that a
+//! finding is advice. A `-- squawk-ignore RULE` before a statement is heeded.
+
+use squawk_linter::{Linter, LinterSettings, Rule};
+use squawk_syntax::SourceFile;
+use squawk_syntax::ast;
+
+/// The rules that are worth a warning everywhere: each with the safer form, where squawk has none to tell.
+const USUAL: [(Rule, Option<&str>); 20] = [
+    // What keeps others waiting.
+    (Rule::RequireConcurrentIndexCreation, None),
+    (Rule::RequireConcurrentIndexDeletion, None),
+    (Rule::RequireConcurrentReindex, None),
+    (Rule::RequireConcurrentPartitionDetach, None),
+    (Rule::ConstraintMissingNotValid, None),
+    (Rule::AddingForeignKeyConstraint, None),
+    (Rule::AddingSerialPrimaryKeyField, None),
+    (Rule::AddingNotNullableField, None),
+    (Rule::DisallowedUniqueConstraint, None),
+    (Rule::BanTruncateCascade, Some("name the tables that are to be emptied.")),
+    // What writes every row anew.
+    (Rule::AddingFieldWithDefault, None),
+    (
+        Rule::ChangingColumnType,
+        Some(
+            "Add a column of the new type, fill it in parts, let the release write both, and drop the old one later.",
+        ),
+    ),
+    // What the running release does not expect.
+    (Rule::AddingRequiredField, None),
+    (
+        Rule::RenamingColumn,
+        Some("Add a column of the new name, write both, and drop the old one in a later release."),
+    ),
+    (Rule::RenamingTable, Some("Keep the old name as a view until no release uses it.")),
+    (Rule::BanDropColumn, Some(LATER)),
+    (Rule::BanDropTable, Some(LATER)),
+    (Rule::BanDropView, Some(LATER)),
+    (Rule::BanDropFunction, Some(LATER)),
+    (Rule::BanDropType, Some(LATER)),
+];
+
+const LATER: &str = "Drop it in the release after the last one that uses it.";
+
+/// Our own rules: squawk has none about rows, and the one about `VACUUM FULL` names a statement that no server before 19 has.
+const EVERY_ROW: &str = "changing-every-row";
+const WHOLE_TABLE: &str = "writing-a-table-anew";
+
+/// Something in a migration's text that may hurt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule's name.
+    pub rule: String,
+    /// The line, counted from 1.
+    pub line: u32,
+    /// What it does to others, as a sentence.
+    pub what: String,
+    /// What would not, as a sentence.
+    pub safer: Option<String>,
+}
+
+/// Tells whether there is a rule of this name.
+pub fn is_rule(name: &str) -> bool {
+    [EVERY_ROW, WHOLE_TABLE].contains(&name) || name.parse::<Rule>().is_ok()
+}
+
+/// Lists the names of the rules that are worth a warning everywhere.
+pub fn usual_rules() -> impl Iterator<Item = String> {
+    USUAL.iter().map(|(rule, _)| rule.to_string()).chain([EVERY_ROW, WHOLE_TABLE].map(str::to_owned))
+}
+
+/// Lists what the rules of these names find in a migration, by line.
+///
+/// The text is taken for one transaction: a table that it makes itself is nobody else's yet. What cannot be parsed finds nothing.
+pub fn findings(text: &str, rules: &[String]) -> Vec<Finding> {
+    let file = SourceFile::parse(text);
+    let mut linter = Linter::from(rules.iter().filter_map(|name| name.parse::<Rule>().ok()));
+    linter.settings = LinterSettings { assume_in_transaction: true, ..LinterSettings::default() };
+    let mut found: Vec<Finding> = linter
+        .lint(&file, text)
+        .into_iter()
+        .map(|violation| Finding {
+            rule: violation.code.to_string(),
+            line: line_of(text, violation.text_range.start().into()),
+            what: violation.message,
+            safer: violation.help.or_else(|| safer(violation.code)),
+        })
+        .collect();
+    let own = file.tree().stmts().filter_map(|statement| own_finding(&statement, text));
+    found.extend(own.filter(|finding| rules.contains(&finding.rule)));
+    found.sort_by_key(|finding| finding.line);
+    found
+}
+
+fn safer(rule: Rule) -> Option<String> {
+    USUAL.iter().find(|(usual, _)| *usual == rule)?.1.map(str::to_owned)
+}
+
+/// Looks at a statement by our own rules.
+fn own_finding(statement: &ast::Stmt, text: &str) -> Option<Finding> {
+    let (rule, token) = match statement {
+        ast::Stmt::Update(update) if update.where_clause_or_current_of().is_none() => {
+            (EVERY_ROW, update.update_token())
+        }
+        ast::Stmt::Delete(delete) if delete.where_clause_or_current_of().is_none() => {
+            (EVERY_ROW, delete.delete_token())
+        }
+        ast::Stmt::Vacuum(vacuum) if vacuum.is_full() => (WHOLE_TABLE, vacuum.vacuum_token()),
+        ast::Stmt::Cluster(cluster) => (WHOLE_TABLE, cluster.cluster_token()),
+        _ => return None,
+    };
+    let (what, safer) = match rule {
+        EVERY_ROW => (
+            "It locks every row of the table until the migration ends, and whoever writes one waits.",
+            "Change the rows in parts, each in a transaction of its own.",
+        ),
+        _ => (
+            "It blocks reads and writes while the table is written anew.",
+            "Run pg_repack by hand: it needs the same lock for a moment alone.",
+        ),
+    };
+    Some(Finding {
+        rule: rule.to_owned(),
+        line: line_of(text, token?.text_range().start().into()),
+        what: what.to_owned(),
+        safer: Some(safer.to_owned()),
+    })
+}
+
+fn line_of(text: &str, offset: usize) -> u32 {
+    let before = text.as_bytes().get(..offset).unwrap_or_default();
+    u32::try_from(memchr::memchr_iter(b'\n', before).count() + 1).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Vec<(u32, String)> {
+        let rules: Vec<String> = usual_rules().collect();
+        let found = findings(text, &rules);
+        assert!(found.iter().all(|finding| finding.safer.is_some()), "{found:#?}");
+        found.into_iter().map(|finding| (finding.line, finding.rule)).collect()
+    }
+
+    #[test]
+    fn what_locks_rewrites_or_breaks_is_found_by_line() {
+        for (text, rule) in [
+            ("create index i on t (a)", "require-concurrent-index-creation"),
+            ("drop index i", "require-concurrent-index-deletion"),
+            ("reindex table t", "require-concurrent-reindex"),
+            ("alter table t add constraint c check (a > 0)", "constraint-missing-not-valid"),
+            ("alter table t add foreign key (a) references u (id)", "adding-foreign-key-constraint"),
+            ("alter table t alter a set not null", "adding-not-nullable-field"),
+            ("alter table t add constraint c unique (a)", "disallowed-unique-constraint"),
+            ("alter table t add a float default random()", "adding-field-with-default"),
+            ("alter table t alter a type bigint", "changing-column-type"),
+            ("vacuum full t", WHOLE_TABLE),
+            ("alter table t add a int not null", "adding-required-field"),
+            ("alter table t rename a to b", "renaming-column"),
+            ("alter table t rename to u", "renaming-table"),
+            ("alter table t drop column a", "ban-drop-column"),
+            ("drop table t", "ban-drop-table"),
+            ("truncate t cascade", "ban-truncate-cascade"),
+            ("update t set a = 1", EVERY_ROW),
+            ("delete from t", EVERY_ROW),
+        ] {
+            let found = found(&format!("-- why\nselect 1;\n{text};\n"));
+            assert!(found.contains(&(3, rule.to_owned())), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_safer_form_and_a_table_of_its_own_are_nobodys_trouble() {
+        for text in [
+            "create index concurrently i on t (a)",
+            "alter table t add constraint c check (a > 0) not valid",
+            "alter table t validate constraint c",
+            "alter table t add a int default 7",
+            "update t set a = 1 where id < 1000",
+            "create table t (id bigint primary key); create index i on t (id);",
+            "-- squawk-ignore ban-drop-column\nalter table t drop column a;",
+            "this is no SQL",
+        ] {
+            assert_eq!(found(text), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn every_usual_rule_has_a_name() {
+        assert!(usual_rules().all(|name| is_rule(&name)));
+        assert!(is_rule("prefer-text-field") && !is_rule("no-such-rule"));
+    }
+}

@@ -1,0 +1,262 @@
+//! What a migration does to others, reported exactly. Waits are compared with the migration's own time: a busy machine stretches both.
+
+use fs_err as fs;
+use piton_db::Database;
+use piton_db::fingerprint::Structure;
+use piton_db::migrate::MigrateOptions;
+use piton_db::migrate::sql::SqlFolder;
+use piton_db::rehearsal::{Blocks, Impact, Mode, Report, Step, Watch};
+
+use crate::{database, fresh, run};
+
+/// Two tables; the large one is so large that a pass over it lasts for several looks.
+const TABLES: &str = r#"
+    create table "Big" (id int primary key, n int not null, note text, gone text);
+    insert into "Big" select i, i, md5(i::text), repeat('x', 20) from generate_series(1, 120000) i;
+    create table small (id int primary key, big_id int);
+    insert into small values (1, 1), (2, 2);
+    create view reading as select note from "Big";
+"#;
+
+/// A migration: its name and text, and what it must be reported to lock (table, strongest mode), to rewrite, and to make wait for
+/// most of its time.
+type Case = (&'static str, &'static str, &'static [(&'static str, Mode)], bool, Option<Blocks>);
+
+const MIGRATIONS: [Case; 14] = [
+    (
+        "01_index",
+        r#"create index by_note on "Big" (note)"#,
+        &[(BIG, Mode::Share)],
+        false,
+        Some(Blocks::Writes),
+    ),
+    (
+        "02_concurrently",
+        r#"create index concurrently by_gone on "Big" (gone)"#,
+        &[(BIG, Mode::ShareUpdateExclusive)],
+        false,
+        None,
+    ),
+    (
+        "03_not_valid",
+        r#"alter table "Big" add constraint c check (n > 0) not valid"#,
+        &[(BIG, Mode::AccessExclusive)],
+        false,
+        None,
+    ),
+    (
+        "04_validate",
+        r#"alter table "Big" validate constraint c"#,
+        &[(BIG, Mode::ShareUpdateExclusive)],
+        false,
+        None,
+    ),
+    (
+        "05_foreign_key",
+        r#"alter table small add foreign key (big_id) references "Big" (id)"#,
+        &[(BIG, Mode::ShareRowExclusive), (SMALL, Mode::ShareRowExclusive)],
+        false,
+        None,
+    ),
+    (
+        "06_not_null",
+        r#"alter table "Big" alter gone set not null"#,
+        &[(BIG, Mode::AccessExclusive)],
+        false,
+        None,
+    ),
+    (
+        "07_constant",
+        r#"alter table "Big" add seven int default 7"#,
+        &[(BIG, Mode::AccessExclusive)],
+        false,
+        None,
+    ),
+    (
+        "08_volatile",
+        r#"alter table "Big" add lot float default random()"#,
+        &[(BIG, Mode::AccessExclusive)],
+        true,
+        Some(Blocks::ReadsAndWrites),
+    ),
+    (
+        "09_type",
+        r#"alter table "Big" alter n type bigint"#,
+        &[(BIG, Mode::AccessExclusive)],
+        true,
+        Some(Blocks::ReadsAndWrites),
+    ),
+    ("10_drop_column", r#"alter table "Big" drop column gone"#, &[(BIG, Mode::AccessExclusive)], false, None),
+    ("11_full", r#"vacuum full "Big""#, &[(BIG, Mode::AccessExclusive)], true, Some(Blocks::ReadsAndWrites)),
+    ("12_truncate", "truncate small", &[(SMALL, Mode::AccessExclusive)], true, None),
+    ("13_rows", r#"update "Big" set n = n + 1"#, &[(BIG, Mode::RowExclusive)], false, None),
+    (
+        "14_new_table",
+        "create table fresh (id int primary key); alter table fresh add x int; drop table small",
+        // Its foreign key locks the other table as well.
+        &[(BIG, Mode::AccessExclusive), (SMALL, Mode::AccessExclusive)],
+        false,
+        None,
+    ),
+];
+
+const BIG: &str = r#""public"."Big""#;
+const SMALL: &str = r#""public"."small""#;
+
+/// Runs all migrations on a database, observed; returns the report.
+async fn rehearse(db: &Database, golden: &Database) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, sql, ..) in MIGRATIONS {
+        fs::write(dir.path().join(format!("{name}.sql")), sql).unwrap();
+    }
+    let watch = Watch::begin(db).await.unwrap();
+    let applied = SqlFolder::new(dir.path())
+        .apply(db, MigrateOptions::default(), &mut |progress| watch.step(&progress.what))
+        .await
+        .unwrap();
+    let report = watch.end(golden).await.unwrap();
+    assert_eq!(applied.migrations.len(), MIGRATIONS.len());
+    report
+}
+
+fn impact<'a>(step: &'a Step, table: &str) -> &'a Impact {
+    step.tables.iter().find(|impact| impact.table == table).unwrap_or_else(|| panic!("{table}: {step:#?}"))
+}
+
+/// Wants the waits of a step to be those of its strongest lock, held for most of its time, or to be only a part of it.
+fn assert_waits(step: &Step, blocks: Option<Blocks>) {
+    let impact = impact(step, BIG);
+    let (read, write) = (impact.read_wait_ms.unwrap_or(0), impact.write_wait_ms.unwrap_or(0));
+    let most = |wait: u64| wait * 2 > step.ms;
+    let expected = match blocks {
+        Some(Blocks::ReadsAndWrites) => (true, true),
+        Some(Blocks::Writes) => (false, true),
+        _ => (false, false),
+    };
+    assert_eq!((most(read), most(write)), expected, "of {} ms: {step:#?}", step.ms);
+}
+
+#[tokio::test]
+async fn locks_rewrites_and_waits_are_reported_by_migration() {
+    let Some((cluster, golden)) = fresh("rehearsal_golden").await else { return };
+    run(&golden, TABLES).await;
+    let admin = cluster.connect("postgres").await;
+    for copy in ["rehearsal_copy", "rehearsal_twin"] {
+        admin.batch_execute(&format!("create database {copy} template rehearsal_golden")).await.unwrap();
+    }
+    let copy = database(cluster, "rehearsal_copy");
+    let report = rehearse(&copy, &golden).await;
+    assert!(report.complete && report.missing.is_empty(), "{report:#?}");
+    assert_eq!(report.steps.len(), MIGRATIONS.len());
+    for (step, (name, _, locks, rewrites, blocks)) in report.steps.iter().zip(MIGRATIONS) {
+        assert_eq!(step.name, format!("{name}.sql"));
+        let strongest: Vec<(&str, Mode)> =
+            step.tables.iter().map(|impact| (impact.table.as_str(), impact.locks[0].mode)).collect();
+        assert_eq!(strongest, locks, "{step:#?}");
+        let rewritten: Vec<&str> = step
+            .tables
+            .iter()
+            .filter(|impact| impact.rewritten)
+            .map(|impact| impact.table.as_str())
+            .collect();
+        let expected: &[&str] = if rewrites { &[locks[0].0] } else { &[] };
+        assert_eq!(rewritten, expected, "{step:#?}");
+        if blocks.is_some() || ["02_concurrently", "04_validate", "13_rows"].contains(&name) {
+            assert_waits(step, blocks);
+        }
+        if rewrites && locks[0].0 == BIG {
+            assert!(step.wal_bytes > 5_000_000, "{step:#?}");
+        }
+    }
+    // The basis of the estimate: what the golden copy held.
+    assert_eq!(impact(&report.steps[0], BIG).rows, Some(120_000));
+    assert!(impact(&report.steps[0], BIG).bytes > 10_000_000);
+    assert_eq!(impact(&report.steps[11], SMALL).rows, Some(2));
+    assert!(report.reads_waited() >= impact(&report.steps[8], BIG).read_wait_ms);
+    let index = &impact(&report.steps[0], BIG).locks;
+    assert!(index.iter().all(|lock| lock.blocks <= Blocks::Writes), "{index:#?}");
+
+    // Nothing of it is left, and the migrations' outcome is the same as unobserved.
+    let twin = database(cluster, "rehearsal_twin");
+    for (_, sql, ..) in MIGRATIONS {
+        run(&twin, sql).await;
+    }
+    let observed = Structure::of(&copy).await.unwrap();
+    let mut left = Structure::of(&twin).await.unwrap().changes_to(&observed);
+    left.retain(|change| !change.object().contains(" piton"));
+    assert_eq!(left, []);
+    assert!(!observed.0.keys().any(|object| object.contains("piton_rehearsal")));
+}
+
+#[tokio::test]
+async fn without_event_triggers_the_rest_is_reported_and_what_is_missing_is_said() {
+    let Some((cluster, golden)) = fresh("rehearsal_plain_golden").await else { return };
+    let admin = cluster.connect("rehearsal_plain_golden").await;
+    admin
+        .batch_execute(
+            "create role rehearser login createdb; alter database rehearsal_plain_golden owner to rehearser;
+             set role rehearser; create schema own; set search_path = own;",
+        )
+        .await
+        .unwrap();
+    admin.batch_execute(&format!("set search_path = own; {TABLES}")).await.unwrap();
+    drop(admin);
+    let url = cluster.url_as("rehearser", "", "rehearsal_plain_golden");
+    let golden_as_owner = Database::parse(&piton_exec::Secret::from(url.as_str())).unwrap();
+    let client = golden_as_owner.maintenance().await.unwrap();
+    copy_when_free(&client, "rehearsal_plain_copy", &golden.dbname).await;
+    let copy = golden_as_owner.with_name("rehearsal_plain_copy");
+
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        ("1.sql", r#"create index on own."Big" (note)"#),
+        ("2.sql", r#"alter table own."Big" alter n type bigint"#),
+        ("3.sql", "truncate own.small"),
+        // Too short to be seen: inferred from what has changed.
+        ("4.sql", "alter table own.small add x int"),
+        ("5.sql", "create index quick on own.small (id)"),
+        ("6.sql", "drop index own.quick"),
+        ("7.sql", r#"alter table own.small add foreign key (big_id) references own."Big" (id) not valid"#),
+        ("8.sql", "insert into own.small values (3, 3); create table own.fresh (id int)"),
+    ];
+    for (name, sql) in files {
+        fs::write(dir.path().join(name), sql).unwrap();
+    }
+    let watch = Watch::begin(&copy).await.unwrap();
+    let folder = SqlFolder::new(dir.path());
+    folder.apply(&copy, MigrateOptions::default(), &mut |progress| watch.step(&progress.what)).await.unwrap();
+    let report = watch.end(&golden_as_owner).await.unwrap();
+    assert!(!report.complete);
+    assert!(report.missing[0].contains("superuser"), "{:?}", report.missing);
+    let big = r#""own"."Big""#;
+    let [index, retype, truncate, column, quick, gone, foreign_key, rows] = report.steps.as_slice() else {
+        panic!("{report:#?}")
+    };
+    assert_eq!(impact(index, big).blocks(), Blocks::Writes);
+    assert!(impact(index, big).write_wait_ms.unwrap() * 2 > index.ms, "{index:#?}");
+    assert_eq!((impact(retype, big).blocks(), impact(retype, big).rewritten), (Blocks::ReadsAndWrites, true));
+    let emptied = impact(truncate, r#""own"."small""#);
+    assert_eq!((emptied.blocks(), emptied.rewritten), (Blocks::ReadsAndWrites, true));
+    let small = r#""own"."small""#;
+    for (step, table, mode) in [
+        (column, small, Mode::AccessExclusive),
+        (quick, small, Mode::Share),
+        (gone, small, Mode::AccessExclusive),
+        (foreign_key, small, Mode::AccessExclusive),
+        (foreign_key, big, Mode::AccessExclusive),
+    ] {
+        // A busy machine may be so slow that it is seen.
+        let strongest = &impact(step, table).locks[0];
+        assert!(strongest.mode == mode || !strongest.inferred, "{step:#?}");
+    }
+    assert!(rows.tables.iter().all(|impact| impact.blocks() == Blocks::Nothing), "{rows:#?}");
+    // A lock that nobody saw cannot be ruled out.
+    assert!(report.reads_waited() >= Some(piton_db::rehearsal::SAMPLE_MS));
+}
+
+/// Copies a database as soon as no session is on it any more.
+async fn copy_when_free(client: &tokio_postgres::Client, copy: &str, template: &str) {
+    let statement = format!("create database {copy} template {template}");
+    piton_testkit::postgres::eventually("a copy", async || client.batch_execute(&statement).await.is_ok())
+        .await;
+}

@@ -1,0 +1,30 @@
+//! What `piton plan` and the guard say of a migration's text.
+
+use piton_testkit::stage::Change;
+use serde_json::Value;
+
+use crate::common::live_stage;
+
+#[test]
+fn lint_warns_in_the_plan_and_refuses_where_it_is_told_to() {
+    let Some(mut stage) = live_stage() else { return };
+    let sql = "alter table items add tag text;\n\nalter table items drop column note;\n";
+    stage.commit("v2", &[Change::Migration("002_tag.sql", sql)]);
+    let found = "002_tag.sql:3: Dropping a column may break existing clients.";
+    let plan = stage.piton(&["plan", "production", "--json"]).expect(0).json();
+    let remarks: Vec<&str> = plan["remarks"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let warned = remarks.iter().find(|remark| remark.starts_with(found)).unwrap();
+    assert!(
+        warned.ends_with("(ban-drop-column)") && warned.contains("after the last one that uses it"),
+        "{warned}"
+    );
+
+    stage.configure(|settings| settings.more = "[lint]\nban-drop-column = \"error\"\n".into());
+    let refused = stage.piton(&["deploy", "production"]).expect(2);
+    refused.says("a pending migration has what [lint] in piton.toml refuses").says(found);
+    stage.configure(|settings| settings.more = "[lint]\nban-drop-column = \"off\"\n".into());
+    let plan = stage.piton(&["plan", "production", "--json"]).expect(0).json();
+    assert!(!plan["remarks"].to_string().contains("ban-drop-column"), "{plan:#}");
+    stage.configure(|settings| settings.more = "[lint]\nban-drop-colum = \"off\"\n".into());
+    stage.piton(&["plan", "production"]).expect(2).says("did you mean `ban-drop-column`?");
+}
