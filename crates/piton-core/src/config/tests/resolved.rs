@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use piton_db::mask::Kind;
 use piton_db::migrate::Tool;
 use piton_exec::ExposeSecret;
 use proptest::prelude::*;
@@ -40,6 +41,8 @@ fn every_key_arrives() {
     assert_eq!(settings.data, None);
     assert_eq!(settings.backup.keep, Duration::from_secs(14 * 86_400));
     assert_eq!(settings.backup.to, settings.root.join("backups/"));
+    assert_eq!(settings.backup.files, [settings.root.join("uploads")]);
+    assert_eq!(settings.backup.recipients.len(), 1);
     assert_eq!(settings.window.as_ref().unwrap().to_string(), "Tue 10:00-12:00 America/New_York");
     assert_eq!(settings.vars["NODE_ENV"].expose_secret(), "production");
     assert!(settings.shared_secrets.contains("SENTRY_DSN"));
@@ -216,4 +219,30 @@ fn a_dollar_sign_can_be_meant() {
     let settings = resolve(&text, &[], "production", &[]).unwrap();
     assert_eq!(settings.run.command.args, ["$HOME", "$1", "${X}"]);
     assert!(read(SMALL).is_ok());
+}
+
+#[test]
+fn a_mask_is_read_and_its_mistakes_are_told() {
+    let text = format!(
+        "{SMALL}[database]\n[environments.staging]\nlisten = \"8081\"\nports = {{ blue = 3101, green = 3102 }}\n\
+         data = {{ from = \"production\", mask = \"mask.toml\" }}\n"
+    );
+    let with = |mask: &str| {
+        let files = [("mask.toml", mask), (".env.staging", "DATABASE_URL=postgres:///d\n")];
+        resolve(&text, &files, "staging", &[])
+    };
+    let settings = with("[columns.people]\nemail = \"email\"\n").unwrap();
+    let mask = settings.data.unwrap().mask.unwrap();
+    assert_eq!(mask.mask.columns["people"]["email"], Kind::Email);
+    for (mask, told) in [
+        ("[columns.people]\nemail = \"mail\"\n", "line 2"),
+        ("colums = 1\n", "colums"),
+        ("large_objects = \"burn\"\n", "burn"),
+    ] {
+        let told_there = render(&with(mask).unwrap_err());
+        assert!(told_there.contains("mask.toml") && told_there.contains(told), "{told_there}");
+    }
+    let files = [(".env.staging", "DATABASE_URL=postgres:///d\n")];
+    let missing = render(&resolve(&text, &files, "staging", &[]).unwrap_err());
+    assert!(missing.contains("the mask cannot be read"), "{missing}");
 }

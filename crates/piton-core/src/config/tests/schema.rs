@@ -68,9 +68,11 @@ fn with_commands() -> String {
 #[test]
 fn the_schema_knows_every_key_that_the_types_take() {
     let (schema, with_commands) = (json_schema(), with_commands());
+    let with_mask =
+        FULL.replace("{ from = \"production\" }", "{ from = \"production\", mask = \"mask.toml\" }");
     let (mut in_schema, mut in_file) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, &schema, "", &mut in_schema);
-    for text in [FULL, SMALL, &with_commands] {
+    for text in [FULL, SMALL, &with_commands, &with_mask] {
         assert!(types_accept(text) && schema_accepts(text));
         let tree = DeTable::parse(text).unwrap();
         keys_of_file(&DeValue::Table(tree.get_ref().clone()), "", &mut in_file);
