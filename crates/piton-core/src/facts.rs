@@ -86,10 +86,11 @@ impl Facts {
         let changes =
             git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
-        let found = lint::look(settings, source, &hash).await?;
+        let pending = pending(settings, source, &hash).await;
+        let found = pending.as_ref().map_or_else(Vec::new, |pending| lint::look(settings, pending));
         Ok(Self {
             source: measure(source).await,
-            pending: pending(settings, source, &hash).await,
+            pending: pending.map(|pending| pending.names),
             warnings: found.iter().filter(|found| !found.refuses()).map(Found::words).collect(),
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
@@ -102,9 +103,7 @@ impl Facts {
             unmarked: unmarked(settings).await,
         })
     }
-}
 
-impl Facts {
     /// Gathers the facts for a run that brings no commit: what serves is named in what it makes, or else the last commit.
     ///
     /// # Errors
@@ -174,8 +173,16 @@ async fn measure(settings: &Settings) -> Option<Source> {
     })
 }
 
-/// Lists the commit's migrations that the source has not applied.
-pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Vec<String>> {
+/// The commit's migrations that a database has not applied.
+pub(crate) struct Pending {
+    /// The commit's files.
+    pub(crate) look: OfCommit,
+    /// Their names, in the order in which they are applied.
+    pub(crate) names: Vec<String>,
+}
+
+/// Looks which of the commit's migrations the source has not applied; `None` where that cannot be told.
+pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Pending> {
     let migrations = settings.database.as_ref()?.migrations.as_ref()?;
     if matches!(migrations.tool, Tool::Commands { .. }) {
         // Only the built commit's own program can tell.
@@ -183,7 +190,8 @@ pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) 
     }
     let look = OfCommit::look(hash, &settings.root, migrations).await.ok()?;
     let known = look.migrations.status(&step::database_of(source).ok()?).await.ok()?;
-    Some(known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect())
+    let names = known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect();
+    Some(Pending { look, names })
 }
 
 async fn git(root: &Path, args: &[&str]) -> Result<String, Fault> {

@@ -3,9 +3,7 @@
 use piton_db::lint::{self, Finding};
 
 use crate::config::{LintLevel, Settings};
-use crate::facts;
-use crate::fault::Fault;
-use crate::look::OfCommit;
+use crate::facts::Pending;
 
 /// A finding in a file.
 #[derive(Clone, Debug)]
@@ -29,27 +27,17 @@ impl Found {
     }
 }
 
-/// Looks through the commit's migrations that the source has not applied; finds nothing where that cannot be told, or where they are not SQL.
-///
-/// # Errors
-/// When git cannot read a file.
-pub(crate) async fn look(settings: &Settings, source: &Settings, commit: &str) -> Result<Vec<Found>, Fault> {
+/// Looks through the migrations that are pending; finds nothing in those that are not SQL.
+pub(crate) fn look(settings: &Settings, pending: &Pending) -> Vec<Found> {
     let rules: Vec<String> = settings.lint.keys().cloned().collect();
-    let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
-    let Some(migrations) = migrations.filter(|_| !rules.is_empty()) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    let pending = facts::pending(settings, source, commit).await.unwrap_or_default();
-    if pending.is_empty() {
-        return Ok(found);
-    }
-    let look = OfCommit::look(commit, &settings.root, migrations).await?;
-    for name in pending {
-        let Some((file, text)) = look.migrations.script(&name) else { continue };
+    for name in &pending.names {
+        let Some((file, text)) = pending.look.migrations.script(name) else { continue };
         let findings = lint::findings(&text, &rules).into_iter();
         found.extend(findings.map(|finding| {
             let level = settings.lint[&finding.rule];
             Found { file: file.clone(), finding, level }
         }));
     }
-    Ok(found)
+    found
 }

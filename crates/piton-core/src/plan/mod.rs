@@ -180,20 +180,7 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, stay: b
     draft.start();
     draft.traffic();
     draft.settle();
-    let steps = draft.steps;
-    Plan {
-        id: facts.id.clone(),
-        job: Job::Release,
-        app: settings.app.clone(),
-        environment: settings.environment.clone(),
-        protected: settings.protected,
-        commit: facts.commit.clone(),
-        live: facts.live.clone(),
-        slot,
-        stay,
-        steps,
-        remarks: remarks(settings, facts),
-    }
+    Plan { stay, remarks: remarks(settings, facts), ..draft.plan(Job::Release) }
 }
 
 fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
@@ -419,19 +406,39 @@ impl Draft<'_> {
             Tidy { builds: self.dirs.builds(), logs: self.dirs.all_logs(), keep },
         );
     }
-}
 
-impl Draft<'_> {
-    /// Drops what the anchor needed, and backups that are too old.
+    /// Drops what the anchor and the migration needed, and backups that are too old.
     fn database_settled(&mut self, names: Names) {
         let mut drop = vec![names.golden];
         if self.settings.data.is_some() {
             drop.push(names.replaced);
         }
-        self.add("settle.copies", Phase::Settle, DropCopies { names: drop });
+        self.anchor_settled(drop);
+    }
+
+    /// Drops these databases, and backups that are too old.
+    fn anchor_settled(&mut self, names: Vec<String>) {
+        self.add("settle.copies", Phase::Settle, DropCopies { names });
         let folder = self.dirs.backups(self.settings);
         let prune = Prune { folder, keep: self.settings.backup.keep };
         self.add("settle.backups", Phase::Settle, prune);
+    }
+
+    /// Returns the plan with these steps; nothing is remarked, and a fault undoes it.
+    fn plan(self, job: Job) -> Plan {
+        Plan {
+            id: self.facts.id.clone(),
+            job,
+            app: self.settings.app.clone(),
+            environment: self.settings.environment.clone(),
+            protected: self.settings.protected,
+            commit: self.facts.commit.clone(),
+            live: self.facts.live.clone(),
+            slot: self.slot,
+            stay: false,
+            steps: self.steps,
+            remarks: Vec::new(),
+        }
     }
 }
 

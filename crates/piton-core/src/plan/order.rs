@@ -9,7 +9,7 @@ use super::{Draft, Names, Phase, Plan};
 use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::facts::Facts;
-use crate::step::{DropCopies, Guard, HandOver, Proof, Prune, Site, Unpack};
+use crate::step::{DropCopies, Guard, HandOver, Proof, Site, Unpack};
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +87,7 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
     match order {
         Order::Backup => {
             draft.anchor(&names, None);
-            draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
-            let prune = Prune { folder: dirs.backups(settings), keep: settings.backup.keep };
-            draft.add("settle.backups", Phase::Settle, prune);
+            draft.anchor_settled(vec![names.golden]);
         }
         Order::Proof { folder } => {
             let proof = Proof { folder: folder.clone(), golden: names.golden.clone() };
@@ -110,18 +108,5 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
             draft.database_settled(names);
         }
     }
-    let steps = draft.steps;
-    Plan {
-        id: facts.id.clone(),
-        job,
-        app: settings.app.clone(),
-        environment: settings.environment.clone(),
-        protected: settings.protected,
-        commit: facts.commit.clone(),
-        live: facts.live.clone(),
-        slot,
-        stay: false,
-        steps,
-        remarks: Vec::new(),
-    }
+    draft.plan(job)
 }
