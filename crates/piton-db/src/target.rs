@@ -427,8 +427,9 @@ pub(crate) async fn set_for_migrating(client: &Client) -> Result<(), tokio_postg
 fn set_known(settings: &[(&str, &str)]) -> String {
     let values: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     format!(
+        // Not pg_settings, which makes hundreds of rows each time.
         "select pg_catalog.set_config(name, value, false)
-         from (values {}) s(name, value) join pg_catalog.pg_settings using (name) where true",
+         from (values {}) s(name, value) where pg_catalog.current_setting(name, true) is not null",
         values.join(", ")
     )
 }

@@ -149,7 +149,8 @@ impl Sampler {
             .await
             .doing(what)?;
         let mut ours = vec![task.watch, pid(&client).await?];
-        let opened = try_join_all((0..2 * PROBED_AT_ONCE).map(|_| probing_session(copy))).await?;
+        let sessions = 2 * PROBED_AT_ONCE.min(task.relations.tables.len());
+        let opened = try_join_all((0..sessions).map(|_| probing_session(copy))).await?;
         let (pids, free): (Vec<i32>, Vec<Session>) = opened.into_iter().unzip();
         ours.extend(pids);
         let row = client
@@ -323,8 +324,8 @@ async fn probing_session(copy: &Database) -> Result<(i32, Session), DbError> {
     let session = copy.connect().await?;
     // A server may have its `deadlock_timeout` set lower than the default of a second.
     let patience = format!(
-        "select pg_catalog.set_config('lock_timeout', least({PATIENCE_MS},
-            (select setting::int / 2 from pg_catalog.pg_settings where name = 'deadlock_timeout'))::text, false)"
+        "select pg_catalog.set_config('lock_timeout', least({PATIENCE_MS}, pg_catalog.floor(
+            500 * extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)))::text, false)"
     );
     session.batch_execute(&patience).await.doing(|| "prepare a probe".into())?;
     Ok((pid(&session).await?, session))
