@@ -113,9 +113,14 @@ impl Facts {
         from: Option<&Settings>,
         journal: &Journal,
     ) -> Result<Self, Fault> {
-        let serving = live(journal, &settings.environment)?.map(|live| live.commit.hash);
-        let reference = serving.as_deref().unwrap_or("HEAD");
-        Self::gather(settings, from, journal, reference).await
+        let serving = live(journal, &settings.environment)?.map(|live| live.commit);
+        let Some(commit) = serving else { return Self::gather(settings, from, journal, "HEAD").await };
+        let here =
+            git(&settings.root, &["cat-file", "-e", &format!("{}^{{commit}}", commit.hash)]).await.is_ok();
+        let reference = if here { commit.hash.as_str() } else { "HEAD" };
+        let facts = Self::gather(settings, from, journal, reference).await?;
+        // What serves may be missing from a shallow clone, or after a history was rewritten: a backup is wanted all the same.
+        Ok(Self { commit, ..facts })
     }
 }
 

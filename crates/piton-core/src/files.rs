@@ -99,18 +99,26 @@ pub(crate) async fn read_in_background<T: Send + 'static, E: From<io::Error> + S
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
-/// Removes a folder as [`remove_folder`], beside the thread that drives the release.
+/// Writes or removes files, which is slow, beside the thread that drives the release.
 ///
-/// A caller that is dropped waits for the removal to end: whoever comes next may make the folder anew.
+/// A caller that is dropped waits for the work to end: whoever comes next may undo it, or do it anew.
+pub(crate) async fn write_in_background<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    name: &str,
+    write: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let (done, written) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        // Nobody asks any more for what became of it: the caller was dropped.
+        let _ = done.send(write());
+    })?;
+    let _joined = Joined(Some(thread));
+    written.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+}
+
+/// Removes a folder as [`remove_folder`], and as [`write_in_background`].
 pub(crate) async fn remove_folder_in_background(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    let (done, removed) = tokio::sync::oneshot::channel();
-    let removal = std::thread::Builder::new().name("removal".into()).spawn(move || {
-        // Nobody asks any more for what became of it: the caller was dropped.
-        let _ = done.send(remove_folder(&path));
-    })?;
-    let _joined = Joined(Some(removal));
-    removed.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    write_in_background("removal", move || remove_folder(&path)).await
 }
 
 /// A thread whose end is waited for.

@@ -105,9 +105,9 @@ impl Project {
         Ok(releases.into_iter().rev().find(|state| state.ended.is_none()))
     }
 
-    /// Returns the settings of the environment that the data come from, when there is one.
-    fn data_source(&self, settings: &Settings) -> Result<Option<Settings>, Fault> {
-        let Some(data) = &settings.data else { return Ok(None) };
+    /// Returns the settings of the environment that the data come from, when there is one and the job takes data.
+    fn data_source(&self, settings: &Settings, job: Job) -> Result<Option<Settings>, Fault> {
+        let Some(data) = settings.data.as_ref().filter(|_| job.takes_data()) else { return Ok(None) };
         let (own, from) = (&settings.environment, &data.environment);
         self.settings(from).map(Some).map_err(|error| {
             config_fault(&error)
@@ -137,8 +137,8 @@ impl Project {
     ///
     /// # Errors
     /// When the environment that the data comes from cannot be resolved.
-    pub fn world(&self, settings: Settings, journal: &Journal) -> Result<World, Fault> {
-        let from = self.data_source(&settings)?;
+    pub fn world(&self, settings: Settings, journal: &Journal, job: Job) -> Result<World, Fault> {
+        let from = self.data_source(&settings, job)?;
         let others = self.config.environments().into_iter().filter(|name| *name != settings.environment);
         let others = others.map(|name| self.other(name)).collect();
         let released_before = match &settings.after {
@@ -176,7 +176,7 @@ impl Project {
     /// # Errors
     /// When the commit or the journal cannot be read.
     pub async fn plan(&self, settings: &Settings, reference: &str, stay: bool) -> Result<Plan, Fault> {
-        let from = self.data_source(settings)?;
+        let from = self.data_source(settings, Job::Release)?;
         let facts = Facts::gather(settings, from.as_ref(), &self.journal()?, reference).await?;
         Ok(plan::make(settings, from.as_ref(), &facts, stay))
     }
@@ -193,7 +193,7 @@ impl Project {
         watcher: &'w dyn Watcher,
     ) -> Result<Recorder<'w>, Fault> {
         let make = async |journal: &Journal| {
-            let from = self.data_source(settings)?;
+            let from = self.data_source(settings, Job::Release)?;
             let facts = Facts::gather(settings, from.as_ref(), journal, reference).await?;
             Ok(plan::make(settings, from.as_ref(), &facts, stay))
         };
@@ -212,7 +212,7 @@ impl Project {
     ) -> Result<Recorder<'w>, Fault> {
         may_order(settings, order).await?;
         let make = async |journal: &Journal| {
-            let from = self.data_source(settings)?;
+            let from = self.data_source(settings, order.job())?;
             let facts = Facts::gather_for_order(settings, from.as_ref(), journal).await?;
             Ok(plan::make_for(settings, from.as_ref(), &facts, order))
         };
@@ -318,7 +318,7 @@ impl Project {
         settings: Settings,
     ) -> Result<(Recorder<'w>, World), Fault> {
         let journal = self.journal()?;
-        let world = self.world(settings, &journal)?;
+        let world = self.world(settings, &journal, recorder.state().plan.job)?;
         let pending = journal.pending(&recorder.state().plan.id).map_err(journal_fault)?;
         let goes_back = pending.iter().any(|pending| pending.request.goes_back());
         if let Err(fault) = may_carry_on(recorder.state(), &world, goes_back).await {
@@ -352,7 +352,7 @@ impl Project {
     /// # Errors
     /// When the journal or another environment's settings cannot be read.
     pub async fn findings(&self, plan: &Plan, settings: Settings) -> Result<Vec<Finding>, Fault> {
-        let world = self.world(settings, &self.journal()?)?;
+        let world = self.world(settings, &self.journal()?, plan.job)?;
         let guard = plan.steps.iter().find_map(|planned| match &planned.step {
             Step::Guard(guard) => Some(guard),
             _ => None,
@@ -385,7 +385,7 @@ impl Project {
         let revived = async {
             // An app may take longer to become ready than a lease lasts.
             let _heartbeat = journal.keep_alive(&lease).map_err(journal_fault)?;
-            let mut world = self.world(settings, &journal)?;
+            let mut world = self.world(settings, &journal, latest.plan.job)?;
             if forward {
                 world.should_run = should_run(world.serving.clone(), Some(&latest), true);
             }
@@ -438,7 +438,7 @@ impl Project {
             // What is asked is kept until somebody runs the release: what this process would refuse must not wait for the next.
             // And who has another database in sight than the process that runs it does not mean the one that would go back.
             let settings = self.settings(environment).map_err(|error| config_fault(&error))?;
-            same_databases(&open, &self.world(settings, &journal)?, true).await?;
+            same_databases(&open, &self.world(settings, &journal, open.plan.job)?, true).await?;
         }
         journal.ask(&open.plan.id, request, &Operator::this_process()).map_err(journal_fault)?;
         Ok((open, held))

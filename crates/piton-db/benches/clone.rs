@@ -46,7 +46,7 @@ async fn measure(cluster: &Cluster, megabytes: u64) -> Result<(), Box<dyn Error>
         let begin = Instant::now();
         made::clone_from(&copy, "golden", &label).await?;
         ours.push(begin.elapsed().as_secs_f64());
-        made::drop_made(&copy).await?;
+        made::drop_made(&copy, &label).await?;
         let begin = Instant::now();
         client.batch_execute("create database by_hand template golden").await?;
         peer.push(begin.elapsed().as_secs_f64());

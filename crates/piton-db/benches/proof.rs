@@ -82,6 +82,7 @@ async fn piton(shop: &Database, dir: &Path) -> Result<[f64; 3], Box<dyn Error>> 
         release: "bench".into(),
         commit: String::new(),
         serving: None,
+        data_of: None,
     };
     let label = Label {
         app: "shop".into(),
@@ -99,7 +100,7 @@ async fn piton(shop: &Database, dir: &Path) -> Result<[f64; 3], Box<dyn Error>> 
     let proof = prove::compare(&manifest, &golden, Owners::Kept, &mut |_| ()).await?;
     let compared = begin.elapsed().as_secs_f64();
     assert!(proof.is_equal(), "{:?}", proof.differences);
-    made::drop_made(&golden).await?;
+    made::drop_made(&golden, &label).await?;
     backup::discard(dir).await?;
     Ok([dumped, restored - dumped, compared - restored])
 }

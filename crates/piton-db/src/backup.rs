@@ -48,7 +48,7 @@ pub struct Beside {
     /// Public keys of age.
     pub recipients: Vec<String>,
     /// What differs from the commit in the folder that releases are made from.
-    pub diff: Option<String>,
+    pub diff: Option<Vec<u8>>,
 }
 
 impl Default for DumpOptions {
@@ -162,6 +162,10 @@ async fn dump_claimed(
         false => large_objects::read(&client).await?,
     };
     let properties = Properties::read(&client, &source.name).await?;
+    let size = client
+        .query_one("select pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
+        .await
+        .doing(|| format!("measure {}", source.name))?;
     let masks = match &options.mask {
         Some((mask, key)) => Some((mask.of_tables(&client, &snapshot.tables).await?, key.clone())),
         None => None,
@@ -186,6 +190,7 @@ async fn dump_claimed(
         sequences,
         large_objects,
         properties,
+        database_bytes: u64::try_from(size.get::<_, i64>(0)).ok(),
         files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
         archives,
@@ -212,7 +217,7 @@ impl Beside {
             self.encrypt(file, dir, report).await?;
         }
         if let Some(diff) = &self.diff {
-            files::write(&dir.join("uncommitted.diff"), diff.as_bytes())?;
+            files::write(&dir.join("uncommitted.diff"), diff)?;
         }
         Ok(archives)
     }

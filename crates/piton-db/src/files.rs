@@ -64,7 +64,7 @@ fn is_bare(dir: &Path) -> Result<bool, DbError> {
 }
 
 /// Names the file that becomes the given one when it is whole.
-fn unfinished(path: &Path) -> PathBuf {
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
     path.with_extension("unfinished")
 }
 

@@ -78,6 +78,13 @@ pub struct Label {
     pub purpose: Purpose,
 }
 
+impl Label {
+    /// Tells whether both are of the same app and environment.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.app == other.app && self.environment == other.environment
+    }
+}
+
 /// The identity mark of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {

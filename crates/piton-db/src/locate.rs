@@ -1,8 +1,9 @@
 //! Finds the rows in which a restored table differs from its dump.
 //!
 //! Both are read twice, and neither is kept in memory: the first time each row's hash is added to one of 4,096 sums, chosen by the
-//! row's key, the second time only the rows of sums that differ are looked at one by one.
+//! row's key, the second time only the rows of sums that differ are looked at one by one, and not more of them than fit.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -18,8 +19,10 @@ use crate::{Database, DbError, Table, dumpfile, tables};
 
 /// How many sums a table is split into.
 const BUCKETS: usize = 4096;
-/// In how many of those that differ rows are looked at one by one: a table that differs in every row is not kept in memory.
+/// In how many of those that differ rows are looked at one by one, when they hold no more rows than [`LOOKED_AT_ROWS`].
 const LOOKED_AT: usize = 64;
+/// How many rows are looked at one by one; those of a single sum always are.
+const LOOKED_AT_ROWS: u64 = 250_000;
 /// How many rows of each kind are named.
 const EXAMPLES: usize = 5;
 
@@ -95,9 +98,13 @@ pub async fn rows(
     let file = dir.join(file);
     let client = golden.connect().await?;
     pin(&client).await?;
-    let key = primary_key(&client, table).await?;
-    let places: Vec<usize> =
-        key.iter().filter_map(|name| dumped.columns.iter().position(|column| column == name)).collect();
+    let mut key = primary_key(&client, table).await?;
+    let place = |name: &String| dumped.columns.iter().position(|column| column == name);
+    // No dump holds a generated column.
+    let places: Vec<usize> = key.iter().map(place).collect::<Option<_>>().unwrap_or_default();
+    if places.is_empty() {
+        key.clear();
+    }
 
     let mut sums = [vec![RowSum::default(); BUCKETS], vec![RowSum::default(); BUCKETS]];
     let mut add = |side: usize, row: &[u8]| {
@@ -105,15 +112,25 @@ pub async fn rows(
     };
     read(&file, &client, dumped, &mut add).await?;
     let differing: Vec<usize> = (0..BUCKETS).filter(|&at| sums[0][at] != sums[1][at]).collect();
-    let looked_at = &differing[..differing.len().min(LOOKED_AT)];
+    let mut rows = 0;
+    let fitting = differing.iter().take(LOOKED_AT).take_while(|&&at| {
+        let first = rows == 0;
+        rows += sums.iter().map(|side| side[at].rows).max().unwrap_or_default();
+        first || rows <= LOOKED_AT_ROWS
+    });
+    let looked_at = &differing[..fitting.count()];
 
     // How many more of each row the dump has, and the row's key.
     let mut surplus: HashMap<[u8; 32], (i64, Vec<String>)> = HashMap::new();
     let mut count = |side: usize, row: &[u8]| {
         if looked_at.binary_search(&bucket(row, &places)).is_ok() {
             let hash = blake3::hash(row);
-            let found = surplus.entry(*hash.as_bytes()).or_insert_with(|| (0, fields(row, &places)));
-            found.0 += if side == 0 { 1 } else { -1 };
+            let more = if side == 0 { 1 } else { -1 };
+            match surplus.entry(*hash.as_bytes()) {
+                Entry::Vacant(entry) => _ = entry.insert((more, fields(row, &places))),
+                Entry::Occupied(entry) if entry.get().0 + more == 0 => _ = entry.remove(),
+                Entry::Occupied(mut entry) => entry.get_mut().0 += more,
+            }
         }
     };
     read(&file, &client, dumped, &mut count).await?;

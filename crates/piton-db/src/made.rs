@@ -141,8 +141,8 @@ async fn wait_for_predecessor(client: &Client, name: &str) -> Result<(), DbError
 /// Drops a database that Piton made, with the sessions on it; returns false when it is gone already.
 ///
 /// # Errors
-/// [`DbError::NotMade`] unless the database's own, valid mark says that Piton made it.
-pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
+/// [`DbError::NotMade`] unless the database's own, valid mark says that Piton made it for the label's environment.
+pub async fn drop_made(database: &Database, label: &Label) -> Result<bool, DbError> {
     let client = database.maintenance().await?;
     let name = &database.dbname;
     wait_for_predecessor(&client, name).await?;
@@ -151,7 +151,7 @@ pub async fn drop_made(database: &Database) -> Result<bool, DbError> {
         return Ok(false);
     }
     let mark = identity::read_mark(&client, name).await?;
-    if !mark.valid().is_some_and(|mark| mark.label.purpose.made_by_piton()) {
+    if !mark.valid().is_some_and(|mark| mark.label.purpose.made_by_piton() && mark.label.is_beside(label)) {
         return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
     }
     // One keeps its database from being dropped, and a copy's is the original's by its slot alone.
@@ -187,11 +187,8 @@ pub async fn drop_replaced(database: &Database, label: &Label) -> Result<bool, D
         return Ok(false);
     }
     let mark = identity::read_mark(&client, name).await?;
-    let fits = mark.valid().is_some_and(|mark| {
-        let found = &mark.label;
-        found.purpose == Purpose::Replaced && found.app == label.app && found.environment == label.environment
-    });
-    if !fits {
+    let fits = |found: &Label| found.purpose == Purpose::Replaced && found.is_beside(label);
+    if !mark.valid().is_some_and(|mark| fits(&mark.label)) {
         return Err(DbError::NotMade { name: name.clone(), found: mark.in_words() });
     }
     drop_now(&client, name).await?;

@@ -57,6 +57,9 @@ pub struct MadeFor {
     pub commit: String,
     /// The commit that served from the database when it was dumped; `None` when none did.
     pub serving: Option<String>,
+    /// The environment whose database was dumped, where it is another one's: a copy shall not do what only the original may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_of: Option<String>,
 }
 
 /// The description of one backup.
@@ -84,6 +87,9 @@ pub struct Manifest {
     pub large_objects: BTreeMap<u32, LargeObject>,
     /// What belongs to the database and not to its contents.
     pub properties: Properties,
+    /// How much room the database took, with its indexes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_bytes: Option<u64>,
     /// Every file of the dump, by its path below the backup's folder.
     pub files: BTreeMap<String, FileSum>,
     /// The hash of the mask, where the rows are masked: no backup, but what a copy for others is made from.
@@ -235,7 +241,9 @@ pub fn verify_files(dir: &Path) -> Result<Vec<Damage>, DbError> {
     }
     for path in files::list(dir)? {
         let name = path.display().to_string();
-        if name != FILE && name != PROVED && !manifest.files.contains_key(&name) {
+        // A proof that was cut off, or met a full disk, as it wrote down its end.
+        let proof = name == PROVED || path == files::unfinished(Path::new(PROVED));
+        if name != FILE && !proof && !manifest.files.contains_key(&name) {
             damage.push(Damage::Extra(name));
         }
     }

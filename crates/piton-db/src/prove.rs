@@ -33,7 +33,7 @@ pub enum Owners {
 /// Builds the command that restores a backup into a new database.
 pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, owners: Owners, jobs: u32) -> Command {
     let command = Command::new(tools.pg_restore.display().to_string()).args([
-        format!("--dbname={}", into.dbname),
+        format!("--dbname={}", into.name_for_libpq()),
         format!("--jobs={jobs}"),
         "--exit-on-error".to_owned(),
         "--no-password".to_owned(),
@@ -71,14 +71,14 @@ pub async fn restore(
     let workers = WorkMark::restore_into(into);
     workers.end_all().await;
     if made::create(into, &like, &label).await? == Made::Existing {
-        made::drop_made(into).await?;
+        made::drop_made(into, &label).await?;
         made::create(into, &like, &label).await?;
     }
     let restored = fill(&manifest, dir, into, owners, jobs, report).await;
     if restored.is_err() {
         workers.end_all().await;
         // The restore's error is the one to tell; a leftover carries the golden mark and goes with the next attempt.
-        let _ = made::drop_made(into).await;
+        let _ = made::drop_made(into, &label).await;
     }
     restored
 }

@@ -96,13 +96,7 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
     let what = || format!("swap {replacement} in for {name}");
     let begin = Instant::now();
     let transaction = client.transaction().await.doing(what)?;
-    transaction
-        .batch_execute(&format!(
-            "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = '{SILENCE}'",
-            LOCK_WAIT.as_millis()
-        ))
-        .await
-        .doing(what)?;
+    transaction.batch_execute(&limits()).await.doing(what)?;
     rename(&transaction, &patrol, name, keep_old_as).await?;
     rename(&transaction, &patrol, replacement, name).await?;
     let inside = transaction.client();
@@ -112,6 +106,14 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
     identity::write_mark(inside, keep_old_as, &for_old).await?;
     transaction.commit().await.doing(what)?;
     Ok(Swapped { took: begin.elapsed(), now: true })
+}
+
+/// Returns the statements that keep a transaction which renames databases from waiting, or from being silent, without end.
+fn limits() -> String {
+    format!(
+        "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = '{SILENCE}'",
+        LOCK_WAIT.as_millis()
+    )
 }
 
 /// Renames a live database and marks it, ending the sessions on it; nothing takes its place. Done already, it does nothing.
@@ -134,6 +136,7 @@ pub async fn put_aside(live: &Database, name: &str, label: &Label) -> Result<(),
     refuse_prepared(&client, &[&live.dbname]).await?;
     let what = || format!("put {} aside", live.dbname);
     let transaction = client.transaction().await.doing(what)?;
+    transaction.batch_execute(&limits()).await.doing(what)?;
     rename(&transaction, &patrol, &live.dbname, name).await?;
     identity::write_mark(transaction.client(), name, label).await?;
     transaction.commit().await.doing(what)

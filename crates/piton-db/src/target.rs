@@ -1,5 +1,6 @@
 //! A database on a server: parsed from a URL, connected to, and named to libpq's tools.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -353,6 +354,16 @@ impl Database {
         let options = self.with_options(pinned.chain(KEEPALIVES));
         let text = [("PGTZ", "UTC"), ("PGCLIENTENCODING", "UTF8")];
         self.connection_env(command.without_env("PG"), "piton", &text, options)
+    }
+
+    /// Returns the name as an argument: what has an equals sign in it, or begins as a URL does, libpq would take apart.
+    pub(crate) fn name_for_libpq(&self) -> Cow<'_, str> {
+        let name = &self.dbname;
+        if name.contains('=') || name.contains("://") {
+            let escaped = name.replace('\\', "\\\\").replace('\'', "\\'");
+            return format!("dbname='{escaped}'").into();
+        }
+        name.into()
     }
 
     fn connection_env(

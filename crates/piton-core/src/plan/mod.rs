@@ -263,7 +263,13 @@ impl Draft<'_> {
     }
 
     fn guard(&mut self) {
-        let guard = Guard { commit: self.facts.commit.hash.clone(), slot: self.slot, job: Job::Release };
+        let guard = Guard {
+            commit: self.facts.commit.hash.clone(),
+            slot: self.slot,
+            job: Job::Release,
+            backup: None,
+            files: None,
+        };
         self.add("guard", Phase::Guard, guard);
         if self.facts.unmarked {
             self.add("guard.mark", Phase::Guard, Mark { app: self.settings.app.clone() });

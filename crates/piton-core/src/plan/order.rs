@@ -28,6 +28,24 @@ pub enum Job {
     Clone,
 }
 
+impl Job {
+    /// Tells whether the environment's database is made anew by it, where that takes its data from another's.
+    pub(crate) fn takes_data(self) -> bool {
+        matches!(self, Self::Release | Self::Clone)
+    }
+
+    /// Returns the subcommand that orders it.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Self::Release => "deploy",
+            Self::Backup => "backup",
+            Self::Proof => "prove",
+            Self::Restore => "restore",
+            Self::Clone => "clone",
+        }
+    }
+}
+
 impl std::fmt::Display for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
@@ -82,7 +100,13 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
     let slot = facts.live.as_ref().map_or(Slot::Blue, |live| live.start.slot);
     let mut draft = Draft { settings, site, facts, dirs: &dirs, slot, steps: Vec::new() };
     let job = order.job();
-    draft.add("guard", Phase::Guard, Guard { commit: facts.commit.hash.clone(), slot, job });
+    let (backup, files) = match order {
+        Order::Proof { folder } => (Some(folder.clone()), None),
+        Order::Restore { folder, files, .. } => (Some(folder.clone()), files.clone()),
+        Order::Backup | Order::Clone => (None, None),
+    };
+    let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files };
+    draft.add("guard", Phase::Guard, guard);
     let names = Names::of(settings, &facts.id);
     match order {
         Order::Backup => {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words, disk};
-use crate::config::{MaskFile, Settings};
+use crate::config::MaskFile;
 use crate::fault::{Fault, OrFault};
 use crate::files;
 use crate::plan::Job;
@@ -50,6 +50,7 @@ fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
         release: ctx.plan.id.clone(),
         commit: ctx.plan.commit.hash.clone(),
         serving: ctx.world.backed_up_commit.clone(),
+        data_of: ctx.world.from.as_ref().map(|from| from.environment.clone()),
     }
 }
 
@@ -67,8 +68,8 @@ pub(super) async fn clear_spent(folder: &Path) -> Result<(), DbError> {
 }
 
 /// A copy that may take the original's place keeps its owners; one for another environment belongs to that one's user.
-fn owners(settings: &Settings) -> Owners {
-    if settings.data.is_some() { Owners::Restorer } else { Owners::Kept }
+fn owners(of_another: bool) -> Owners {
+    if of_another { Owners::Restorer } else { Owners::Kept }
 }
 
 fn named(program: &str) -> Tools {
@@ -163,7 +164,9 @@ impl Act for Backup {
         let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut take).await;
         reports.all_written()?;
         let manifest = dumped.map_err(|error| match (&self.mask, &error) {
-            (Some(mask), DbError::Mask { problems }) => unmasked(&ctx.plan.environment, mask, problems),
+            (Some(mask), DbError::Mask { problems }) => {
+                unmasked(&ctx.plan.environment, ctx.plan.job, mask, problems)
+            }
             _ => self.failed(ctx, &error),
         })?;
         Ok(json!({
@@ -198,12 +201,25 @@ const TOLD: usize = 10;
 
 impl Proof {
     /// Says in what the restored copy differs, of tables in which rows.
-    async fn differs(&self, manifest: &Manifest, golden: &Database, differences: &[Difference]) -> Fault {
+    async fn differs(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        manifest: &Manifest,
+        golden: &Database,
+        differences: &[Difference],
+    ) -> Fault {
         let mut fault = Fault::release("the restored copy differs from the backup");
         for difference in differences.iter().take(TOLD) {
             fault = fault.because(difference.to_string());
             if let Difference::Rows { table, dumped: Some(_), restored: Some(_) } = difference {
-                let located = locate::rows(&self.folder, manifest, golden, table).await;
+                ctx.say(&format!("looking for the rows in which {table} differs"));
+                let (folder, manifest) = (self.folder.clone(), manifest.clone());
+                let (golden, table) = (golden.clone(), table.clone());
+                let located = files::read_in_background(move || {
+                    let here = tokio::runtime::Handle::current();
+                    here.block_on(locate::rows(&folder, &manifest, &golden, &table))
+                })
+                .await;
                 fault = fault.because(located.map_or_else(
                     |error| format!("  which rows cannot be told: {error}"),
                     |located| format!("  {located}"),
@@ -259,19 +275,32 @@ impl Proof {
 async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
     let settings = ctx.settings();
     let root = settings.root.display().to_string();
-    let command = Command::new("git").args(["-C", &root, "diff", "--binary", "HEAD", "--"]);
-    let diff = local::run(&command).await.or_fault(|| "git cannot tell what is not committed".into())?.stdout;
+    // As `git apply` takes it, whatever a person has set for their own eyes.
+    let command = Command::new("git").args([
+        "-C",
+        &root,
+        "diff",
+        "--binary",
+        "--no-color",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--src-prefix=a/",
+        "--dst-prefix=b/",
+        "HEAD",
+        "--",
+    ]);
+    let diff = local::read(&command).await.or_fault(|| "git cannot tell what is not committed".into())?;
     let secret_files = settings.env_file.iter().filter(|_| !settings.backup.recipients.is_empty());
     Ok(Beside {
         files: settings.backup.files.clone(),
         secret_files: secret_files.cloned().collect(),
         recipients: settings.backup.recipients.clone(),
-        diff: (!diff.trim().is_empty()).then_some(diff),
+        diff: (!diff.is_empty()).then_some(diff),
     })
 }
 
 /// Refuses to copy people's data of which nobody has said what becomes of them.
-pub(super) fn unmasked(environment: &str, mask: &MaskFile, problems: &[Problem]) -> Fault {
+pub(super) fn unmasked(environment: &str, job: Job, mask: &MaskFile, problems: &[Problem]) -> Fault {
     let file = mask.file.display();
     let mut fault = Fault::release(format!("{file} does not say what becomes of all people's data"));
     for problem in problems.iter().take(MOST_PROBLEMS) {
@@ -283,16 +312,23 @@ pub(super) fn unmasked(environment: &str, mask: &MaskFile, problems: &[Problem])
     }
     fault.hint(format!(
         "write into {file} what is missing, for each column the kind that fits: keep, null, email, name, digits, text, json or year; \
-         then piton deploy {environment}"
+         then piton {} {environment}",
+        job.command()
     ))
 }
 
 /// How many of a mask's problems are told at once.
 const MOST_PROBLEMS: usize = 40;
 
-fn altered(folder: &Path) -> Fault {
-    Fault::release("the backup was altered after it was made")
-        .hint(format!("look who writes to {}; the next release takes a new backup", folder.display()))
+fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
+    let job = ctx.plan.job;
+    let anew = if job.takes_data() { job } else { Job::Backup };
+    Fault::release("the backup was altered after it was made").hint(format!(
+        "look who writes to {}; piton {} {} takes a new one",
+        folder.display(),
+        anew.command(),
+        ctx.plan.environment
+    ))
 }
 
 impl Act for Proof {
@@ -305,26 +341,26 @@ impl Act for Proof {
             &named("restore"),
             &golden,
             &self.folder,
-            owners(site.settings),
+            owners(site.from.is_some()),
             JOBS,
         )])
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let manifest =
-            Manifest::read(&self.folder).map_err(|error| altered(&self.folder).caused_by(&error))?;
+            Manifest::read(&self.folder).map_err(|error| altered(ctx, &self.folder).caused_by(&error))?;
         let folder = self.folder.clone();
         let damage = files::read_in_background(move || manifest::verify_files(&folder))
             .await
             .or_fault(|| "the backup's files cannot be read".into())?;
         if !damage.is_empty() {
-            let mut fault = altered(&self.folder);
+            let mut fault = altered(ctx, &self.folder);
             fault.why = damage.iter().map(ToString::to_string).collect();
             return Err(fault);
         }
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
-        let owners = owners(ctx.settings());
+        let owners = owners(manifest.made_for.data_of.is_some());
         let reports = Reports::new(ctx);
         let mut take = |report| reports.take(report);
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
@@ -335,11 +371,11 @@ impl Act for Proof {
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {
-            return Err(self.differs(&manifest, &golden, &proof.differences).await);
+            return Err(self.differs(ctx, &manifest, &golden, &proof.differences).await);
         }
         self.record(&manifest, &golden, &proof).await?;
         let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });
-        if ctx.settings().data.is_some() && matches!(ctx.plan.job, Job::Release | Job::Clone) {
+        if owners == Owners::Restorer {
             // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
             let taken = neutral::apply(&golden).await;
             outcome["neutralised"] = json!(taken.or_fault(|| "the copy cannot be made harmless".into())?);
@@ -348,7 +384,7 @@ impl Act for Proof {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let dropped = super::drop_made(&super::database_of(ctx.settings())?, &self.golden).await?;
+        let dropped = super::drop_made(ctx, &super::database_of(ctx.settings())?, &self.golden).await?;
         Ok(json!({ "dropped": dropped }))
     }
 }

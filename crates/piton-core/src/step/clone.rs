@@ -80,10 +80,11 @@ impl Act for CloneData {
             return Ok(Value::Null);
         }
         let live = super::database_of(ctx.settings())?;
-        let had_traffic = ctx.began(Phase::Shift);
+        // The app that served before goes on with the new database from its first moment.
+        let was_served = ctx.plan.live.is_some() || ctx.began(Phase::Shift);
         if existed(ctx.noted().as_ref()) {
             self.put_back(ctx, &live).await?;
-        } else if had_traffic {
+        } else if was_served {
             // After a kill it may have been dropped already; what somebody made there since is not this release's.
             let cannot = || "the database that this release made cannot be put aside".to_owned();
             let label = super::label(ctx, Purpose::Clone);
@@ -92,14 +93,14 @@ impl Act for CloneData {
                 swap::put_aside(&live, &self.fresh, &label).await.or_fault(cannot)?;
             }
         } else {
-            super::drop_made(&live, &live.dbname).await?;
+            super::drop_made(ctx, &live, &live.dbname).await?;
         }
         let fresh = live.with_name(&self.fresh);
-        if had_traffic && let Some(why) = self.written_into(ctx, &fresh).await? {
+        if was_served && let Some(why) = self.written_into(ctx, &fresh).await? {
             keep(ctx, &fresh).await?;
             return Ok(json!({ "existed": existed(ctx.noted().as_ref()), "kept": self.fresh, "why": why }));
         }
-        super::drop_made(&live, &self.fresh).await?;
+        super::drop_made(ctx, &live, &self.fresh).await?;
         Ok(json!({ "existed": existed(ctx.noted().as_ref()) }))
     }
 }

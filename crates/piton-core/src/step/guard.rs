@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use piton_db::manifest::Manifest;
 use piton_db::migrate::MigrationError;
 use piton_db::{DbError, facts, identity, quote};
 use piton_exec::{Command, local};
@@ -30,6 +31,12 @@ pub struct Guard {
     /// What is guarded: what moves neither code nor traffic has fewer guards.
     #[serde(default)]
     pub job: Job,
+    /// The backup that is restored, where none is taken.
+    #[serde(default)]
+    pub backup: Option<PathBuf>,
+    /// Where that one's files are wanted.
+    #[serde(default)]
+    pub files: Option<PathBuf>,
 }
 
 /// What one guard found.
@@ -106,11 +113,11 @@ impl Guard {
             "identity" => identity_guard(world, self.job).await,
             "secrets" => {
                 secrets_guard(world)?;
-                mask_guard(world).await
+                mask_guard(world, self.job).await
             }
             "tools" => self.tools_guard(world).await,
             "migrations" => self.migrations_guard(world).await,
-            "disk" => disk_guard(world, self.job).await,
+            "disk" => disk_guard(world, self).await,
             "ports" => self.ports_guard(world).await,
             "order" => self.order_guard(world),
             "window" => window_guard(&world.settings, now),
@@ -352,7 +359,7 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
 }
 
 /// Where data are masked on the way, it is said of every column that looks like people's what becomes of it.
-async fn mask_guard(world: &World) -> Result<(), Fault> {
+async fn mask_guard(world: &World, job: Job) -> Result<(), Fault> {
     let mask = world.settings.data.as_ref().and_then(|data| data.mask.as_ref());
     let (Some(mask), Some(source)) = (mask, &world.from) else { return Ok(()) };
     let Some(database) = database(source)? else { return Ok(()) };
@@ -362,7 +369,7 @@ async fn mask_guard(world: &World) -> Result<(), Fault> {
     if problems.is_empty() {
         return Ok(());
     }
-    let fault = super::backup::unmasked(&world.settings.environment, mask, &problems);
+    let fault = super::backup::unmasked(&world.settings.environment, job, mask, &problems);
     Err(Fault { kind: Kind::Refused, ..fault })
 }
 
@@ -464,17 +471,36 @@ async fn may_create(settings: &Settings) -> Result<(), Fault> {
         )))
 }
 
-async fn disk_guard(world: &World, job: Job) -> Result<(), Fault> {
+/// The room for what the job makes.
+async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
     let settings = &world.settings;
-    let Some(source) = database(world.from.as_ref().unwrap_or(settings))? else { return Ok(()) };
-    let Ok(client) = source.connect().await else { return Ok(()) };
-    let size = facts::read(&client).await.or_fault(|| "the database cannot be measured".into())?.size;
+    let unreadable = || "the database cannot be measured".to_owned();
+    let source = database(world.from.as_ref().unwrap_or(settings))?;
+    let live = match &source {
+        Some(source) => match source.connect().await {
+            Ok(client) => facts::read(&client).await.or_fault(unreadable)?.size,
+            // It may be what was lost; otherwise the identity guard reports it.
+            Err(_) => 0,
+        },
+        None => return Ok(()),
+    };
     let mut needs = Vec::new();
-    if !matches!(job, Job::Proof | Job::Restore) {
-        let bytes = size + size_of_files(world)?;
-        needs.push(Need { path: settings.backup.to.clone(), bytes, what: "the backup" });
+    let mut size = live;
+    match &guard.backup {
+        None => {
+            let bytes = live + size_of_files(world)?;
+            needs.push(Need { path: settings.backup.to.clone(), bytes, what: "the backup" });
+        }
+        Some(folder) => {
+            let manifest = Manifest::read(folder).or_fault(|| "the backup cannot be read".into())?;
+            size = live.max(manifest.database_bytes.unwrap_or_default()).max(manifest.total_bytes());
+            if let Some(path) = &guard.files {
+                let bytes = manifest.archives.iter().map(|archive| archive.bytes).sum();
+                needs.push(Need { path: path.clone(), bytes, what: "its files" });
+            }
+        }
     }
-    let (copies, what) = match job {
+    let (copies, what) = match guard.job {
         Job::Release | Job::Clone => (2, "the golden copy and the rehearsal's copy"),
         Job::Backup | Job::Proof => (1, "the golden copy"),
         Job::Restore => (1, "the restored database"),

@@ -1,4 +1,4 @@
-use piton_db::identity;
+use piton_db::identity::{self, Purpose};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,8 +18,15 @@ impl Act for HandOver {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let database = super::database_of(ctx.settings())?;
-        let client = database.maintenance().await.or_fault(|| format!("{database} cannot be reached"))?;
+        let database = super::database_of(ctx.settings())?.with_name(&self.name);
+        let unreachable = || format!("{} cannot be reached", database.server());
+        let label = super::label(ctx, Purpose::Golden);
+        let place = identity::locate(&database).await.or_fault(unreachable)?;
+        // Handed over before a kill; what its owner has done since, such as letting it take the live one's place, is theirs.
+        if !place.mark.valid().is_some_and(|mark| mark.label == label) {
+            return Ok(Value::Null);
+        }
+        let client = database.maintenance().await.or_fault(unreachable)?;
         identity::clear_mark(&client, &self.name)
             .await
             .or_fault(|| format!("the mark of {} cannot be removed", self.name))?;

@@ -21,7 +21,7 @@ pub struct Mark {
 /// The environment's database is its own, whichever URL names it.
 pub(super) async fn identity_guard(world: &World, job: Job) -> Result<(), Fault> {
     let settings = &world.settings;
-    let replaces = settings.data.is_some() && matches!(job, Job::Release | Job::Clone);
+    let replaces = settings.data.is_some() && job.takes_data();
     let environment = &settings.environment;
     broken_guard(world)?;
     let Some(database) = database(settings)? else { return Ok(()) };
@@ -35,9 +35,13 @@ pub(super) async fn identity_guard(world: &World, job: Job) -> Result<(), Fault>
     }
     let client = match database.connect().await {
         Ok(client) => client,
-        // A database that is made from another one's data need not exist yet.
-        Err(error) if replaces && !facts::exists(&database).await.unwrap_or(true) => {
-            tracing::debug!(%error, "made later");
+        // A database that is made from another one's data need not exist yet; one that a backup is restored beside is
+        // perhaps what was lost.
+        Err(error)
+            if (replaces || matches!(job, Job::Proof | Job::Restore))
+                && !facts::exists(&database).await.unwrap_or(true) =>
+        {
+            tracing::debug!(%error, "not needed");
             return Ok(());
         }
         Err(error) => return Err(unreachable_database(settings, &database, &error)),

@@ -508,9 +508,10 @@ fn label(ctx: &Ctx<'_, '_>, purpose: Purpose) -> Label {
     }
 }
 
-/// Drops a database that Piton made; one that is gone already is as good as dropped.
-async fn drop_made(server: &Database, name: &str) -> Result<bool, Fault> {
-    made::drop_made(&server.with_name(name)).await.or_fault(|| format!("{name} cannot be dropped"))
+/// Drops a database that Piton made for this environment; one that is gone already is as good as dropped.
+async fn drop_made(ctx: &Ctx<'_, '_>, server: &Database, name: &str) -> Result<bool, Fault> {
+    let dropped = made::drop_made(&server.with_name(name), &label(ctx, Purpose::Clone)).await;
+    dropped.or_fault(|| format!("{name} cannot be dropped"))
 }
 
 /// Lists what must not appear in a log, whatever a program prints.

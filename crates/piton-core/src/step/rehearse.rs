@@ -143,17 +143,17 @@ impl Act for Rehearse {
         let server = super::database_of(ctx.settings())?;
         let copy = server.with_name(&self.copy);
         // A killed rehearsal may have left the copy half migrated.
-        super::drop_made(&server, &self.copy).await?;
+        super::drop_made(ctx, &server, &self.copy).await?;
         made::clone_from(&copy, &self.golden, &super::label(ctx, Purpose::Rehearsal))
             .await
             .or_fault(|| "the golden copy cannot be copied".into())?;
         let rehearsed = self.rehearse(ctx, &copy).await;
-        super::drop_made(&server, &self.copy).await?;
+        super::drop_made(ctx, &server, &self.copy).await?;
         Ok(json!(rehearsed?))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let dropped = super::drop_made(&super::database_of(ctx.settings())?, &self.copy).await?;
+        let dropped = super::drop_made(ctx, &super::database_of(ctx.settings())?, &self.copy).await?;
         Ok(json!({ "dropped": dropped }))
     }
 }

@@ -97,7 +97,7 @@ impl Act for DropCopies {
         let database = super::database_of(ctx.settings())?;
         let (mut dropped, mut kept) = (Vec::new(), Vec::new());
         for name in &self.names {
-            match drop_copy(&database.with_name(name)).await? {
+            match drop_copy(ctx, &database.with_name(name)).await? {
                 None => dropped.push(name),
                 Some(holds) => kept.push(json!({ "name": name, "holds": holds })),
             }
@@ -111,12 +111,12 @@ impl Act for DropCopies {
 }
 
 /// Drops a database that Piton made, or one that people made and left empty; says what is in it when it stays.
-async fn drop_copy(database: &Database) -> Result<Option<String>, Fault> {
+async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<String>, Fault> {
     let name = &database.dbname;
     let cannot = || format!("{name} cannot be dropped");
     let place = identity::locate(database).await.or_fault(cannot)?;
     if !place.mark.valid().is_some_and(|mark| mark.label.purpose == Purpose::Adopted) {
-        super::drop_made(database, name).await?;
+        super::drop_made(ctx, database, name).await?;
         return Ok(None);
     }
     Ok(match made::drop_adopted(database).await.or_fault(cannot)? {

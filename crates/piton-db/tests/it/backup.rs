@@ -28,6 +28,7 @@ pub(crate) fn shop() -> MadeFor {
         release: "r1".into(),
         commit: "c1".into(),
         serving: None,
+        data_of: None,
     }
 }
 
@@ -187,7 +188,9 @@ async fn each_kind_of_damage_is_found_and_located() {
     run(
         &source,
         "create table item (id serial primary key, name text default 'x'); create index item_name on item (name);
-         insert into item (name) select 'n' || i from generate_series(1, 100) i; create table other (a int)",
+         insert into item (name) select 'n' || i from generate_series(1, 100) i; create table other (a int);
+         create table made (a int, b int generated always as (a % 10) stored, primary key (b, a));
+         insert into made select generate_series(1, 50)",
     )
     .await;
     let folder = tempfile::tempdir().unwrap();
@@ -210,6 +213,8 @@ async fn each_kind_of_damage_is_found_and_located() {
     );
     fs::write(dir.join(&file), good).unwrap();
     fs::remove_file(dir.join("dump/strange")).unwrap();
+    // Of a proof that was cut off as it wrote down its end.
+    fs::write(dir.join("proved.unfinished"), "").unwrap();
     assert_eq!(verify_files(&dir).unwrap(), []);
 
     let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
@@ -239,6 +244,10 @@ async fn each_kind_of_damage_is_found_and_located() {
     let locate = async |table: &str| locate::rows(&dir, &manifest, &golden, table).await.unwrap().to_string();
     assert_eq!(locate("\"public\".\"item\"").await, "1 row missing: id=17");
     assert_eq!(locate("\"public\".\"other\"").await, "1 row not in the dump");
+    // Its key is in no dump.
+    run(&golden, "update made set a = 60 where a = 3").await;
+    assert_eq!(locate("\"public\".\"made\"").await, "1 row missing; 1 row not in the dump");
+    run(&golden, "update made set a = 3 where a = 60").await;
     run(&golden, "insert into item values (17, 'other'); update item set id = 1000 where id = 3").await;
     let found = locate("\"public\".\"item\"").await;
     assert_eq!(found, "1 row missing: id=3; 1 row not in the dump: id=1000; 1 row altered: id=17");

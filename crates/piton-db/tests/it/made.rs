@@ -1,4 +1,4 @@
-use piton_db::identity::{MarkState, Purpose, read_mark, write_mark};
+use piton_db::identity::{Label, MarkState, Purpose, read_mark, write_mark};
 use piton_db::made::{Adopted, Made, clone_from, create, drop_adopted, drop_made};
 use piton_db::properties::Properties;
 use piton_db::{Database, DbError, facts};
@@ -15,7 +15,7 @@ async fn only_what_piton_made_is_dropped() {
     let Some((_, users)) = fresh("users_own").await else { return };
     let client = users.maintenance().await.unwrap();
     let refused = async |purpose: &str| {
-        let error = drop_made(&users).await.unwrap_err();
+        let error = drop_made(&users, &label(Purpose::Golden)).await.unwrap_err();
         assert!(matches!(error, DbError::NotMade { .. }), "{purpose}: {error}");
         assert!(facts::exists(&users).await.unwrap());
     };
@@ -40,10 +40,16 @@ async fn only_what_piton_made_is_dropped() {
     assert!(matches!(read_mark(&client, "users_own").await.unwrap(), MarkState::Copied(_)));
     refused("copied").await;
 
+    let others = Label { environment: "another".into(), ..label(Purpose::Golden) };
+    assert!(
+        matches!(drop_made(&golden, &others).await, Err(DbError::NotMade { .. })),
+        "another environment's"
+    );
+
     // With a session on it, and twice.
     let _session = golden.connect().await.unwrap();
-    assert!(drop_made(&golden).await.unwrap());
-    assert!(!drop_made(&golden).await.unwrap());
+    assert!(drop_made(&golden, &label(Purpose::Golden)).await.unwrap());
+    assert!(!drop_made(&golden, &label(Purpose::Golden)).await.unwrap());
 }
 
 #[tokio::test]
@@ -54,7 +60,10 @@ async fn what_people_made_is_dropped_only_while_it_is_empty() {
     write_mark(&client, "by_people", &label(Purpose::Clone)).await.unwrap();
     assert!(matches!(drop_adopted(&theirs).await, Err(DbError::NotMade { .. })), "a clone");
     write_mark(&client, "by_people", &label(Purpose::Adopted)).await.unwrap();
-    assert!(matches!(drop_made(&theirs).await, Err(DbError::NotMade { .. })), "not made by Piton");
+    assert!(
+        matches!(drop_made(&theirs, &label(Purpose::Golden)).await, Err(DbError::NotMade { .. })),
+        "not made by Piton"
+    );
 
     // Each of these alone is somebody's.
     for (make, told, unmake) in [
@@ -106,7 +115,7 @@ async fn a_name_in_use_is_left_alone() {
     assert_eq!(create(&made, &like, &label(Purpose::Golden)).await.unwrap(), Made::Existing);
     let error = create(&made, &like, &label(Purpose::Rehearsal)).await.unwrap_err();
     assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
-    assert!(drop_made(&made).await.unwrap());
+    assert!(drop_made(&made, &label(Purpose::Golden)).await.unwrap());
     let long = taken.with_name(&"ü".repeat(32));
     assert!(matches!(create(&long, &like, &label(Purpose::Golden)).await, Err(DbError::NameTooLong { .. })));
 }
@@ -127,7 +136,7 @@ async fn a_template_in_use_is_named_with_its_session() {
     drop(session);
     assert_eq!(clone_from(&copy, "template_in_use", &label(Purpose::Rehearsal)).await.unwrap(), Made::New);
     assert_eq!(number(&copy.connect().await.unwrap(), "select count(*) from t").await, 100);
-    assert!(drop_made(&copy).await.unwrap());
+    assert!(drop_made(&copy, &label(Purpose::Golden)).await.unwrap());
 }
 
 #[tokio::test]
@@ -147,7 +156,7 @@ async fn a_creation_that_was_cut_off_anywhere_is_repeated() {
         }
         create(&golden, &like, &label(Purpose::Golden)).await.unwrap();
         golden.connect().await.unwrap();
-        assert!(drop_made(&golden).await.unwrap());
+        assert!(drop_made(&golden, &label(Purpose::Golden)).await.unwrap());
         if let Some(ended) = cut {
             ended.unwrap();
             break;
@@ -171,7 +180,7 @@ async fn a_drop_waits_for_a_creation_that_was_cut_off() {
         () = eventually("it copies", async || number(&client, creating).await > 0) => {}
     }
     // The server goes on copying until it finds out.
-    assert!(!drop_made(&copy).await.unwrap());
+    assert!(!drop_made(&copy, &label).await.unwrap());
     eventually("the copying ends", async || number(&client, creating).await == 0).await;
     assert_eq!(number(&client, "select count(*) from pg_database where datname like 'piton%'").await, 0);
 }

@@ -307,7 +307,7 @@ async fn a_copy_reaches_out_no_more() {
     let client = kept.connect().await.unwrap();
     assert_eq!(number(&client, "select count(*) from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())").await, 1);
     drop(client);
-    assert!(made::drop_made(&kept).await.unwrap());
+    assert!(made::drop_made(&kept, &label(Purpose::Golden)).await.unwrap());
     run(&source, "alter subscription reaching_sub set (slot_name = none); drop subscription reaching_sub")
         .await;
 }

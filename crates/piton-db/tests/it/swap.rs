@@ -94,7 +94,10 @@ async fn a_swap_under_writers_loses_no_acknowledged_write() {
     assert_eq!(identity(&old.connect().await.unwrap()).await.unwrap().oid, old_id.oid);
     for (name, purpose) in [("swapped", Purpose::Live), ("swapped_old", Purpose::Replaced)] {
         assert_eq!(read_mark(&client, name).await.unwrap().valid().unwrap().label.purpose, purpose);
-        assert!(matches!(drop_made(&live.with_name(name)).await, Err(DbError::NotMade { .. })));
+        assert!(matches!(
+            drop_made(&live.with_name(name), &label(Purpose::Golden)).await,
+            Err(DbError::NotMade { .. })
+        ));
     }
 
     // Done is done, and back is the same with the names exchanged.
@@ -129,6 +132,14 @@ async fn a_lock_from_another_database_is_named_and_shuts_nobody_out_for_long() {
         other.batch_execute("rollback").await.unwrap();
     }
     assert!(swap(&live, &replacement, "barred_old").await.unwrap().now);
+
+    let other = cluster.connect("postgres").await;
+    other.batch_execute("begin; comment on database barred is 'mine'").await.unwrap();
+    let aside = label(Purpose::Replaced);
+    let putting = put_aside(&live, "barred_aside", &aside);
+    let error = tokio::time::timeout(Duration::from_secs(20), putting).await.unwrap().unwrap_err();
+    assert!(matches!(error, DbError::InUse { .. }), "{error}");
+    assert_eq!(which(&live).await, "new");
 }
 
 #[tokio::test]
@@ -138,7 +149,7 @@ async fn a_staging_clone_stays_a_clone() {
     let client = live.maintenance().await.unwrap();
     write_mark(&client, "staged", &label(Purpose::Clone)).await.unwrap();
     swap(&live, &replacement, "staged_old").await.unwrap();
-    assert!(drop_made(&live.with_name("staged_old")).await.unwrap());
+    assert!(drop_made(&live.with_name("staged_old"), &label(Purpose::Golden)).await.unwrap());
     assert_eq!(read_mark(&client, "staged").await.unwrap().valid().unwrap().label.purpose, Purpose::Clone);
 }
 
@@ -153,7 +164,10 @@ async fn what_people_made_stays_theirs_under_whatever_name() {
     swap(&live, &replacement, "adopted_old").await.unwrap();
     assert_eq!(purpose("adopted").await, Some(Purpose::Clone));
     assert_eq!(purpose("adopted_old").await, Some(Purpose::Adopted));
-    assert!(matches!(drop_made(&live.with_name("adopted_old")).await, Err(DbError::NotMade { .. })));
+    assert!(matches!(
+        drop_made(&live.with_name("adopted_old"), &label(Purpose::Golden)).await,
+        Err(DbError::NotMade { .. })
+    ));
     swap(&live, "adopted_old", &replacement).await.unwrap();
     assert_eq!(purpose("adopted").await, Some(Purpose::Adopted));
     assert_eq!(purpose(&replacement).await, Some(Purpose::Clone));
@@ -168,7 +182,7 @@ async fn a_database_is_put_aside_with_a_session_on_it_and_nothing_takes_its_plac
     put_aside(&live, "aside_kept", &label(Purpose::Replaced)).await.unwrap();
     assert!(!facts::exists(&live).await.unwrap());
     let kept = live.with_name("aside_kept");
-    assert!(matches!(drop_made(&kept).await, Err(DbError::NotMade { .. })));
+    assert!(matches!(drop_made(&kept, &label(Purpose::Golden)).await, Err(DbError::NotMade { .. })));
     put_aside(&kept, "aside", &label(Purpose::Live)).await.unwrap();
     assert!(matches!(
         put_aside(&kept, "neither", &label(Purpose::Live)).await,

@@ -18,6 +18,7 @@ mod kill;
 mod lint;
 mod mask;
 mod migration;
+mod order_contract;
 mod orders;
 mod output;
 mod piton_toml_reference;

@@ -1,6 +1,7 @@
 //! What is done besides releases: backups, their proofs and restorations, fresh data.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use piton_testkit::stage::Stage;
@@ -122,10 +123,21 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
     stage.configure(|settings| {
         settings.backup_more = format!(", files = [{uploads:?}], recipients = [{recipient:?}]");
     });
+    // More than the last lines that Piton keeps of what a program prints, in colours, and not UTF-8.
+    let (mut text, file) =
+        (std::fs::read(stage.root().join("piton.toml")).unwrap(), stage.root().join("piton.toml"));
+    (0..400).for_each(|number| text.extend(format!("# line {number}\n").bytes()));
+    std::fs::write(&file, text).unwrap();
+    stage.git(&["config", "color.ui", "always"]);
     stage.piton(&["backup", "production"]).expect(0).says("2 files");
     let taken = folder(&backups(&stage, "production").pop().unwrap());
-    let diff = std::fs::read_to_string(taken.join("uncommitted.diff")).unwrap();
-    assert!(diff.contains("recipients"), "piton.toml differs from the commit: {diff}");
+    let diff = taken.join("uncommitted.diff");
+    let text = std::fs::read_to_string(&diff).unwrap();
+    assert!(
+        text.contains("recipients") && text.contains("# line 0\n"),
+        "piton.toml differs from the commit: {text}"
+    );
+    stage.git(&["apply", "--check", "--reverse", diff.to_str().unwrap()]);
 
     let restored = stage.folder().join("restored");
     let (name, into) = (format!("{}_restored", stage.database("production")), restored.display().to_string());
@@ -133,6 +145,8 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
     stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done prove.files:before")]).expect(137);
     stage.piton(&["resume", "production"]).expect(0);
     assert_eq!(std::fs::read(restored.join("uploads/receipts/1.pdf")).unwrap(), vec![1; 100_000]);
+    let mode = std::fs::metadata(&restored).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "what people have sent is nobody else's business");
     stage
         .piton(&["restore", "production", "latest", "--into", "other", "--files", &into])
         .expect(2)
@@ -148,10 +162,16 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
     let plain = std::fs::read_dir(taken.join("config")).unwrap().count();
     assert_eq!(plain, 1, "nothing but what is encrypted");
 
-    // One that is unpacked by a run that is undone goes with it.
+    // One that is unpacked by a run that is undone goes with it; one that a person has put in its place stays.
     std::fs::remove_dir_all(&restored).unwrap();
     stage.piton_with_env(&restore, &[("PITON_FAIL_AT", "prove.files:after")]).expect(3);
     assert!(!restored.exists());
+    stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done prove.files:before")]).expect(137);
+    std::fs::rename(&restored, stage.folder().join("moved")).unwrap();
+    std::fs::create_dir(&restored).unwrap();
+    stage.piton(&["abort", "production", "--yes"]).expect(0);
+    assert!(restored.is_dir());
+    std::fs::remove_dir(&restored).unwrap();
 
     // As many files, and one with other contents: told by the proof, whatever checksums the manifest has.
     std::fs::write(uploads.join("logo.png"), "gif").unwrap();
@@ -206,6 +226,83 @@ fn staging_gets_fresh_data_while_its_app_runs() {
     assert_eq!(stage.databases(), [production, staging]);
 
     stage.piton(&["clone", "production"]).expect(2).says("data of its own");
+}
+
+#[test]
+fn what_is_written_into_cloned_data_stays_when_the_clone_is_undone() {
+    let Some(stage) = live_stage() else { return };
+    stage.deploy("staging");
+    let staging = stage.database("staging");
+    let before = stage.sql(&staging, ROWS);
+    stage
+        .piton_with_env(&["clone", "staging"], &[("PITON_CRASH_AT", "done migrate.data:before")])
+        .expect(137);
+    // The app that serves staging is on the new data already.
+    stage.sql(&staging, "insert into items values ('written', 'meanwhile', now())");
+    let undone = stage.piton(&["abort", "staging", "--yes"]).expect(0);
+    assert_eq!(stage.sql(&staging, ROWS), before, "the data before are back");
+    let kept: Vec<_> = stage.databases().into_iter().filter(|name| name.contains("piton")).collect();
+    let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+    undone.says(kept);
+    assert_eq!(stage.sql(kept, "select note from items where id = 'written'"), ["meanwhile"]);
+    stage.sql("postgres", &format!("drop database {kept}"));
+}
+
+#[test]
+fn stagings_own_backup_is_of_its_own_data() {
+    let Some(stage) = live_stage() else { return };
+    stage.deploy("staging");
+    let staging = stage.database("staging");
+    stage.sql(&staging, "delete from items; insert into items values ('own', 'of staging', now())");
+    stage.sql("postgres", "create role reader_of_staging");
+    stage.sql(&staging, "grant select on items to reader_of_staging");
+    stage.piton(&["backup", "staging"]).expect(0).says("is proved");
+    let name = format!("{staging}_restored");
+    stage.piton(&["restore", "staging", "latest", "--into", &name]).expect(0);
+    assert_eq!(stage.sql(&name, "select id from items"), ["own"]);
+    let granted = "select has_table_privilege('reader_of_staging', 'items', 'select')";
+    assert_eq!(stage.sql(&name, granted), ["t"], "whose it is comes back, too");
+    stage.sql("postgres", &format!("drop database {name}"));
+    stage.sql(&staging, "drop owned by reader_of_staging");
+    stage.sql("postgres", "drop role reader_of_staging");
+}
+
+#[test]
+fn a_database_that_was_lost_is_restored() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    let rows = stage.sql(&production, ROWS);
+    stage.piton(&["backup", "production"]).expect(0);
+    stage.sql("postgres", &format!("drop database {production} with (force)"));
+    // Not the database of that name, whatever a libpq tool would read into it.
+    let odd = format!("dbname={production}");
+    stage.piton(&["restore", "production", "latest", "--into", &odd]).expect(0);
+    assert!(!stage.databases().contains(&production));
+    stage.sql("postgres", &format!("alter database \"{odd}\" rename to {production}"));
+    assert_eq!(stage.sql(&production, ROWS), rows);
+    assert_eq!(stage.get(stage.listen("production"), "/items").map(|(status, _)| status), Some(200));
+}
+
+#[test]
+fn a_restored_database_may_be_put_in_place_while_it_is_handed_over() {
+    let Some(stage) = live_stage() else { return };
+    let name = format!("{}_restored", stage.database("production"));
+    let restore = ["restore", "production", "latest", "--into", &name];
+    stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done settle.hand-over:before")]).expect(137);
+    stage.sql("postgres", &format!("alter database {name} rename to {name}_in_use"));
+    stage.piton(&["resume", "production"]).expect(0);
+    stage.sql("postgres", &format!("drop database {name}_in_use"));
+}
+
+#[test]
+fn a_commit_that_this_clone_has_not_got_is_backed_up_all_the_same() {
+    let Some(stage) = live_stage() else { return };
+    let serving = stage.git(&["rev-parse", "HEAD"]);
+    stage.git(&["commit", "--quiet", "--amend", "--message", "the same, said otherwise"]);
+    stage.git(&["reflog", "expire", "--expire=now", "--all"]);
+    stage.git(&["gc", "--quiet", "--prune=now"]);
+    stage.piton(&["backup", "production"]).expect(0).says("is proved");
+    assert_eq!(backups(&stage, "production").pop().unwrap()["serving"], serving);
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! What every step of a backup, a proof, a restoration and a clone keeps, as `step_contract` has it of a release's steps.
+
+use piton_testkit::stage::{Stage, World};
+
+use crate::common::{live_stage, sampled};
+
+/// What a person orders, with the environment that it is ordered of.
+#[derive(Clone, Debug)]
+struct Order {
+    environment: &'static str,
+    args: Vec<String>,
+}
+
+/// Sets a stage with a backup that has files, and lists what can be ordered on it.
+fn set() -> Option<(Stage, Vec<Order>)> {
+    let mut stage = live_stage()?;
+    stage.deploy("staging");
+    let uploads = stage.folder().join("uploads");
+    std::fs::create_dir_all(uploads.join("receipts")).unwrap();
+    std::fs::write(uploads.join("receipts/1.pdf"), "pdf").unwrap();
+    stage.configure(|settings| settings.backup_more = format!(", files = [{uploads:?}]"));
+    stage.piton(&["backup", "production"]).expect(0);
+    let name = format!("{}_restored", stage.database("production"));
+    let into = stage.root().join("restored").display().to_string();
+    let order = |environment, args: &[&str]| Order {
+        environment,
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    };
+    let orders = vec![
+        order("production", &["backup", "production"]),
+        order("production", &["prove", "production", "latest"]),
+        order("production", &["restore", "production", "latest", "--into", &name, "--files", &into]),
+        order("staging", &["clone", "staging"]),
+    ];
+    Some((stage, orders))
+}
+
+impl Order {
+    fn args(&self) -> Vec<&str> {
+        self.args.iter().map(String::as_str).collect()
+    }
+
+    /// Carries it out, and returns its steps with their phases.
+    fn steps(&self, stage: &Stage) -> Vec<(String, String)> {
+        stage.piton(&self.args()).expect(0);
+        let log = stage.piton(&["log", self.environment, "--json"]).expect(0).stdout;
+        let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let created = events.rev().find(|event| event["event"]["event"] == "created").unwrap();
+        let steps = created["event"]["plan"]["steps"].as_array().unwrap().clone();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let steps = steps.iter().map(|step| (text(&step["id"]), text(&step["phase"]))).collect();
+        self.clear(stage);
+        steps
+    }
+
+    /// Removes what the person has now.
+    fn clear(&self, stage: &Stage) {
+        if self.args[0] == "restore" {
+            stage.sql("postgres", &format!("drop database {}", self.args[4]));
+            std::fs::remove_dir_all(&self.args[6]).unwrap();
+        }
+    }
+
+    /// Wants what was ordered to be there.
+    fn is_done(&self, stage: &Stage) {
+        if self.args[0] == "restore" {
+            assert!(stage.databases().contains(&self.args[4]));
+            let pdf = std::path::Path::new(&self.args[6]).join("uploads/receipts/1.pdf");
+            assert_eq!(std::fs::read_to_string(pdf).unwrap(), "pdf");
+        }
+        self.clear(stage);
+    }
+}
+
+/// What an order leaves over when it is undone: a proved backup is kept, and it is said when one was proved.
+fn world(stage: &Stage) -> World {
+    stage.world().only(|fact| !fact.starts_with("file backups"))
+}
+
+#[test]
+fn orders_fail_at_each_step_and_leave_nothing_over() {
+    let Some((stage, orders)) = set() else { return };
+    for order in sampled(&orders, 2) {
+        let steps = order.steps(&stage);
+        let before = world(&stage);
+        for (step, _) in steps.iter().filter(|(_, phase)| phase != "settle") {
+            for side in ["before", "after"] {
+                let at = format!("{step}:{side}");
+                stage.piton_with_env(&order.args(), &[("PITON_FAIL_AT", &at)]).expect(3).says(step);
+                before.assert_same(&world(&stage), &format!("{order:?} after a fault at {at}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn each_step_of_an_order_acts_twice() {
+    let Some((stage, orders)) = set() else { return };
+    for order in sampled(&orders, 2) {
+        let steps = order.steps(&stage);
+        let before = world(&stage);
+        let mut command = order.args();
+        for (step, _) in &steps {
+            let at = format!("done {step}:before");
+            stage.piton_with_env(&command, &[("PITON_CRASH_AT", &at)]).expect(137);
+            command = vec!["resume", order.environment];
+        }
+        stage.piton(&["resume", order.environment]).expect(0);
+        order.is_done(&stage);
+        before.assert_same(&world(&stage), &format!("{order:?} when each step acted twice"));
+    }
+}
+
+#[test]
+fn each_step_of_an_order_is_undone_twice() {
+    let Some((stage, orders)) = set() else { return };
+    for order in sampled(&orders, 2) {
+        let mut steps = order.steps(&stage);
+        steps.retain(|(_, phase)| phase != "settle");
+        let before = world(&stage);
+        let last = format!("{}:after", steps.last().unwrap().0);
+        let mut command = order.args();
+        for (step, _) in steps.iter().rev() {
+            let at = format!("undone {step}:before");
+            let env = [("PITON_FAIL_AT", last.as_str()), ("PITON_CRASH_AT", &at)];
+            stage.piton_with_env(&command, &env).expect(137);
+            command = vec!["resume", order.environment];
+        }
+        stage.piton(&["resume", order.environment]).expect(3);
+        before.assert_same(&world(&stage), &format!("{order:?} when each step was undone twice"));
+    }
+}
