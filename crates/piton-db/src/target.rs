@@ -460,7 +460,10 @@ fn own_value() -> String {
 /// Pins every setting that changes the text of a value, and makes names come out fully qualified.
 pub(crate) async fn pin(client: &Client) -> Result<(), DbError> {
     use crate::error::Doing;
-    let mut sql = String::from("set search_path = ''; set row_security = off; set statement_timeout = 0;");
+    // The catalogue's listing is long and runs once: with many objects its compilation takes seconds.
+    let mut sql = String::from(
+        "set search_path = ''; set row_security = off; set statement_timeout = 0; set jit = off;",
+    );
     for (name, value) in PINNED {
         sql.push_str(&format!("set {name} = {};", quote::literal(value)));
     }

@@ -390,7 +390,7 @@ impl Stage {
         while !holds() {
             assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
             // Most conditions run a program to find out; more often, and the looking would slow down what is looked at.
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 

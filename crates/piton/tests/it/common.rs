@@ -71,6 +71,12 @@ pub(crate) fn sampled<T>(all: &[T], count: usize) -> Vec<&T> {
     all.iter().cycle().skip(from).take(count).collect()
 }
 
+/// Tells whether everything is tried, or this is the one of so many whose turn a short run has come to.
+pub(crate) fn has_its_turn(number: u64, of: u64) -> bool {
+    // Mixed: what is sampled within a turn goes by the seed's own last bits.
+    run_all() || (seed().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % of == number
+}
+
 /// Returns the seed of what a short run leaves to chance: `PITON_SEED`, or a new one, which is printed.
 pub(crate) fn seed() -> u64 {
     static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
