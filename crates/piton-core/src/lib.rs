@@ -15,6 +15,7 @@ pub mod look;
 pub mod plan;
 mod ports;
 pub mod project;
+pub mod retention;
 pub mod step;
 mod table;
 pub mod words;

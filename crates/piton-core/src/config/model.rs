@@ -207,6 +207,12 @@ pub(super) struct Ports {
 pub(super) struct Backup {
     /// How long a backup is kept. Default: `14d`.
     pub keep: Option<String>,
+    /// So many latest ones are kept, however old. Default: `0`.
+    pub last: Option<u32>,
+    /// The latest of a day is kept, of so many days that have any. Default: `0`.
+    pub daily: Option<u32>,
+    /// The latest of a week is kept, of so many weeks that have any. Default: `0`.
+    pub weekly: Option<u32>,
     /// The folder. Default: `backups`.
     pub to: Option<String>,
     /// Folders and files that belong to the app's data, like `["uploads"]`: backed up with the database. Default: none.

@@ -18,6 +18,7 @@ use super::settings::{
 };
 use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
+use crate::retention::Retention;
 
 /// What a protected environment does when no rollout is configured, and what another one does.
 const CAREFUL_STEPS: [&str; 4] = ["5% for 2h", "25% for 4h", "50% for 8h", "100%"];
@@ -320,8 +321,16 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
         .enumerate()
         .map(|(i, key)| cx.required(&asked.own(&format!("backup.recipients[{i}]")), key, parse_recipient))
         .collect();
+    let mut count = |key: &str, written: Option<u32>| {
+        let count = written.unwrap_or(0);
+        cx.note(&asked.own(&format!("backup.{key}")), count);
+        count
+    };
+    let last = count("last", backup.and_then(|backup| backup.last));
+    let daily = count("daily", backup.and_then(|backup| backup.daily));
+    let weekly = count("weekly", backup.and_then(|backup| backup.weekly));
     Some(Backup {
-        keep: keep?,
+        retention: Retention { keep: keep?, last, daily, weekly },
         to: to?,
         files: files.into_iter().collect::<Option<_>>()?,
         recipients: recipients.into_iter().collect::<Option<_>>()?,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{CommandLine, Percent, RolloutStep};
 use super::window::Window;
+use crate::retention::Retention;
 
 /// The settings of one environment, fully resolved and checked.
 ///
@@ -212,9 +213,8 @@ pub struct MaskFile {
 /// Where backups go and how long they stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
-    /// How long a backup is kept.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub keep: Duration,
+    /// Which stay.
+    pub retention: Retention,
     /// The folder, absolute.
     pub to: PathBuf,
     /// Folders and files that are backed up with the database, absolute.

@@ -11,6 +11,7 @@ use super::*;
 use crate::config;
 use crate::dirs::Dirs;
 use crate::plan::{Commit, Job, PlannedStep};
+use crate::retention::Retention;
 use crate::step::{Checks, Guard, Prune, Step};
 
 /// A project without a database, and its journal.
@@ -74,7 +75,14 @@ impl Project {
     /// A step that fails through its surroundings for as long as a file lies where the folder of backups should be.
     fn prunes(&self, id: &str) -> PlannedStep {
         let keep = Duration::from_secs(86_400);
-        planned(id, Phase::Settle, Prune { folder: self.path().join("backups"), keep })
+        planned(
+            id,
+            Phase::Settle,
+            Prune {
+                folder: self.path().join("backups"),
+                retention: Retention { keep, last: 0, daily: 0, weekly: 0 },
+            },
+        )
     }
 
     fn begin(&self, steps: Vec<PlannedStep>) -> Recorder<'static> {

@@ -405,7 +405,7 @@ impl Draft<'_> {
         if self.settings.database.is_some() {
             self.database_settled(names);
         }
-        let keep = self.settings.backup.keep;
+        let keep = self.settings.backup.retention.keep;
         self.add(
             "settle.builds",
             Phase::Settle,
@@ -426,7 +426,7 @@ impl Draft<'_> {
     fn anchor_settled(&mut self, names: Vec<String>) {
         self.add("settle.copies", Phase::Settle, DropCopies { names });
         let folder = self.dirs.backups(self.settings);
-        let prune = Prune { folder, keep: self.settings.backup.keep };
+        let prune = Prune { folder, retention: self.settings.backup.retention };
         self.add("settle.backups", Phase::Settle, prune);
     }
 

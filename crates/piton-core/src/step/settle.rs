@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
 use piton_db::{Database, backup};
@@ -11,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::proxy::{DRAIN, client, in_force, no_answer};
 use super::{Act, Ctx, Site, Words, build, slot};
-use crate::backups;
+use crate::backups::{self, Stored};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
+use crate::retention::{Retention, is_older};
 use crate::{files, words};
 
 /// Stops the release that served before, after its last request.
@@ -39,14 +41,13 @@ pub struct DropCopies {
     pub names: Vec<String>,
 }
 
-/// Removes backups that are older than they are to be kept.
+/// Removes the backups that nothing keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prune {
     /// The environment's folder of backups.
     pub folder: PathBuf,
-    /// How long a backup is kept.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub keep: Duration,
+    /// Which stay.
+    pub retention: Retention,
 }
 
 /// Removes builds that nothing runs from any more, with git's entries for them, and logs as old as backups that are removed.
@@ -127,7 +128,7 @@ async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<Stri
 
 impl Act for Prune {
     fn words(&self, _site: &Site<'_>) -> Words {
-        let keep = format_duration(self.keep);
+        let keep = self.retention.words();
         Words::new(format!("keep backups {keep}, remove older ones"), "closes the way back")
     }
 
@@ -137,10 +138,13 @@ impl Act for Prune {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
         let mut removed = Vec::new();
-        for stored in backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)? {
-            let Ok(manifest) = &stored.manifest else { continue };
+        let stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
+        let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
+        let taken: Vec<Timestamp> = stored.iter().filter_map(at).collect();
+        let stay = self.retention.of(&taken, Timestamp::now(), &TimeZone::system());
+        for stored in stored {
             // This run's own backup stays whatever its age: it is the newest anchor.
-            if stored.id != ctx.plan.id && is_older(manifest.snapshot_at, self.keep) {
+            if stored.id != ctx.plan.id && at(&stored).is_some_and(|at| !stay.contains(&at)) {
                 backup::discard(&stored.folder).await.or_fault(cannot)?;
                 removed.push(stored.folder.display().to_string());
             }
@@ -151,11 +155,6 @@ impl Act for Prune {
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         Err(cannot_be_undone())
     }
-}
-
-fn is_older(than: Timestamp, keep: Duration) -> bool {
-    let age: SignedDuration = Timestamp::now().duration_since(than);
-    Duration::try_from(age).is_ok_and(|age| age > keep)
 }
 
 impl Tidy {
@@ -175,12 +174,13 @@ impl Tidy {
         let mut removed = Vec::new();
         // An app writes into the log of its release for as long as it runs.
         let before = ctx.plan.live.as_ref().map(|live| live.release.as_str());
+        let now = Timestamp::now();
         for state in ctx.releases()? {
             let id = state.plan.id.as_str();
             let Some((_, ended)) = state.ended else { continue };
             let other = state.plan.environment != ctx.plan.environment;
             let folder = self.logs.join(id);
-            if other || before == Some(id) || !is_older(ended, self.keep) || !folder.is_dir() {
+            if other || before == Some(id) || !is_older(ended, self.keep, now) || !folder.is_dir() {
                 continue;
             }
             files::remove_folder_in_background(&folder)

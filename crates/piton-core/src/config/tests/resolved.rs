@@ -11,6 +11,7 @@ use super::super::{
     live_keys_outside_protected, load, test_keys_inside_protected,
 };
 use super::{FULL, SMALL, folder, read, render, resolve};
+use crate::retention::Retention;
 
 const STAGING: (&str, &str) =
     (".env.staging", "DATABASE_URL=postgres://u:hunter2@localhost/et_staging\nNODE_ENV=staging\n");
@@ -39,7 +40,8 @@ fn every_key_arrives() {
     assert_eq!(settings.gate.errors, Percent::from_basis_points(50).unwrap());
     assert_eq!((settings.gate.p95, settings.gate.at_least), (Some(Duration::from_millis(500)), 100));
     assert_eq!(settings.data, None);
-    assert_eq!(settings.backup.keep, Duration::from_secs(14 * 86_400));
+    let keep = Duration::from_secs(14 * 86_400);
+    assert_eq!(settings.backup.retention, Retention { keep, last: 3, daily: 30, weekly: 12 });
     assert_eq!(settings.backup.to, settings.root.join("backups/"));
     assert_eq!(settings.backup.files, [settings.root.join("uploads")]);
     assert_eq!(settings.backup.recipients.len(), 1);

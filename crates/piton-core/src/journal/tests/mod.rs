@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::{Event, Journal, Lease, Operator};
 use crate::plan::{Commit, Job, Phase, Plan, PlannedStep};
+use crate::retention::Retention;
 use crate::step::{Checks, Prune, Step};
 
 /// Makes a plan of steps that do nothing; those from the third on are the traffic's, and the last one closes the way back.
@@ -21,7 +22,10 @@ pub(crate) fn plan(id: &str, steps: usize) -> Plan {
     let nothing = |index: usize| {
         let step = if index + 1 == steps {
             let keep = std::time::Duration::from_secs(86_400);
-            Step::from(Prune { folder: PathBuf::from("/nonexistent"), keep })
+            Step::from(Prune {
+                folder: PathBuf::from("/nonexistent"),
+                retention: Retention { keep, last: 0, daily: 0, weekly: 0 },
+            })
         } else {
             Step::from(Checks { port: 1, app: PathBuf::from("/"), checks: Vec::new() })
         };
