@@ -31,9 +31,13 @@ pub(crate) enum Listener {
     Stranger(Option<Owner>),
 }
 
+/// Where Linux lists the sockets of IPv4 and of IPv6.
+const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+
 /// Returns who listens on a port; `None` when nobody does or it is another user's process.
 pub(crate) fn owner(port: u16) -> Option<Owner> {
-    let sockets: Vec<u64> = listening(port).map(|entry| entry.inode).collect();
+    let all = TABLES.into_iter().flat_map(|table| listening_in(table, port));
+    let sockets: Vec<u64> = all.map(|entry| entry.inode).collect();
     owner_of(&sockets)
 }
 
@@ -42,9 +46,14 @@ pub(crate) fn owner(port: u16) -> Option<Owner> {
 /// A socket that no readable process holds counts as theirs only when one of them cannot be read: an app that changed its
 /// user hides what it holds, while a stranger of another user must not be taken for an app that can be read.
 pub(crate) fn listener(port: u16, own: impl IntoIterator<Item = i32>) -> Listener {
-    let found: Vec<(u8, u64)> = listening(port)
-        .filter_map(|entry| Some((distance(entry.local_address.ip())?, entry.inode)))
-        .collect();
+    let mut found: Vec<(u8, u64)> = Vec::new();
+    for table in TABLES {
+        let there = listening_in(table, port);
+        found.extend(there.filter_map(|entry| Some((distance(entry.local_address.ip())?, entry.inode))));
+        if found.iter().any(|(distance, _)| *distance == 0) {
+            break;
+        }
+    }
     // The system prefers the socket that is bound to the very address.
     let Some(nearest) = found.iter().map(|(distance, _)| *distance).min() else {
         return Listener::Nobody;
@@ -62,12 +71,9 @@ pub(crate) fn listener(port: u16, own: impl IntoIterator<Item = i32>) -> Listene
     }
 }
 
-fn listening(port: u16) -> impl Iterator<Item = TcpNetEntry> {
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| listeners(table).ok())
-        .flatten()
-        .filter(move |entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
+fn listening_in(table: &str, port: u16) -> impl Iterator<Item = TcpNetEntry> {
+    let listeners = listeners(table).unwrap_or_default().into_iter();
+    listeners.filter(move |entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
 }
 
 /// Returns the sockets that listen, which Linux lists before all others.
