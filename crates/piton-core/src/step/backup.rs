@@ -282,7 +282,7 @@ pub(super) fn unmasked(environment: &str, mask: &MaskFile, problems: &[Problem])
         fault = fault.because(format!("and {more} more"));
     }
     fault.hint(format!(
-        "write into {file} what is missing, for each column the kind that fits: keep, null, email, name, digits, text, json or year; \
+        "write into {file} what is missing, for each column the kind that fits: keep, null, blank, email, name, digits, text, json or year; \
          then piton deploy {environment}"
     ))
 }

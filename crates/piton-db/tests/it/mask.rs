@@ -238,17 +238,179 @@ async fn an_address_in_a_column_of_an_innocent_name_stops_the_copy() {
     let Some((_, source)) = fresh("innocent").await else { return };
     run(
         &source,
-        "create table tickets (id int, subject text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
+        "create table tickets (id int, code text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
          insert into tickets values (0, 'from ada@mail.example'), (1, null)",
     )
     .await;
     let said = words(&refused(&source, Mask::default()).await);
-    assert_eq!(said, ["public.tickets.subject has no kind, and holds an e-mail address"]);
+    assert_eq!(said, ["public.tickets.code has no kind, and holds an e-mail address"]);
     let folder = tempfile::tempdir().unwrap();
-    let kept = toml_of(&[("tickets", "subject", Kind::Keep)]);
+    let kept = toml_of(&[("tickets", "code", Kind::Keep)]);
     let kept = Mask { empty: Default::default(), ..kept };
     let manifest = masked(&source, &folder.path().join("backup"), kept).await.unwrap();
     assert_eq!(manifest.total_rows(), 5002);
+}
+
+#[tokio::test]
+async fn an_address_as_a_key_of_json_stops_the_copy() {
+    let Some((_, source)) = fresh("keyed").await else { return };
+    run(
+        &source,
+        r#"create table tickets (id int, by_mail json);
+           insert into tickets values (1, '{"a": "ada@mail.example"}'), (2, '{"ada\u0040mail.example": 1}')"#,
+    )
+    .await;
+    let mask = Mask { empty: Default::default(), ..toml_of(&[("tickets", "by_mail", Kind::Json)]) };
+    let problems = refused(&source, mask).await;
+    let said = "public.tickets.by_mail holds an e-mail address as a key of its JSON, and `json` keeps keys";
+    assert_eq!(words(&problems), [said]);
+    assert_eq!(problems[0].line().unwrap(), "below [columns.\"public.tickets\"]: by_mail = \"null\"");
+}
+
+#[tokio::test]
+async fn a_tables_lines_are_its_partitions_too() {
+    let Some((_, source)) = fresh("partitioned").await else { return };
+    run(
+        &source,
+        "create table visits (id int, at date, visitor text) partition by range (at);
+         create table visits_2026_01 partition of visits for values from ('2026-01-01') to ('2026-02-01');
+         create table visits_2026_02 partition of visits for values from ('2026-02-01') to ('2026-03-01')
+             partition by list (id);
+         create table visits_2026_02_rest partition of visits_2026_02 default;
+         create table people (id int, visitor text);
+         create table staff (badge int) inherits (people);
+         create table queue (id int, letter text) partition by list (id);
+         create table queue_rest partition of queue default;
+         insert into visits select i, date '2026-01-01' + i, 'Originaldottir ' || i from generate_series(1, 50) i;
+         insert into staff select i, 'Originaldottir ' || i, i from generate_series(1, 50) i;
+         insert into queue select i, 'Dear Originaldottir' from generate_series(1, 50) i",
+    )
+    .await;
+    let bare = Mask { empty: ["queue".to_owned()].into(), ..Mask::default() };
+    let said = words(&refused(&source, bare.clone()).await);
+    assert_eq!(
+        said,
+        ["public.people.visitor (text) has no kind", "public.visits.visitor (text) has no kind"],
+        "one line for all partitions, present and to come"
+    );
+    let wrong = toml_of(&[("visits", "visiter", Kind::Name)]);
+    let said = words(&refused(&source, Mask { empty: Default::default(), ..wrong }).await);
+    assert!(said.contains(&"there is no column public.visits.visiter".to_owned()), "{said:?}");
+
+    let mask = toml_of(&[
+        ("visits", "visitor", Kind::Name),
+        ("visits_2026_01", "visitor", Kind::Blank),
+        ("people", "visitor", Kind::Text),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = masked(&source, &dir, Mask { empty: bare.empty, ..mask }).await.unwrap();
+    let golden = source.with_name("partitioned_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
+    let client = golden.connect().await.unwrap();
+    let count = async |sql: &str| number(&client, sql).await;
+    let raw = "select count(*) from (select visitor from visits union all select visitor from people) v
+               where visitor like '%Originaldottir%'";
+    assert_eq!(count(raw).await, 0);
+    assert_eq!(count("select count(*) from visits_2026_01 where visitor = ''").await, 30);
+    assert_eq!(count("select count(*) from visits_2026_02 where visitor <> ''").await, 20);
+    assert_eq!(count("select count(*) from staff where visitor <> ''").await, 50);
+    assert_eq!(count("select count(*) from queue").await, 0);
+}
+
+/// A column of every type that hides people's data, and what is proposed for it.
+const TYPES: [(&str, &str, &str); 24] = [
+    ("phone", "bigint not null", "digits"),
+    ("ssn", "int", "digits"),
+    ("zip", "smallint", "digits"),
+    ("account", "numeric not null", "digits"),
+    ("salary", "numeric(10, 2)", "digits"),
+    ("income", "money", "digits"),
+    ("names", "text[]", "null"),
+    ("phones", "varchar(20)[] not null", "blank"),
+    ("pins", "int[] not null", "blank"),
+    ("search", "tsvector not null", "blank"),
+    ("ip", "inet not null", "blank"),
+    ("network", "cidr not null", "blank"),
+    ("device", "macaddr not null", "blank"),
+    ("photo", "bytea not null", "blank"),
+    ("letter", "xml not null", "blank"),
+    ("place", "point not null", "blank"),
+    ("latitude", "float8 not null", "blank"),
+    ("token", "uuid not null", "blank"),
+    ("gender", "sex", "null"),
+    ("sexes", "sex not null", "keep"),
+    ("nicks", "nicks not null", "blank"),
+    ("nick", "nick not null", "name"),
+    ("address1", "json not null", "json"),
+    ("dateofbirth", "date", "year"),
+];
+
+#[tokio::test]
+async fn every_type_has_a_kind_that_hides_what_is_in_it() {
+    let Some((_, source)) = fresh("types").await else { return };
+    let columns: Vec<String> = TYPES.iter().map(|(name, of, _)| format!("{name} {of}")).collect();
+    run(
+        &source,
+        &format!(
+            "create type sex as enum ('f', 'm'); create domain nick as varchar(20); create domain nicks as nick[];
+             create table t (id bigint, order_id int, status text, amount numeric, at timestamptz, verified_phone bool, {});
+             insert into t select i, i, 'paid', i, now(), true,
+                 3545550199000 + i, 2147480000 + i, 30000 + i, 10000000 + i + 0.25, 123456.07 + i, (1234.5 + i)::money,
+                 array['Ada'], array['555'], array[i], 'ada lovelace', '10.0.0.7', '10.0.0.0/8', '08:00:2b:01:02:03',
+                 'png', '<a/>', '(1,2)', 64.1, md5(i::text)::uuid, 'f', 'm', array['ada'], 'ada', '{{}}', '1815-12-10'
+             from generate_series(1, 1000) i",
+            columns.join(", ")
+        ),
+    )
+    .await;
+    let problems = refused(&source, Mask::default()).await;
+    let proposed: Vec<(&str, &str)> = problems
+        .iter()
+        .map(|problem| match problem {
+            Problem::Unclassified { column, likely, .. } => (column.as_str(), likely.word()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut wanted: Vec<(&str, &str)> = TYPES.iter().map(|(name, _, kind)| (*name, *kind)).collect();
+    wanted.sort_by_key(|(name, _)| proposed.iter().position(|(found, _)| found == name));
+    assert_eq!(proposed, wanted);
+
+    // What is proposed is taken, and proves itself.
+    let mut mask = Mask::default();
+    for problem in &problems {
+        let Problem::Unclassified { table, column, likely, .. } = problem else { continue };
+        mask.columns.entry(table.clone()).or_default().insert(column.clone(), *likely);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = masked(&source, &dir, mask.clone()).await.unwrap();
+    let golden = source.with_name("types_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
+    let client = golden.connect().await.unwrap();
+    let count = async |sql: &str| number(&client, sql).await;
+    let distinct = "select count(distinct phone) + count(distinct ssn) + count(distinct account) from t";
+    assert_eq!(count(distinct).await, 3000, "no two numbers become one");
+    let form = "select count(*) from t where length(phone::text) = 13 and length(ssn::text) = 10
+                and account::text like '________.__' and zip between 10000 and 32767";
+    assert_eq!(count(form).await, 1000);
+    let raw =
+        "select count(*) from t where phone = 3545550199000 + id or ssn = 2147480000 + id or ip <> '0.0.0.0'
+               or photo <> '' or search <> '' or phones <> '{}' or latitude <> 0";
+    assert_eq!(count(raw).await, 0);
+    drop(client);
+
+    // A blank number has as many digits behind the point.
+    for column in ["salary", "account", "ssn", "nick", "address1"] {
+        mask.columns.get_mut("public.t").unwrap().insert(column.into(), Kind::Blank);
+    }
+    let dir = folder.path().join("blank");
+    let manifest = masked(&source, &dir, mask).await.unwrap();
+    let golden = source.with_name("types_blank");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
 }
 
 #[tokio::test]
