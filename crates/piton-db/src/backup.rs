@@ -20,7 +20,7 @@ use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects};
+use crate::{Database, DbError, dumpfile, files, large_objects, neutral};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -161,6 +161,7 @@ async fn dump_claimed(
         true => BTreeMap::new(),
         false => large_objects::read(&client).await?,
     };
+    let foreign_views = neutral::foreign_views(&client).await?;
     let properties = Properties::read(&client, &source.name).await?;
     let masks = match &options.mask {
         Some((mask, key)) => Some((mask.of_tables(&client, &snapshot.tables).await?, key.clone())),
@@ -185,6 +186,7 @@ async fn dump_claimed(
         structure,
         sequences,
         large_objects,
+        foreign_views,
         properties,
         files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
@@ -404,9 +406,7 @@ async fn data_files(
     report: OnReport<'_>,
 ) -> Result<BTreeMap<PathBuf, u32>, DbError> {
     let mut found = BTreeMap::new();
-    let list = Command::new(tools.pg_restore.display().to_string())
-        .arg("--list")
-        .arg(dir.join(DUMP).display().to_string());
+    let list = list_command(tools, dir);
     let output = progress::run(&list, &list, report, |line, _| {
         if let Some((id, oid)) = listed_table(line) {
             found.insert(PathBuf::from(DUMP).join(format!("{id}.dat.gz")), oid);
@@ -415,6 +415,13 @@ async fn data_files(
     .await?;
     wanted_success(&list, output)?;
     Ok(found)
+}
+
+/// Builds the command that prints the dump's table of contents.
+pub(crate) fn list_command(tools: &Tools, dir: &Path) -> Command {
+    Command::new(tools.pg_restore.display().to_string())
+        .arg("--list")
+        .arg(dump_dir(dir).display().to_string())
 }
 
 /// Reads `3345; 0 16384 TABLE DATA public purchases app`: the item's number and the table's oid.

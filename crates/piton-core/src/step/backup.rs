@@ -43,13 +43,14 @@ pub struct Proof {
     pub golden: String,
 }
 
-fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
+fn made_for(ctx: &Ctx<'_, '_>, from: Option<&String>) -> MadeFor {
     MadeFor {
         app: ctx.plan.app.clone(),
         environment: ctx.plan.environment.clone(),
         release: ctx.plan.id.clone(),
         commit: ctx.plan.commit.hash.clone(),
         serving: ctx.world.backed_up_commit.clone(),
+        from: from.cloned(),
     }
 }
 
@@ -160,7 +161,8 @@ impl Act for Backup {
         }
         let reports = Reports::new(ctx);
         let mut take = |report| reports.take(report);
-        let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut take).await;
+        let dumped =
+            backup::dump(&source, &self.folder, &made_for(ctx, self.from.as_ref()), options, &mut take).await;
         reports.all_written()?;
         let manifest = dumped.map_err(|error| match (&self.mask, &error) {
             (Some(mask), DbError::Mask { problems }) => unmasked(&ctx.plan.environment, mask, problems),
@@ -301,10 +303,13 @@ impl Act for Proof {
         let words = Words::new(does, "drop the golden copy");
         let Ok(database) = super::database_of(site.settings) else { return words };
         let golden = database.with_name(&self.golden);
+        // What reaches out is left out for another environment.
+        let list = site.from.map(|_| Path::new("LIST"));
         words.with([prove::restore_command(
             &named("restore"),
             &golden,
             &self.folder,
+            list,
             owners(site.settings),
             JOBS,
         )])
@@ -341,7 +346,7 @@ impl Act for Proof {
         let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });
         if ctx.settings().data.is_some() && matches!(ctx.plan.job, Job::Release | Job::Clone) {
             // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
-            let taken = neutral::apply(&golden).await;
+            let taken = neutral::apply(&golden, &manifest).await;
             outcome["neutralised"] = json!(taken.or_fault(|| "the copy cannot be made harmless".into())?);
         }
         Ok(outcome)

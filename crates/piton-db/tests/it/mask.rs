@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use piton_db::backup::{DumpOptions, dump};
 use piton_db::identity::Purpose;
-use piton_db::manifest::Manifest;
+use piton_db::manifest::{MadeFor, Manifest};
 use piton_db::mask::{Kind, LargeObjects, Mask, MaskKey, Problem};
 use piton_db::prove::{Owners, compare, restore};
 use piton_db::{Database, DbError, facts, made, neutral};
@@ -444,32 +444,141 @@ async fn a_copy_reaches_out_no_more() {
          create subscription reaching_sub connection 'host=far.example dbname=billing' publication p
              with (connect = false, slot_name = 'original_slot');
          create schema cron; create table cron.job (jobid int, command text, active boolean default true);
-         insert into cron.job values (1, 'select send_mails()', true), (2, 'select charge_cards()', false)",
+         insert into cron.job values (1, 'select send_mails()', true), (2, 'select charge_cards()', false);
+         alter database reaching set app.jwt_secret = 'hunter2'; alter database reaching set work_mem = '5MB'",
     )
     .await;
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("backup");
-    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
     let golden = source.with_name("reaching_golden");
     restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
     let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
     assert_eq!(proof.differences, [], "without what it does not take along");
-    let taken = neutral::apply(&golden).await.unwrap();
-    assert_eq!((taken.subscriptions.len(), taken.user_mappings.len(), taken.jobs), (0, 2, 1));
+    let client = golden.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from pg_user_mappings").await, 0, "before anything is done");
+    let set = "select count(*) from pg_settings where name = 'work_mem' and setting = '5120'
+               and current_setting('app.jwt_secret', true) is null";
+    assert_eq!(number(&client, set).await, 1, "what is not the server's own is not carried over");
+    drop(client);
+    let taken = neutral::apply(&golden, &manifest).await.unwrap();
+    assert_eq!(taken.subscriptions, ["reaching_sub"]);
+    assert_eq!(taken.user_mappings, ["postgres at far", "public at far"]);
+    assert_eq!(taken.jobs, 1);
     let client = golden.connect().await.unwrap();
     let left =
         "select (select count(*) from pg_user_mappings) + (select count(*) from cron.job where active)";
     assert_eq!(number(&client, left).await, 0);
     drop(client);
-    assert_eq!(neutral::apply(&golden).await.unwrap(), Default::default(), "may be repeated");
+    assert_eq!(neutral::apply(&golden, &manifest).await.unwrap().jobs, 0, "may be repeated");
 
     // A copy that takes the original's place has the subscription, and can be dropped all the same.
     let kept = source.with_name("reaching_kept");
+    let dir = folder.path().join("own");
+    dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
     restore(&dir, &kept, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
     let client = kept.connect().await.unwrap();
     assert_eq!(number(&client, "select count(*) from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())").await, 1);
+    assert_eq!(number(&client, "select length(current_setting('app.jwt_secret'))::int8").await, 7);
     drop(client);
+    assert_eq!(neutral::drop_user_mappings(&kept).await.unwrap().len(), 2);
     assert!(made::drop_made(&kept).await.unwrap());
     run(&source, "alter subscription reaching_sub set (slot_name = none); drop subscription reaching_sub")
         .await;
+}
+
+/// Whom production's dump is made for when staging's database is made from it.
+fn for_staging() -> MadeFor {
+    MadeFor { environment: "staging".into(), from: Some("production".into()), ..shop() }
+}
+
+#[tokio::test]
+async fn a_copy_reads_no_foreign_row_while_it_is_restored() {
+    let Some((cluster, source)) = fresh("reading").await else { return };
+    let client = source.connect().await.unwrap();
+    let there = "select count(*) from pg_available_extensions where name in ('postgres_fdw', 'dblink')";
+    if number(&client, there).await < 2 {
+        return piton_testkit::postgres::skip("postgres_fdw and dblink");
+    }
+    cluster.create_database("billing").await;
+    let billing = source.with_name("billing");
+    run(
+        &billing,
+        "create table cards (id int, holder text, read_at timestamptz);
+         insert into cards values (1, 'Ada Originaldottir')",
+    )
+    .await;
+    // The path of a socket cannot stand in a server's options everywhere; the address can.
+    let far = format!("host '{}', port '{}', dbname 'billing'", source.host, source.port);
+    run(
+        &source,
+        &format!(
+            "create extension postgres_fdw; create extension dblink;
+             create server far foreign data wrapper postgres_fdw options ({far});
+             create user mapping for public server far options (user 'postgres', password_required 'false');
+             create table near (id int);
+             create foreign table cards (id int, holder text) server far options (table_name 'cards');
+             create table holders (id int, holder text) partition by list (id);
+             create foreign table holders_far partition of holders default server far options (table_name 'cards');
+             create view card_holders as select holder from cards;
+             create materialized view copied as select * from card_holders;
+             create materialized view copied_twice as select count(*) from copied;
+             create materialized view copied_parts as select * from holders;
+             create materialized view linked as select * from dblink('far', 'select holder from cards') as d(holder text);
+             create unique index on copied (holder);
+             create materialized view own as select count(*) from near",
+        ),
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
+    let golden = source.with_name("reading_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    assert_eq!(originals_in(cluster, "reading_golden").await, Vec::<String>::new());
+    let taken = neutral::apply(&golden, &manifest).await.unwrap();
+    let mut views = taken.foreign_views.clone();
+    views.sort();
+    assert_eq!(views, ["public.copied", "public.copied_parts", "public.copied_twice", "public.linked"]);
+    let client = golden.connect().await.unwrap();
+    let filled = "select count(*) from pg_matviews where ispopulated and matviewname = 'own'";
+    assert_eq!(number(&client, filled).await, 1, "what reads its own rows is filled");
+    assert!(client.batch_execute("refresh materialized view copied").await.is_err(), "nor can it be later");
+
+    // What may take the original's place is whole.
+    let kept = source.with_name("reading_kept");
+    let dir = folder.path().join("own");
+    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    restore(&dir, &kept, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+    assert!(compare(&manifest, &kept, Owners::Kept, &mut quiet).await.unwrap().is_equal());
+    neutral::drop_user_mappings(&kept).await.unwrap();
+    let client = kept.connect().await.unwrap();
+    let written = client.batch_execute("update cards set holder = 'x'").await;
+    assert!(written.is_err(), "a rehearsal's copy cannot write to what is real");
+}
+
+#[tokio::test]
+async fn jobs_that_cannot_be_seen_are_not_taken_for_none() {
+    let Some((_, source)) = fresh("scheduled").await else { return };
+    run(
+        &source,
+        "create role scheduler login superuser; create role copier login;
+         create schema cron; create table cron.job (jobid int, username text, active boolean default true);
+         alter table cron.job enable row level security;
+         create policy own on cron.job using (username = current_user);
+         grant usage on schema cron to copier; grant select, update on cron.job to copier;
+         insert into cron.job values (1, 'scheduler', true), (2, 'copier', true)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let manifest =
+        dump(&source, &folder.path().join("backup"), &for_staging(), DumpOptions::default(), &mut quiet)
+            .await;
+    let mut copier = source.clone();
+    copier.user = "copier".into();
+    let error = neutral::apply(&copier, manifest.as_ref().unwrap()).await.unwrap_err();
+    assert!(matches!(&error, DbError::Privilege { mend, .. } if mend.contains("BYPASSRLS")), "{error:?}");
+    assert_eq!(neutral::apply(&source, manifest.as_ref().unwrap()).await.unwrap().jobs, 2);
 }
