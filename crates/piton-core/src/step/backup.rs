@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words, disk};
 use crate::config::{MaskFile, Settings};
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
 use crate::plan::Job;
 
@@ -297,6 +297,26 @@ fn altered(folder: &Path) -> Fault {
         .hint(format!("look who writes to {}; the next release takes a new backup", folder.display()))
 }
 
+/// Rows that their mask has made wrong are wrong at every attempt.
+fn not_restored(ctx: &Ctx<'_, '_>, manifest: &Manifest, error: &DbError) -> Fault {
+    let fault = Fault::surroundings("the backup cannot be restored").caused_by(error);
+    let mask = ctx.settings().data.as_ref().and_then(|data| data.mask.as_ref());
+    match mask.filter(|_| manifest.mask.is_some() && error.is_of_rows()) {
+        None => fault,
+        Some(mask) => Fault {
+            kind: Kind::Release,
+            what: "the masked rows break a constraint, or do not fit their column".into(),
+            ..fault
+        }
+        .hint(format!(
+            "give that column another kind in {}: columns that refer to each other the same one, unique columns one that keeps values \
+             apart (email, name, or digits from six on); then piton deploy {}",
+            mask.file.display(),
+            ctx.plan.environment
+        )),
+    }
+}
+
 impl Act for Proof {
     fn words(&self, site: &Site<'_>) -> Words {
         let does = "restore it as the golden copy, compare every row and object";
@@ -334,7 +354,7 @@ impl Act for Proof {
         let mut take = |report| reports.take(report);
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
         reports.all_written()?;
-        restored.or_fault(|| "the backup cannot be restored".into())?;
+        restored.map_err(|error| not_restored(ctx, &manifest, &error))?;
         self.prove_files(ctx, &manifest).await?;
         let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await

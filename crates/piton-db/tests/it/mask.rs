@@ -582,3 +582,31 @@ async fn jobs_that_cannot_be_seen_are_not_taken_for_none() {
     assert!(matches!(&error, DbError::Privilege { mend, .. } if mend.contains("BYPASSRLS")), "{error:?}");
     assert_eq!(neutral::apply(&source, manifest.as_ref().unwrap()).await.unwrap().jobs, 2);
 }
+
+#[tokio::test]
+async fn rows_that_a_mask_has_made_wrong_are_told_from_a_server_that_is_away() {
+    let Some((_, source)) = fresh("wrong").await else { return };
+    run(
+        &source,
+        "create table people (email varchar(60) primary key, pin text unique);
+         create table orders (id int, buyer text references people (email));
+         insert into people select i || '@mail.example', i::text from generate_series(1, 500) i;
+         insert into orders select i, i || '@mail.example' from generate_series(1, 500) i",
+    )
+    .await;
+    for (pin, buyer) in [(Kind::Digits, Kind::Email), (Kind::Keep, Kind::Text)] {
+        let mask =
+            toml_of(&[("people", "email", Kind::Email), ("people", "pin", pin), ("orders", "buyer", buyer)]);
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("backup");
+        masked(&source, &dir, Mask { empty: Default::default(), ..mask }).await.unwrap();
+        let golden = source.with_name("wrong_golden");
+        let error = restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await;
+        let error = error.unwrap_err();
+        assert!(error.is_of_rows(), "{error}");
+        let mut nowhere = golden;
+        nowhere.port = 1;
+        let away = restore(&dir, &nowhere, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await;
+        assert!(!away.unwrap_err().is_of_rows());
+    }
+}

@@ -115,3 +115,21 @@ fn a_masked_copy_that_is_cut_off_leaves_no_raw_rows() {
     assert_eq!(originals_in(&backups), Vec::<String>::new());
     assert_eq!(stage.databases(), before);
 }
+
+#[test]
+fn a_mask_that_breaks_a_constraint_ends_the_release() {
+    let Some(stage) = with_customers() else { return };
+    stage.sql(
+        &stage.database("production"),
+        "alter table customers add pin text; update customers set pin = id; alter table customers add unique (pin)",
+    );
+    stage.write("mask.toml", &MASK.replace("phone =", "pin = \"digits\"\nphone ="));
+    let before = stage.databases();
+    let failed = stage.piton(&["deploy", "staging"]).expect(3);
+    let failed = failed.says("the masked rows break a constraint").says("customers_pin_key");
+    failed.says("in mask.toml").says("then piton deploy staging");
+    assert_eq!(stage.databases(), before);
+
+    stage.write("mask.toml", &MASK.replace("phone =", "pin = \"keep\"\nphone ="));
+    stage.deploy("staging");
+}
