@@ -97,9 +97,12 @@ fn a_masked_copy_that_is_cut_off_leaves_no_raw_rows() {
     stage.write("mask.toml", MASK);
     let backups = stage.root().join("backups").join(stage.name()).join("staging");
     let before = stage.databases();
-    for (at, way_on) in [("done backup:before", "abort"), ("started prove:after", "abort")] {
+    // pg_dump is the first program that runs, and what it has written is raw.
+    let dumped = "ran backup:after";
+    for (at, is_raw) in [(dumped, true), ("done backup:before", false), ("started prove:after", false)] {
         stage.piton_with_env(&["deploy", "staging"], &[("PITON_CRASH_AT", at)]).expect(137);
-        stage.piton(&[way_on, "staging", "--yes"]).expect(0);
+        assert_eq!(!originals_in(&backups).is_empty(), is_raw, "right after a kill at {at}");
+        stage.piton(&["abort", "staging", "--yes"]).expect(0);
         assert_eq!(originals_in(&backups), Vec::<String>::new(), "after a kill at {at}");
         assert_eq!(stage.databases(), before);
     }
@@ -114,6 +117,12 @@ fn a_masked_copy_that_is_cut_off_leaves_no_raw_rows() {
         .says("public.items.status has no kind, and holds an e-mail address");
     assert_eq!(originals_in(&backups), Vec::<String>::new());
     assert_eq!(stage.databases(), before);
+
+    stage.sql(&stage.database("production"), "update items set status = 'open'");
+    stage.piton_with_env(&["deploy", "staging"], &[("PITON_CRASH_AT", dumped)]).expect(137);
+    stage.piton(&["resume", "staging"]).expect(0);
+    assert_eq!(originals_in(&backups), Vec::<String>::new(), "carried on");
+    assert_eq!(originals_in(&files_of(&stage, &stage.database("staging"))), Vec::<String>::new());
 }
 
 #[test]
