@@ -82,7 +82,7 @@ async fn piton(shop: &Database, dir: &Path) -> Result<[f64; 3], Box<dyn Error>> 
         release: "bench".into(),
         commit: String::new(),
         serving: None,
-        data_of: None,
+        from: None,
     };
     let label = Label {
         app: "shop".into(),

@@ -20,7 +20,7 @@ use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects};
+use crate::{Database, DbError, dumpfile, files, large_objects, neutral};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -161,6 +161,7 @@ async fn dump_claimed(
         true => BTreeMap::new(),
         false => large_objects::read(&client).await?,
     };
+    let foreign_views = neutral::foreign_views(&client).await?;
     let properties = Properties::read(&client, &source.name).await?;
     let size = client
         .query_one("select pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
@@ -189,6 +190,7 @@ async fn dump_claimed(
         structure,
         sequences,
         large_objects,
+        foreign_views,
         properties,
         database_bytes: u64::try_from(size.get::<_, i64>(0)).ok(),
         files,
@@ -409,9 +411,7 @@ async fn data_files(
     report: OnReport<'_>,
 ) -> Result<BTreeMap<PathBuf, u32>, DbError> {
     let mut found = BTreeMap::new();
-    let list = Command::new(tools.pg_restore.display().to_string())
-        .arg("--list")
-        .arg(dir.join(DUMP).display().to_string());
+    let list = list_command(tools, dir);
     let output = progress::run(&list, &list, report, |line, _| {
         if let Some((id, oid)) = listed_table(line) {
             found.insert(PathBuf::from(DUMP).join(format!("{id}.dat.gz")), oid);
@@ -420,6 +420,13 @@ async fn data_files(
     .await?;
     wanted_success(&list, output)?;
     Ok(found)
+}
+
+/// Builds the command that prints the dump's table of contents.
+pub(crate) fn list_command(tools: &Tools, dir: &Path) -> Command {
+    Command::new(tools.pg_restore.display().to_string())
+        .arg("--list")
+        .arg(dump_dir(dir).display().to_string())
 }
 
 /// Reads `3345; 0 16384 TABLE DATA public purchases app`: the item's number and the table's oid.

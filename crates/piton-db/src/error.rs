@@ -173,6 +173,16 @@ impl DbError {
             _ => None,
         }
     }
+
+    /// Tells whether a restore failed because of the rows themselves: they break a constraint, or do not fit their column.
+    pub fn is_of_rows(&self) -> bool {
+        match self {
+            Self::Tool(piton_exec::ExecError::Failed { output, .. }) => {
+                crate::tools::rows_refused(&output.stderr)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What of the surroundings failed, and not the statement.

@@ -30,6 +30,9 @@ const LISTING: &str = concat!(
 /// What of the listing only a superuser may read.
 const CONNECTIONS: &str = include_str!("catalogue/connections.sql");
 
+/// What the listing's log-ins on foreign servers begin with.
+pub(crate) const USER_MAPPING: &str = "user mapping for ";
+
 /// The canonical listing of a database's objects: `column public."User".email` → `text not null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -142,6 +145,22 @@ impl Structure {
             "connection of subscription ",
             "comment on subscription ",
         ])
+    }
+
+    /// Returns the structure without log-ins on foreign servers.
+    #[must_use]
+    pub(crate) fn without_user_mappings(&self) -> Self {
+        self.without(&[USER_MAPPING])
+    }
+
+    /// Returns the structure with the log-ins on foreign servers of the original, which a rehearsal's copy is without.
+    #[must_use]
+    pub fn with_user_mappings_of(mut self, original: &Self) -> Self {
+        let mappings = original.0.iter().filter(|(key, _)| key.starts_with(USER_MAPPING));
+        for (key, definition) in mappings {
+            self.0.entry(key.clone()).or_insert_with(|| definition.clone());
+        }
+        self
     }
 
     fn without(&self, beginnings: &[&str]) -> Self {

@@ -57,9 +57,9 @@ pub struct MadeFor {
     pub commit: String,
     /// The commit that served from the database when it was dumped; `None` when none did.
     pub serving: Option<String>,
-    /// The environment whose database was dumped, where it is another one's: a copy shall not do what only the original may.
+    /// The environment whose database was dumped, when it is another one: a copy of it must not act as its original.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_of: Option<String>,
+    pub from: Option<String>,
 }
 
 /// The description of one backup.
@@ -85,6 +85,9 @@ pub struct Manifest {
     pub sequences: BTreeMap<String, SequenceAt>,
     /// The large objects at the snapshot, by number.
     pub large_objects: BTreeMap<u32, LargeObject>,
+    /// Materialized views that read from elsewhere, with their quoted names, by oid.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub foreign_views: BTreeMap<u32, String>,
     /// What belongs to the database and not to its contents.
     pub properties: Properties,
     /// How much room the database took, with its indexes.

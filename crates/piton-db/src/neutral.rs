@@ -1,18 +1,25 @@
 //! Takes from a copy what would reach out of it: a copy that is started must not act as its original.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::error::Doing;
+use crate::fingerprint::USER_MAPPING;
+use crate::manifest::Manifest;
 use crate::{Database, DbError, quote};
 
 /// What was taken from a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neutralised {
-    /// Subscriptions, which would fetch the publisher's changes: dropped.
+    /// Subscriptions, which would fetch the publisher's changes: not restored.
     pub subscriptions: Vec<String>,
-    /// Log-ins on foreign servers, through which it would write elsewhere: dropped, as `user at server`.
+    /// Log-ins on foreign servers, through which it would read and write elsewhere: not restored, as `user at server`.
     pub user_mappings: Vec<String>,
+    /// Materialized views that read from elsewhere: not filled.
+    #[serde(default)]
+    pub foreign_views: Vec<String>,
     /// How many jobs of pg_cron were switched off.
     pub jobs: u64,
 }
@@ -32,6 +39,11 @@ impl Neutralised {
                 "log-in on a foreign server",
                 "log-ins on foreign servers",
             ),
+            count(
+                self.foreign_views.len() as u64,
+                "materialized view of foreign rows",
+                "materialized views of foreign rows",
+            ),
             count(self.jobs, "scheduled job", "scheduled jobs"),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -39,19 +51,87 @@ impl Neutralised {
     }
 }
 
-/// Drops a copy's subscriptions and its log-ins on foreign servers, and switches its scheduled jobs off; may be repeated.
+/// Switches a copy's scheduled jobs off, and tells what besides them was left out when it was restored; may be repeated.
 ///
-/// Only for a database that Piton made. The publisher and the foreign servers are not asked.
+/// Only for a database that Piton made.
 ///
 /// # Errors
 /// [`DbError::Privilege`] when the user may not.
-pub async fn apply(copy: &Database) -> Result<Neutralised, DbError> {
+pub async fn apply(copy: &Database, manifest: &Manifest) -> Result<Neutralised, DbError> {
     let client = copy.connect().await?;
+    let named = |kind: &str| {
+        manifest.structure.0.keys().filter_map(|key| Some(key.strip_prefix(kind)?.to_owned())).collect()
+    };
     Ok(Neutralised {
-        subscriptions: drop_subscriptions(&client).await?,
-        user_mappings: drop_user_mappings(&client).await?,
+        subscriptions: named("subscription "),
+        user_mappings: named(USER_MAPPING),
+        foreign_views: manifest.foreign_views.values().cloned().collect(),
         jobs: switch_off_jobs(&client).await?,
     })
+}
+
+/// What reads foreign tables or calls dblink, through views, functions and partitions as well; inside the text of a function
+/// it cannot be seen.
+const FOREIGN: &str = "
+    with recursive edge(class, oid, above_class, above) as (
+        -- What a view reads, its rule depends on.
+        select d.refclassid, d.refobjid, case when r.oid is null then d.classid else 'pg_catalog.pg_class'::regclass end,
+               coalesce(r.ev_class, d.objid)
+        from pg_catalog.pg_depend d
+        left join pg_catalog.pg_rewrite r on d.classid = 'pg_catalog.pg_rewrite'::regclass and r.oid = d.objid
+        where d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass)
+          and d.refclassid in ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass)
+        union all
+        select 'pg_catalog.pg_class'::regclass, inhrelid, 'pg_catalog.pg_class'::regclass, inhparent
+        from pg_catalog.pg_inherits
+    ),
+    found(class, oid) as (
+        select 'pg_catalog.pg_class'::regclass::oid, oid from pg_catalog.pg_class where relkind = 'f'
+        union
+        select d.classid, d.objid
+        from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on d.refclassid = 'pg_catalog.pg_extension'::regclass and e.oid = d.refobjid
+        where e.extname = 'dblink' and d.deptype = 'e'
+        union
+        select e.above_class, e.above from found f join edge e on e.class = f.class and e.oid = f.oid
+    ),
+    relation as (
+        select c.oid, c.relkind, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+               exists (select from found f where f.class = 'pg_catalog.pg_class'::regclass and f.oid = c.oid) as is_foreign
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+    )";
+
+/// Lists the materialized views that read from elsewhere, by oid.
+pub(crate) async fn foreign_views(client: &Client) -> Result<BTreeMap<u32, String>, DbError> {
+    let query = format!("{FOREIGN} select oid, name from relation where relkind = 'm' and is_foreign");
+    let rows = client.query(&query, &[]).await;
+    let rows = rows.doing(|| "list the materialized views that read from elsewhere".into())?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Gathers the planner's statistics of a copy's own rows: of a table with foreign partitions they would be read, too.
+pub(crate) async fn analyze(client: &Client) -> Result<(), DbError> {
+    let what = || "gather the planner's statistics".to_owned();
+    let query =
+        format!("{FOREIGN} select name from relation where relkind in ('r', 'p', 'm') and not is_foreign");
+    let rows = client.query(&query, &[]).await.doing(what)?;
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    client.batch_execute(&format!("analyze {}", names.join(", "))).await.doing(what)
+}
+
+/// Tells of a line of the dump's table of contents whether restoring it would reach out of the copy, or would let it do so.
+pub(crate) fn reaches_out(line: &str, foreign_views: &BTreeMap<u32, String>) -> bool {
+    let Some((_, entry)) = line.split_once("; ") else { return false };
+    let mut words = entry.splitn(3, ' ').skip(1);
+    let oid = words.next().and_then(|oid| oid.parse().ok());
+    let what = words.next().unwrap_or_default();
+    what.starts_with("USER MAPPING ")
+        || what.starts_with("MATERIALIZED VIEW DATA ")
+            && oid.is_some_and(|oid| foreign_views.contains_key(&oid))
 }
 
 /// Drops the subscriptions of the session's database; the slots at the publisher, which are the original's, stay.
@@ -83,7 +163,14 @@ pub(crate) async fn drop_subscriptions(client: &Client) -> Result<Vec<String>, D
     Ok(dropped)
 }
 
-async fn drop_user_mappings(client: &Client) -> Result<Vec<String>, DbError> {
+/// Drops a copy's log-ins on foreign servers: what a migration would do there, it would do to the real ones.
+///
+/// Only for a database that Piton made. The foreign servers are not asked.
+///
+/// # Errors
+/// [`DbError::Privilege`] when the user may not.
+pub async fn drop_user_mappings(copy: &Database) -> Result<Vec<String>, DbError> {
+    let client = copy.connect().await?;
     let rows = client
         .query(
             "select srvname::text, nullif(umuser, 0) is null, usename::text from pg_catalog.pg_user_mappings",
@@ -114,8 +201,31 @@ async fn switch_off_jobs(client: &Client) -> Result<u64, DbError> {
     if !there {
         return Ok(0);
     }
+    // Its row security shows everybody their own jobs alone: an error is better than the others' jobs still on.
+    let off = client.batch_execute("set row_security = off").await;
+    off.doing(|| "see everybody's scheduled jobs".into())?;
     client.execute("update cron.job set active = false where active", &[]).await.needing(
         || "switch a copy's scheduled jobs off".into(),
-        || "GRANT UPDATE ON cron.job TO the user".into(),
+        || "GRANT SELECT, UPDATE ON cron.job TO the user; ALTER ROLE the user BYPASSRLS".into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reaches_out_is_known_by_its_line() {
+        let views = BTreeMap::from([(16400, "public.far".to_owned())]);
+        for (line, yes) in [
+            ("3339; 1418 16393 USER MAPPING - USER MAPPING postgres SERVER far postgres", true),
+            ("3345; 0 16400 MATERIALIZED VIEW DATA public far postgres", true),
+            ("3345; 0 16401 MATERIALIZED VIEW DATA public near postgres", false),
+            ("216; 1259 16400 MATERIALIZED VIEW public far postgres", false),
+            ("3345; 0 16400 TABLE DATA public USER MAPPING postgres", false),
+            ("; Selected TOC Entries:", false),
+        ] {
+            assert_eq!(reaches_out(line, &views), yes, "{line}");
+        }
+    }
 }

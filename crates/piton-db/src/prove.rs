@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 
 use piton_exec::Command;
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 use tokio_postgres::Client;
 
 use crate::backup::{self, dump_dir, finished_table};
@@ -15,11 +17,11 @@ use crate::identity::{self, Label, Purpose};
 use crate::large_objects::{self, LargeObject};
 use crate::made::{self, Made};
 use crate::manifest::{Manifest, SequenceAt};
-use crate::progress::{OnProgress, OnReport, Progress, Report};
+use crate::progress::{self, OnProgress, OnReport, Progress, Report};
 use crate::properties::DEFAULT_TABLESPACE;
 use crate::rowsum::RowSum;
-use crate::tools::{Tools, WorkMark};
-use crate::{Database, DbError};
+use crate::tools::{Tools, WorkMark, wanted_success};
+use crate::{Database, DbError, neutral};
 
 /// Whose a restored copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +32,15 @@ pub enum Owners {
     Restorer,
 }
 
-/// Builds the command that restores a backup into a new database.
-pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, owners: Owners, jobs: u32) -> Command {
+/// Builds the command that restores a backup into a new database, or of it what a list names.
+pub fn restore_command(
+    tools: &Tools,
+    into: &Database,
+    dir: &Path,
+    list: Option<&Path>,
+    owners: Owners,
+    jobs: u32,
+) -> Command {
     let command = Command::new(tools.pg_restore.display().to_string()).args([
         format!("--dbname={}", into.name_for_libpq()),
         format!("--jobs={jobs}"),
@@ -43,6 +52,10 @@ pub fn restore_command(tools: &Tools, into: &Database, dir: &Path, owners: Owner
         Owners::Kept => command,
         // Another environment's copy shall not fetch what the original subscribes to.
         Owners::Restorer => command.args(["--no-owner", "--no-privileges", "--no-subscriptions"]),
+    };
+    let command = match list {
+        Some(list) => command.arg(format!("--use-list={}", list.display())),
+        None => command,
     };
     into.tool_env(command.arg(dump_dir(dir).display().to_string()))
 }
@@ -97,7 +110,11 @@ async fn fill(
         // Before the restore: only who may create in a schema can be given an object in it, and `public` is the owner's.
         manifest.properties.apply_owner(&client, &into.dbname).await?;
     }
-    let command = restore_command(&tools, into, dir, owners, jobs);
+    let list = match manifest.made_for.from {
+        Some(_) => Some(harmless(&tools, manifest, dir, report).await?),
+        None => None,
+    };
+    let command = restore_command(&tools, into, dir, list.as_ref().map(NamedTempFile::path), owners, jobs);
     let total = manifest.tables.len() as u64;
     let mut done = 0;
     let on_line = |line: &str, report: &mut dyn FnMut(Report)| {
@@ -107,16 +124,45 @@ async fn fill(
         }
     };
     WorkMark::restore_into(into).run(&command, report, on_line).await?;
-    client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?;
+    match manifest.made_for.from {
+        Some(_) => neutral::analyze(&client).await?,
+        None => client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?,
+    }
     if owners == Owners::Restorer {
         // The roles of the other environment may not be here; what is set for everybody is the app's own.
         let mut everybodys = manifest.properties.clone();
         everybodys.settings.retain(|setting| setting.role.is_none());
+        if manifest.made_for.from.is_some() {
+            // What an app or an extension calls its own may be a secret, or name production's services.
+            everybodys.settings.retain(|setting| !setting.name.contains('.'));
+        }
         return everybodys.apply_settings(&client, &into.dbname).await;
     }
     // Whoever swaps this database in expects the original's owner, limits and settings; neither dump nor rename carries them.
     manifest.properties.apply(&client, &into.dbname).await?;
     identity::set_own_comment(&client, &into.dbname, manifest.properties.comment.as_deref()).await
+}
+
+/// Lists what of a dump is restored for another environment: whatever does not reach out.
+async fn harmless(
+    tools: &Tools,
+    manifest: &Manifest,
+    dir: &Path,
+    report: OnReport<'_>,
+) -> Result<NamedTempFile, DbError> {
+    let command = backup::list_command(tools, dir);
+    let mut kept = String::new();
+    let output = progress::run(&command, &command, report, |line, _| {
+        if !neutral::reaches_out(line, &manifest.foreign_views) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    })
+    .await?;
+    wanted_success(&command, output)?;
+    let mut list = NamedTempFile::new()?;
+    list.write_all(kept.as_bytes())?;
+    Ok(list)
 }
 
 /// One thing in which a restored copy differs from its backup.
@@ -229,13 +275,22 @@ pub async fn compare(
     progress: OnProgress<'_>,
 ) -> Result<Proof, DbError> {
     let client = golden.connect().await?;
-    let (wanted, structure) = match owners {
+    let (mut wanted, structure) = match owners {
         Owners::Kept => (manifest.structure.clone(), Structure::read(&client).await?),
         Owners::Restorer => {
             let restored = |structure: &Structure| structure.without_privileges().without_subscriptions();
             (restored(&manifest.structure), restored(&Structure::read(&client).await?))
         }
     };
+    if manifest.made_for.from.is_some() {
+        wanted = wanted.without_user_mappings();
+        for view in manifest.foreign_views.values() {
+            let definition = wanted.0.get_mut(&format!("materialized view {view}"));
+            if let Some(definition) = definition.filter(|definition| !definition.ends_with(NOT_FILLED)) {
+                definition.push_str(NOT_FILLED);
+            }
+        }
+    }
     let rows = read_rows(&client, manifest, progress).await?;
     let mut differences = differing_rows(&manifest.rows, &rows);
     differences.extend(wanted.changes_to(&structure).into_iter().map(Difference::Object));
@@ -255,6 +310,9 @@ pub async fn compare(
         differences,
     })
 }
+
+/// What the listing says of a materialized view that is not filled.
+const NOT_FILLED: &str = " with no data";
 
 async fn read_rows(client: &Client, manifest: &Manifest, progress: OnProgress<'_>) -> Result<Rows, DbError> {
     let tables = crate::tables::list(client).await?;

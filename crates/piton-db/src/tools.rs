@@ -104,6 +104,36 @@ impl WorkMark {
     }
 }
 
+/// How pg_restore names the entry of the dump that it could not restore, in lower case.
+const ENTRY: &str = "from toc entry ";
+
+/// Tells whether pg_restore ended because the server took a table's rows, or what they must keep to, for wrong.
+pub(crate) fn rows_refused(said: &str) -> bool {
+    const OF_ROWS: [&str; 6] = [
+        "table data ",
+        "materialized view data ",
+        "constraint ",
+        "fk constraint ",
+        "check constraint ",
+        "index ",
+    ];
+    // What may happen to any rows: the server has gone, or has no room.
+    const ELSE: [&str; 7] = [
+        "closed the connection",
+        "terminating connection",
+        "connection to server",
+        "no space left",
+        "disk full",
+        "out of memory",
+        "out of shared memory",
+    ];
+    let said = said.to_lowercase();
+    // `from TOC entry 3345; 0 16384 TABLE DATA people app`
+    let entries = said.lines().filter_map(|line| line.split_once(ENTRY)?.1.splitn(4, ' ').nth(3));
+    let of_rows = entries.into_iter().any(|entry| OF_ROWS.iter().any(|kind| entry.starts_with(kind)));
+    of_rows && !ELSE.iter().any(|words| said.contains(words))
+}
+
 /// Turns any exit code but 0 into an error with the tool's complaints.
 pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
     if output.success() {
@@ -111,7 +141,7 @@ pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Re
     }
     // --verbose is for the progress; of the last words only the complaints are worth repeating.
     let complaint = |line: &&str| {
-        ["error:", "fatal:", "detail:", "hint:", "command was"]
+        ["error:", "fatal:", "detail:", "hint:", "command was", ENTRY]
             .iter()
             .any(|w| line.to_lowercase().contains(w))
     };
@@ -153,6 +183,16 @@ mod tests {
         let error = Tools::choose(vec![tools(14), tools(15)], 17).unwrap_err();
         assert!(error.to_string().contains("apt-get install postgresql-client-17"), "{error}");
         assert!(matches!(Tools::choose(vec![], 17), Err(DbError::ToolMissing { .. })));
+    }
+
+    #[test]
+    fn rows_that_break_a_rule_are_known_by_the_entry() {
+        let entry = "pg_restore: from TOC entry 3188; 2606 16390 FK CONSTRAINT orders orders_buyer_fkey app";
+        assert!(rows_refused(&format!("{entry}\npg_restore: error: could not execute query: ERROR:  ...")));
+        assert!(rows_refused("pg_restore: from TOC entry 3345; 0 16384 TABLE DATA people app"));
+        assert!(!rows_refused("pg_restore: from TOC entry 216; 1259 16384 TABLE people app"));
+        assert!(!rows_refused(&format!("{entry}\nERROR:  could not extend file: No space left on device")));
+        assert!(!rows_refused(&format!("{entry}\nserver closed the connection unexpectedly")));
     }
 
     #[tokio::test]

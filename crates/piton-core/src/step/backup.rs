@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words, disk};
 use crate::config::MaskFile;
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
 use crate::plan::Job;
 
@@ -43,14 +43,14 @@ pub struct Proof {
     pub golden: String,
 }
 
-fn made_for(ctx: &Ctx<'_, '_>) -> MadeFor {
+fn made_for(ctx: &Ctx<'_, '_>, from: Option<&String>) -> MadeFor {
     MadeFor {
         app: ctx.plan.app.clone(),
         environment: ctx.plan.environment.clone(),
         release: ctx.plan.id.clone(),
         commit: ctx.plan.commit.hash.clone(),
         serving: ctx.world.backed_up_commit.clone(),
-        data_of: ctx.world.from.as_ref().map(|from| from.environment.clone()),
+        from: from.cloned(),
     }
 }
 
@@ -161,7 +161,8 @@ impl Act for Backup {
         }
         let reports = Reports::new(ctx);
         let mut take = |report| reports.take(report);
-        let dumped = backup::dump(&source, &self.folder, &made_for(ctx), options, &mut take).await;
+        let dumped =
+            backup::dump(&source, &self.folder, &made_for(ctx, self.from.as_ref()), options, &mut take).await;
         reports.all_written()?;
         let manifest = dumped.map_err(|error| match (&self.mask, &error) {
             (Some(mask), DbError::Mask { problems }) => {
@@ -311,7 +312,7 @@ pub(super) fn unmasked(environment: &str, job: Job, mask: &MaskFile, problems: &
         fault = fault.because(format!("and {more} more"));
     }
     fault.hint(format!(
-        "write into {file} what is missing, for each column the kind that fits: keep, null, email, name, digits, text, json or year; \
+        "write into {file} what is missing, for each column the kind that fits: keep, null, blank, email, name, digits, text, json or year; \
          then piton {} {environment}",
         job.command()
     ))
@@ -331,16 +332,40 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     ))
 }
 
+/// Rows that their mask has made wrong are wrong at every attempt.
+fn not_restored(ctx: &Ctx<'_, '_>, manifest: &Manifest, error: &DbError) -> Fault {
+    let fault = Fault::surroundings("the backup cannot be restored").caused_by(error);
+    let mask = ctx.settings().data.as_ref().and_then(|data| data.mask.as_ref());
+    match mask.filter(|_| manifest.mask.is_some() && error.is_of_rows()) {
+        None => fault,
+        Some(mask) => Fault {
+            kind: Kind::Release,
+            what: "the masked rows break a constraint, or do not fit their column".into(),
+            ..fault
+        }
+        .hint(format!(
+            "give that column another kind in {}: columns that refer to each other the same one, unique columns one that keeps values \
+             apart (email, name, or digits from six on); then piton {} {}",
+            mask.file.display(),
+            if ctx.plan.job.takes_data() { ctx.plan.job } else { Job::Clone }.command(),
+            ctx.plan.environment
+        )),
+    }
+}
+
 impl Act for Proof {
     fn words(&self, site: &Site<'_>) -> Words {
         let does = "restore it as the golden copy, compare every row and object";
         let words = Words::new(does, "drop the golden copy");
         let Ok(database) = super::database_of(site.settings) else { return words };
         let golden = database.with_name(&self.golden);
+        // What reaches out is left out for another environment.
+        let list = site.from.map(|_| Path::new("LIST"));
         words.with([prove::restore_command(
             &named("restore"),
             &golden,
             &self.folder,
+            list,
             owners(site.from.is_some()),
             JOBS,
         )])
@@ -360,12 +385,12 @@ impl Act for Proof {
         }
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
-        let owners = owners(manifest.made_for.data_of.is_some());
+        let owners = owners(manifest.made_for.from.is_some());
         let reports = Reports::new(ctx);
         let mut take = |report| reports.take(report);
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
         reports.all_written()?;
-        restored.or_fault(|| "the backup cannot be restored".into())?;
+        restored.map_err(|error| not_restored(ctx, &manifest, &error))?;
         self.prove_files(ctx, &manifest).await?;
         let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await
@@ -377,7 +402,7 @@ impl Act for Proof {
         let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });
         if owners == Owners::Restorer {
             // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
-            let taken = neutral::apply(&golden).await;
+            let taken = neutral::apply(&golden, &manifest).await;
             outcome["neutralised"] = json!(taken.or_fault(|| "the copy cannot be made harmless".into())?);
         }
         Ok(outcome)

@@ -5,7 +5,7 @@ use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
 use piton_db::migrate::{Migration, MigrationError, Migrations};
 use piton_db::rehearsal::{Report, Watch};
-use piton_db::{Database, DbError, made};
+use piton_db::{Database, DbError, made, neutral};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -76,6 +76,7 @@ impl Rehearse {
         };
         report.as_ref().map_or(Ok(()), |report| rehearsal::write(ctx, report, serving.as_ref()))?;
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
+        let after = after.with_user_mappings_of(&before);
         // The way back is the golden copy itself: it must stand exactly as it was proved.
         let still = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
         if let Some(change) = before.changes_to(&still).first() {
@@ -147,7 +148,16 @@ impl Act for Rehearse {
         made::clone_from(&copy, &self.golden, &super::label(ctx, Purpose::Rehearsal))
             .await
             .or_fault(|| "the golden copy cannot be copied".into())?;
-        let rehearsed = self.rehearse(ctx, &copy).await;
+        let taken = neutral::drop_user_mappings(&copy).await;
+        let taken = taken.or_fault(|| "the copy cannot be made harmless".into())?;
+        let rehearsed = self.rehearse(ctx, &copy).await.map_err(|fault| match taken.is_empty() {
+            true => fault,
+            false => fault.because(format!(
+                "the copy is without the log-ins on foreign servers ({}), which are the real ones: what a migration does there \
+                 cannot be rehearsed",
+                taken.join(", ")
+            )),
+        });
         super::drop_made(ctx, &server, &self.copy).await?;
         Ok(json!(rehearsed?))
     }

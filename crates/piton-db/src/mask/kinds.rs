@@ -14,6 +14,8 @@ pub enum Kind {
     Keep,
     /// NULL.
     Null,
+    /// What says nothing in the column's type: 0, the empty text, the address 0.0.0.0.
+    Blank,
     /// An address below `example.invalid`, to which nothing is ever delivered.
     Email,
     /// As many words, made up of syllables.
@@ -34,6 +36,7 @@ impl Kind {
         match self {
             Self::Keep => "keep",
             Self::Null => "null",
+            Self::Blank => "blank",
             Self::Email => "email",
             Self::Name => "name",
             Self::Digits => "digits",
@@ -77,6 +80,7 @@ impl MaskKey {
         match kind {
             Kind::Keep => Some(value.to_vec()),
             Kind::Null => None,
+            Kind::Blank => Some(Vec::new()),
             // Nothing to hide, and an app may take it for "none".
             _ if value.is_empty() => Some(Vec::new()),
             Kind::Email => Some(self.email(value, most)),
@@ -115,8 +119,7 @@ impl MaskKey {
     }
 
     fn digits(&self, value: &[u8]) -> Vec<u8> {
-        let digits: Vec<u16> =
-            value.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| u16::from(byte - b'0')).collect();
+        let digits = digits_of(value);
         // What is left of the value, so that two that differ in letters alone differ still.
         let form: Vec<u8> =
             value.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte }).collect();
@@ -128,16 +131,43 @@ impl MaskKey {
                 b'0'..=b'9' => other.next().unwrap_or(b'0'),
                 b'a'..=b'z' => b'a' + stream.below_u8(26),
                 b'A'..=b'Z' => b'A' + stream.below_u8(26),
-                // What is no ASCII is a letter of some script, in several bytes.
-                0x80.. => b'x',
+                // A character that is no ASCII has one such byte, and others that continue it.
+                0xC0.. => b'x',
+                0x80..0xC0 => continue,
                 _ => *byte,
             });
         }
         text
     }
 
+    /// Returns another number with as many digits, on both sides of the point, as the server writes it; zero stays.
+    pub(super) fn number(&self, value: &[u8], largest: Option<u64>) -> Vec<u8> {
+        let digits = digits_of(value);
+        let is_zero = |digits: &[u16]| digits.iter().all(|digit| *digit == 0);
+        if is_zero(&digits) {
+            return value.to_vec();
+        }
+        let fits = |other: &[u16]| {
+            let number =
+                other.iter().fold(0u128, |number, digit| number.saturating_mul(10) + u128::from(*digit));
+            (other[0] == 0) == (digits[0] == 0)
+                && !is_zero(other)
+                && largest.is_none_or(|largest| number <= largest.into())
+        };
+        let mut walked = digits.clone();
+        // Encrypted again and again, until it is such a number: even so no two become one.
+        for round in 0u32.. {
+            walked = digits_of(&self.other_digits(&walked, &round.to_le_bytes()));
+            if fits(&walked) {
+                break;
+            }
+        }
+        let mut other = walked.into_iter().map(ascii);
+        let replaced = |byte: &u8| if byte.is_ascii_digit() { other.next().unwrap_or(b'0') } else { *byte };
+        value.iter().map(replaced).collect()
+    }
+
     fn other_digits(&self, digits: &[u16], form: &[u8]) -> Vec<u8> {
-        let ascii = |digit: u16| b'0' + u8::try_from(digit).unwrap_or(0);
         if digits.len() >= ENCRYPTED
             && let Ok(cipher) = FF1::<Aes256>::new(&self.0, 10)
             && let Ok(encrypted) = cipher.encrypt(b"", &FlexibleNumeralString::from(digits.to_vec()))
@@ -173,41 +203,76 @@ impl MaskKey {
     /// Replaces the texts and numbers of JSON, token by token: the server's own spacing and the order of keys stay.
     fn json(&self, value: &[u8]) -> Vec<u8> {
         let mut text = Vec::with_capacity(value.len());
-        let mut at = 0;
-        while at < value.len() {
-            match value[at] {
-                b'"' => {
-                    let end = end_of_string(value, at);
-                    let is_key = value[end..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
-                    if is_key {
-                        text.extend_from_slice(&value[at..end]);
-                    } else {
-                        text.push(b'"');
-                        text.extend(self.text(Kind::Json, &value[at + 1..end - 1]));
-                        text.push(b'"');
-                    }
-                    at = end;
+        for token in tokens(value) {
+            match token {
+                Token::Key(key) => text.extend_from_slice(key),
+                Token::Text(quoted) => {
+                    text.push(b'"');
+                    text.extend(self.text(Kind::Json, &quoted[1..quoted.len() - 1]));
+                    text.push(b'"');
                 }
-                b'0'..=b'9' => {
-                    let length = value[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-                    let mut stream = self.stream(Kind::Json, &value[at..at + length]);
+                Token::Number(digits) => {
+                    let mut stream = self.stream(Kind::Json, digits);
                     // No zero: none may lead, and a trailing one is another number of digits.
-                    text.extend((0..length).map(|_| b'1' + stream.below_u8(9)));
-                    at += length;
+                    text.extend(digits.iter().map(|_| b'1' + stream.below_u8(9)));
                 }
-                other => {
-                    text.push(other);
-                    at += 1;
-                }
+                Token::Other(byte) => text.push(byte),
             }
         }
         text
     }
 }
 
-/// Returns the place after the closing quote of a JSON text that begins at `at`.
-fn end_of_string(json: &[u8], at: usize) -> usize {
-    let mut end = at + 1;
+fn digits_of(value: &[u8]) -> Vec<u16> {
+    value.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| u16::from(byte - b'0')).collect()
+}
+
+fn ascii(digit: u16) -> u8 {
+    b'0' + u8::try_from(digit).unwrap_or(0)
+}
+
+/// A part of JSON.
+enum Token<'a> {
+    /// A key with its quotes.
+    Key(&'a [u8]),
+    /// A text with its quotes.
+    Text(&'a [u8]),
+    /// The digits of a number, or some of them.
+    Number(&'a [u8]),
+    Other(u8),
+}
+
+fn tokens(json: &[u8]) -> impl Iterator<Item = Token<'_>> {
+    let mut rest = json;
+    std::iter::from_fn(move || {
+        let (token, after) = match *rest.first()? {
+            b'"' => {
+                let (string, after) = rest.split_at(end_of_string(rest));
+                let is_key = after.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
+                (if is_key { Token::Key(string) } else { Token::Text(string) }, after)
+            }
+            b'0'..=b'9' => {
+                let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                (Token::Number(&rest[..length]), &rest[length..])
+            }
+            other => (Token::Other(other), &rest[1..]),
+        };
+        rest = after;
+        Some(token)
+    })
+}
+
+/// Returns the keys of JSON, each as it reads without its escapes.
+pub(super) fn keys(json: &[u8]) -> impl Iterator<Item = String> {
+    tokens(json).filter_map(|token| match token {
+        Token::Key(key) => serde_json::from_slice(key).ok(),
+        _ => None,
+    })
+}
+
+/// Returns the place after the closing quote of the JSON text that this begins with.
+fn end_of_string(json: &[u8]) -> usize {
+    let mut end = 1;
     while end < json.len() {
         match json[end] {
             b'\\' => end += 2,
@@ -284,6 +349,15 @@ mod tests {
         let form = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "9");
         assert_eq!(form(&phone), form("+44 (0)20 7946-0018"));
         assert_ne!(phone, "+44 (0)20 7946-0018");
+        let phone = masked(Kind::Digits, "+44 20 7946–0018 Büro");
+        assert_eq!(phone.chars().count(), 21, "as many characters, not bytes: {phone}");
+        let number =
+            |value: &str, largest| String::from_utf8(key().number(value.as_bytes(), largest)).unwrap();
+        assert_eq!((number("0.00", None).as_str(), number("NaN", None).as_str()), ("0.00", "NaN"));
+        assert_eq!(form(&number("-1234567.05", None)), form("-1234567.05"));
+        for value in 2_147_480_000..2_147_480_100u64 {
+            assert!(number(&value.to_string(), Some(2_147_483_647)).parse::<i32>().unwrap() >= 1_000_000_000);
+        }
         let words = masked(Kind::Text, "Grüße aus Köln");
         assert_eq!(words.chars().count(), 14, "{words}");
         assert_eq!(masked(Kind::Text, ""), "");

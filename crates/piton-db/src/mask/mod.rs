@@ -3,8 +3,10 @@
 //! An UPDATE on a copy would leave the old values in dead rows, in the files and in the log. So the rows are masked in the dump's
 //! own files, before their sums are taken: what is restored and proved is the masked dump.
 
+mod column;
 mod copy;
 mod kinds;
+mod likely;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +17,7 @@ use tokio_postgres::Client;
 
 pub use kinds::{Kind, MaskKey};
 
+use self::column::{Column, Relation, Relations};
 use crate::error::Doing;
 use crate::{DbError, Table};
 
@@ -84,6 +87,18 @@ pub enum Problem {
         table: String,
         /// The column.
         column: String,
+        /// A kind that hides it.
+        likely: Kind,
+    },
+    /// A JSON column holds what looks like an address where `json` keeps it.
+    #[error("{table}.{column} holds an e-mail address as a key of its JSON, and `json` keeps keys")]
+    AddressInKey {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// A kind that hides it.
+        likely: Kind,
     },
 }
 
@@ -91,8 +106,9 @@ impl Problem {
     /// Returns the line of a mask that a person would write, and below what, when there is one.
     pub fn line(&self) -> Option<String> {
         match self {
-            Self::Unclassified { table, column, likely, .. } => Some(kind_line(table, column, *likely)),
-            Self::Address { table, column } => Some(kind_line(table, column, Kind::Text)),
+            Self::Unclassified { table, column, likely, .. }
+            | Self::Address { table, column, likely }
+            | Self::AddressInKey { table, column, likely } => Some(kind_line(table, column, *likely)),
             Self::LargeObjects(_) => Some("large_objects = \"drop\"".into()),
             Self::Unknown(_) | Self::Unfit { .. } => None,
         }
@@ -106,28 +122,6 @@ fn kind_line(table: &str, column: &str, kind: Kind) -> String {
     format!("below [columns.{}]: {column} = \"{}\"", quoted(table), kind.word())
 }
 
-/// What a value is, as far as masks are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sort {
-    Text,
-    Json,
-    Time,
-    Other,
-}
-
-/// A column, as the catalogue has it.
-#[derive(Clone, Debug)]
-struct Column {
-    name: String,
-    data_type: String,
-    sort: Sort,
-    /// The most characters that it takes.
-    most: usize,
-    /// Whether values are filled up with blanks to that.
-    padded: bool,
-    not_null: bool,
-}
-
 /// What is done with the rows of each table, by its oid.
 pub(crate) type TableMasks = BTreeMap<u32, TableMask>;
 
@@ -137,17 +131,17 @@ pub(crate) enum TableMask {
     /// None is copied.
     Empty,
     /// Each column, in the order of COPY.
-    Columns { table: String, columns: Vec<Masked> },
+    Columns(Vec<Masked>),
 }
 
 /// What is done with one column.
 #[derive(Clone, Debug)]
 pub(crate) struct Masked {
-    name: String,
+    column: Column,
     /// `None` where nobody has said anything, and nothing speaks for people's data.
     kind: Option<Kind>,
-    most: usize,
-    padded: bool,
+    /// The table below which a mask names it.
+    table: String,
 }
 
 impl Mask {
@@ -157,29 +151,17 @@ impl Mask {
     /// When the catalogue cannot be read.
     pub async fn problems(&self, client: &Client) -> Result<Vec<Problem>, DbError> {
         let tables = crate::tables::list(client).await?;
-        let columns = columns(client).await?;
-        let mut problems = Vec::new();
-        let known: BTreeSet<String> = tables.iter().map(name).collect();
-        let named = self.empty.iter().chain(self.columns.keys());
-        problems.extend(
-            named
-                .filter(|table| !known.contains(&full(table)))
-                .map(|table| Problem::Unknown(format!("table {table}"))),
-        );
-        let is_copied =
-            |table: &&Table| !self.empties(&name(table)) && !RECORDS.contains(&name(table).as_str());
-        for table in tables.iter().filter(is_copied) {
-            let name = name(table);
-            let kinds = self.kinds(&name);
-            let found = columns.get(&table.oid).map(Vec::as_slice).unwrap_or_default();
-            for (column, _) in kinds.iter().flat_map(|kinds| kinds.iter()) {
-                if !found.iter().any(|found| found.name == *column) {
-                    problems.push(Problem::Unknown(format!("column {name}.{column}")));
-                }
+        let relations = Relations::read(client).await?;
+        let mut problems = self.unknown(&tables, &relations);
+        for table in tables.iter().filter(|table| !RECORDS.contains(&name(table).as_str())) {
+            let lineage = relations.lineage(table.oid);
+            let [relation, ..] = lineage[..] else { continue };
+            if self.empties(&lineage) {
+                continue;
             }
-            for column in found.iter().filter(|column| table.columns.contains(&column.name)) {
-                problems
-                    .extend(column.problem(&name, kinds.and_then(|kinds| kinds.get(&column.name)).copied()));
+            for column in relation.columns.iter().filter(|column| table.columns.contains(&column.name)) {
+                // The partitions of a table have one problem, not each its own.
+                problems.extend(self.problem(&lineage, column).filter(|problem| !problems.contains(problem)));
             }
         }
         if self.large_objects.is_none() {
@@ -191,6 +173,44 @@ impl Mask {
             problems.extend((count > 0).then(|| Problem::LargeObjects(count.unsigned_abs())));
         }
         Ok(problems)
+    }
+
+    /// Lists what the mask names and the database has not.
+    fn unknown(&self, tables: &[Table], relations: &Relations) -> Vec<Problem> {
+        let tables = tables.iter().filter_map(|table| relations.lineage(table.oid).first().copied());
+        let known: BTreeMap<&str, &Relation> =
+            tables.chain(relations.roots()).map(|relation| (relation.name.as_str(), relation)).collect();
+        let named = self.empty.iter().chain(self.columns.keys());
+        let no_table = named
+            .filter(|table| !known.contains_key(full(table).as_str()))
+            .map(|table| Problem::Unknown(format!("table {table}")));
+        let no_column = self.columns.iter().flat_map(|(table, kinds)| {
+            let relation = known.get(full(table).as_str());
+            let is_there = move |column: &str| {
+                relation.is_none_or(|found| found.columns.iter().any(|found| found.name == column))
+            };
+            kinds
+                .keys()
+                .filter(move |column| !is_there(column))
+                .map(|column| Problem::Unknown(format!("column {}.{column}", full(table))))
+        });
+        no_table.chain(no_column).collect()
+    }
+
+    fn problem(&self, lineage: &[&Relation], column: &Column) -> Option<Problem> {
+        let (name, data_type) = (column.name.clone(), column.data_type.clone());
+        match self.section(lineage, &name).map(|(table, kind)| (table, kind, column.unfit(kind))) {
+            None => column.likely().map(|likely| Problem::Unclassified {
+                table: named(lineage, &name),
+                column: name,
+                data_type,
+                likely,
+            }),
+            Some((table, kind, Some(why))) => {
+                Some(Problem::Unfit { table: table.to_owned(), column: name, data_type, kind, why })
+            }
+            Some(_) => None,
+        }
     }
 
     /// Wants the mask to fit the database.
@@ -208,25 +228,22 @@ impl Mask {
     /// [`DbError::Mask`] when it does not fit the database, at the snapshot that the session has taken.
     pub(crate) async fn of_tables(&self, client: &Client, tables: &[Table]) -> Result<TableMasks, DbError> {
         self.fits(client).await?;
-        let mut columns = columns(client).await?;
+        let relations = Relations::read(client).await?;
         let masks = tables.iter().map(|table| {
-            let full_name = name(table);
-            if self.empties(&full_name) {
+            let lineage = relations.lineage(table.oid);
+            if self.empties(&lineage) {
                 return (table.oid, TableMask::Empty);
             }
-            let kinds = self.kinds(&full_name);
-            let found = columns.remove(&table.oid).unwrap_or_default();
+            let found = lineage.first().map(|relation| relation.columns.as_slice()).unwrap_or_default();
             // In the order of COPY.
             let masked = table.columns.iter().filter_map(|column| {
-                let found = found.iter().find(|found| found.name == *column)?;
                 Some(Masked {
-                    name: column.clone(),
-                    kind: kinds.and_then(|kinds| kinds.get(column)).copied(),
-                    most: found.most,
-                    padded: found.padded,
+                    column: found.iter().find(|found| found.name == *column)?.clone(),
+                    kind: self.section(&lineage, column).map(|(_, kind)| kind),
+                    table: named(&lineage, column),
                 })
             });
-            (table.oid, TableMask::Columns { table: full_name, columns: masked.collect() })
+            (table.oid, TableMask::Columns(masked.collect()))
         });
         Ok(masks.collect())
     }
@@ -237,13 +254,25 @@ impl Mask {
         blake3::hash(&text).to_hex().to_string()
     }
 
-    fn empties(&self, table: &str) -> bool {
-        self.empty.iter().any(|empty| full(empty) == table)
+    fn empties(&self, lineage: &[&Relation]) -> bool {
+        self.empty.iter().any(|empty| lineage.iter().any(|relation| full(empty) == relation.name))
     }
 
-    fn kinds(&self, table: &str) -> Option<&BTreeMap<String, Kind>> {
-        self.columns.iter().find(|(named, _)| full(named) == table).map(|(_, kinds)| kinds)
+    /// Returns the kind of a column and the table for which it is written: the table itself, or the nearest that it inherits from.
+    ///
+    /// Next month's partition has no lines of its own.
+    fn section<'a>(&self, lineage: &[&'a Relation], column: &str) -> Option<(&'a str, Kind)> {
+        lineage.iter().find_map(|relation| {
+            let (_, kinds) = self.columns.iter().find(|(named, _)| full(named) == relation.name)?;
+            Some((relation.name.as_str(), *kinds.get(column)?))
+        })
     }
+}
+
+/// Returns the table for which a mask best names a column: the farthest that has it, so that one line does for all partitions.
+fn named(lineage: &[&Relation], column: &str) -> String {
+    let has = |relation: &&&Relation| relation.columns.iter().any(|found| found.name == column);
+    lineage.iter().rev().find(has).map_or_else(String::new, |relation| relation.name.clone())
 }
 
 /// Records of migration tools: their names are files', and staging's next migration reads them.
@@ -268,37 +297,35 @@ impl TableMask {
     /// Writes a row's line in its masked form; false when the row is left out.
     ///
     /// # Errors
-    /// [`Problem::Address`] when a column that nobody has given a kind holds an address.
+    /// [`Problem::Address`] and [`Problem::AddressInKey`] when an address would come through.
     pub(crate) fn row(&self, key: &MaskKey, row: &[u8], line: &mut Vec<u8>) -> Result<bool, Problem> {
-        let Self::Columns { table, columns } = self else { return Ok(false) };
+        let Self::Columns(columns) = self else { return Ok(false) };
         line.clear();
         let fields = row.split(|&byte| byte == b'\t');
-        for (at, (field, column)) in fields.zip(columns).enumerate() {
+        for (at, (field, masked)) in fields.zip(columns).enumerate() {
             if at > 0 {
                 line.push(b'\t');
             }
-            match column.kind {
-                None if looks_like_an_address(field) => {
-                    return Err(Problem::Address { table: table.clone(), column: column.name.clone() });
-                }
+            let Masked { column, kind, table } = masked;
+            match *kind {
+                None if looks_like_an_address(field) => return Err(column.address(table)),
                 None | Some(Kind::Keep) => line.extend_from_slice(field),
-                Some(kind) => copy::escape(column.stand_in(key, kind, field).as_deref(), line),
+                Some(kind) => {
+                    let value = copy::unescape(field);
+                    if kind == Kind::Json && value.as_deref().is_some_and(has_an_address_as_key) {
+                        return Err(column.address_in_key(table));
+                    }
+                    let stand_in = value.and_then(|value| column.stand_in(key, kind, &value));
+                    copy::escape(stand_in.as_deref(), line);
+                }
             }
         }
         Ok(true)
     }
 }
 
-impl Masked {
-    fn stand_in(&self, key: &MaskKey, kind: Kind, field: &[u8]) -> Option<Vec<u8>> {
-        let value = copy::unescape(field)?;
-        let value = if self.padded { value.trim_ascii_end() } else { &value };
-        let mut masked = key.stand_in(kind, value, self.most)?;
-        if self.padded && masked.len() < self.most {
-            masked.resize(self.most, b' ');
-        }
-        Some(masked)
-    }
+fn has_an_address_as_key(json: &[u8]) -> bool {
+    kinds::keys(json).any(|key| looks_like_an_address(key.as_bytes()))
 }
 
 /// Tells whether a field holds an e-mail address: what no column's name has told.
@@ -318,167 +345,6 @@ fn looks_like_an_address(field: &[u8]) -> bool {
     false
 }
 
-impl Column {
-    fn problem(&self, table: &str, kind: Option<Kind>) -> Option<Problem> {
-        let (table, column, data_type) = (table.to_owned(), self.name.clone(), self.data_type.clone());
-        let Some(kind) = kind else {
-            return self.likely().map(|likely| Problem::Unclassified { table, column, data_type, likely });
-        };
-        let why = match kind {
-            Kind::Keep => return None,
-            Kind::Null if self.not_null => "it may not be null",
-            Kind::Null => return None,
-            Kind::Json if self.sort != Sort::Json => "it is no JSON",
-            Kind::Year if self.sort != Sort::Time => "it is no date",
-            Kind::Email | Kind::Name | Kind::Digits | Kind::Text if self.sort != Sort::Text => {
-                "it is no text"
-            }
-            Kind::Email if self.most < kinds::SHORTEST_EMAIL => "it is too short for an address",
-            _ => return None,
-        };
-        Some(Problem::Unfit { table, column, data_type, kind, why })
-    }
-
-    /// Returns the kind that the column's name speaks for, if it speaks for people's data.
-    fn likely(&self) -> Option<Kind> {
-        let words = words(&self.name);
-        let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
-        let kind = match self.sort {
-            Sort::Text if has(&["email", "mail", "emails"]) => Kind::Email,
-            Sort::Text if has(&NAMES) => Kind::Name,
-            Sort::Text if has(&NUMBERS) => Kind::Digits,
-            Sort::Text | Sort::Json | Sort::Other if has(&PERSONAL) => Kind::Text,
-            Sort::Json if has(&["email", "mail"]) || has(&NAMES) || has(&NUMBERS) => Kind::Json,
-            Sort::Time if has(&["birth", "birthday", "birthdate", "born", "dob"]) => Kind::Year,
-            _ => return None,
-        };
-        Some(match (self.sort, kind) {
-            (Sort::Json, _) => Kind::Json,
-            (Sort::Other, _) if self.not_null => Kind::Keep,
-            (Sort::Other, _) => Kind::Null,
-            _ => kind,
-        })
-    }
-}
-
-const NAMES: [&str; 9] =
-    ["name", "firstname", "lastname", "surname", "fullname", "username", "nickname", "login", "holder"];
-const NUMBERS: [&str; 14] = [
-    "phone",
-    "mobile",
-    "tel",
-    "telephone",
-    "fax",
-    "ssn",
-    "passport",
-    "iban",
-    "bic",
-    "card",
-    "account",
-    "zip",
-    "postcode",
-    "vat",
-];
-const PERSONAL: [&str; 32] = [
-    "address",
-    "street",
-    "city",
-    "postal",
-    "password",
-    "passwd",
-    "hash",
-    "secret",
-    "token",
-    "key",
-    "session",
-    "cookie",
-    "note",
-    "notes",
-    "comment",
-    "comments",
-    "message",
-    "body",
-    "bio",
-    "signature",
-    "gender",
-    "latitude",
-    "longitude",
-    "location",
-    "avatar",
-    "photo",
-    "ip",
-    "useragent",
-    "birth",
-    "birthday",
-    "content",
-    "payload",
-];
-
-/// Splits a column's name into its words: `firstName`, `first_name` and `FIRST NAME` are one.
-fn words(name: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut before = ' ';
-    for c in name.chars() {
-        let begins = c.is_uppercase() && before.is_lowercase();
-        if begins || !c.is_alphanumeric() {
-            words.push(String::new());
-        }
-        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
-            word.extend(c.to_lowercase());
-        }
-        before = c;
-    }
-    // Also the whole, for `firstname` as well as `first_name`.
-    words.push(words.concat());
-    words
-}
-
-/// Reads the columns of every table, by its oid.
-async fn columns(client: &Client) -> Result<BTreeMap<u32, Vec<Column>>, DbError> {
-    let rows = client
-        .query(
-            "with recursive base(column_type, type, typmod) as (
-                 select oid, oid, -1 from pg_catalog.pg_type
-                 union all
-                 select b.column_type, t.typbasetype, greatest(b.typmod, t.typtypmod)
-                 from base b join pg_catalog.pg_type t on t.oid = b.type where t.typtype = 'd'
-             )
-             select a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typname::text,
-                    greatest(a.atttypmod, b.typmod), a.attnotnull
-             from pg_catalog.pg_attribute a
-             join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind = 'r'
-             join base b on b.column_type = a.atttypid
-             join pg_catalog.pg_type t on t.oid = b.type and t.typtype <> 'd'
-             where a.attnum > 0 and not a.attisdropped",
-            &[],
-        )
-        .await
-        .doing(|| "list the columns".into())?;
-    let mut columns: BTreeMap<u32, Vec<Column>> = BTreeMap::new();
-    for row in rows {
-        let base: String = row.get(3);
-        let typmod: i32 = row.get(4);
-        let sort = match base.as_str() {
-            "text" | "varchar" | "bpchar" | "citext" | "name" => Sort::Text,
-            "json" | "jsonb" => Sort::Json,
-            "date" | "timestamp" | "timestamptz" => Sort::Time,
-            _ => Sort::Other,
-        };
-        // The type's own four bytes are counted in.
-        let limit =
-            usize::try_from(typmod - 4).ok().filter(|_| matches!(base.as_str(), "varchar" | "bpchar"));
-        columns.entry(row.get(0)).or_default().push(Column {
-            name: row.get(1),
-            data_type: row.get(2),
-            sort,
-            most: limit.unwrap_or(if base == "name" { 63 } else { usize::MAX }),
-            padded: base == "bpchar" && limit.is_some(),
-            not_null: row.get(5),
-        });
-    }
-    Ok(columns)
-}
-
 /// The problems of a mask, for an error's text.
 pub(crate) struct Problems<'a>(pub(crate) &'a [Problem]);
 
@@ -492,14 +358,6 @@ impl fmt::Display for Problems<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_columns_name_is_split_into_words() {
-        assert!(words("firstName").contains(&"name".into()));
-        assert!(words("E-Mail").contains(&"email".into()));
-        assert!(words("first_name").contains(&"firstname".into()));
-        assert!(!words("rename_at").contains(&"name".into()));
-    }
 
     #[test]
     fn addresses_are_seen_wherever_they_stand() {

@@ -28,7 +28,7 @@ pub(crate) fn shop() -> MadeFor {
         release: "r1".into(),
         commit: "c1".into(),
         serving: None,
-        data_of: None,
+        from: None,
     }
 }
 

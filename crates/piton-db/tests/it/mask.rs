@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use piton_db::backup::{DumpOptions, dump};
 use piton_db::identity::Purpose;
-use piton_db::manifest::Manifest;
+use piton_db::manifest::{MadeFor, Manifest};
 use piton_db::mask::{Kind, LargeObjects, Mask, MaskKey, Problem};
 use piton_db::prove::{Owners, compare, restore};
 use piton_db::{Database, DbError, facts, made, neutral};
@@ -238,17 +238,179 @@ async fn an_address_in_a_column_of_an_innocent_name_stops_the_copy() {
     let Some((_, source)) = fresh("innocent").await else { return };
     run(
         &source,
-        "create table tickets (id int, subject text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
+        "create table tickets (id int, code text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
          insert into tickets values (0, 'from ada@mail.example'), (1, null)",
     )
     .await;
     let said = words(&refused(&source, Mask::default()).await);
-    assert_eq!(said, ["public.tickets.subject has no kind, and holds an e-mail address"]);
+    assert_eq!(said, ["public.tickets.code has no kind, and holds an e-mail address"]);
     let folder = tempfile::tempdir().unwrap();
-    let kept = toml_of(&[("tickets", "subject", Kind::Keep)]);
+    let kept = toml_of(&[("tickets", "code", Kind::Keep)]);
     let kept = Mask { empty: Default::default(), ..kept };
     let manifest = masked(&source, &folder.path().join("backup"), kept).await.unwrap();
     assert_eq!(manifest.total_rows(), 5002);
+}
+
+#[tokio::test]
+async fn an_address_as_a_key_of_json_stops_the_copy() {
+    let Some((_, source)) = fresh("keyed").await else { return };
+    run(
+        &source,
+        r#"create table tickets (id int, by_mail json);
+           insert into tickets values (1, '{"a": "ada@mail.example"}'), (2, '{"ada\u0040mail.example": 1}')"#,
+    )
+    .await;
+    let mask = Mask { empty: Default::default(), ..toml_of(&[("tickets", "by_mail", Kind::Json)]) };
+    let problems = refused(&source, mask).await;
+    let said = "public.tickets.by_mail holds an e-mail address as a key of its JSON, and `json` keeps keys";
+    assert_eq!(words(&problems), [said]);
+    assert_eq!(problems[0].line().unwrap(), "below [columns.\"public.tickets\"]: by_mail = \"null\"");
+}
+
+#[tokio::test]
+async fn a_tables_lines_are_its_partitions_too() {
+    let Some((_, source)) = fresh("partitioned").await else { return };
+    run(
+        &source,
+        "create table visits (id int, at date, visitor text) partition by range (at);
+         create table visits_2026_01 partition of visits for values from ('2026-01-01') to ('2026-02-01');
+         create table visits_2026_02 partition of visits for values from ('2026-02-01') to ('2026-03-01')
+             partition by list (id);
+         create table visits_2026_02_rest partition of visits_2026_02 default;
+         create table people (id int, visitor text);
+         create table staff (badge int) inherits (people);
+         create table queue (id int, letter text) partition by list (id);
+         create table queue_rest partition of queue default;
+         insert into visits select i, date '2026-01-01' + i, 'Originaldottir ' || i from generate_series(1, 50) i;
+         insert into staff select i, 'Originaldottir ' || i, i from generate_series(1, 50) i;
+         insert into queue select i, 'Dear Originaldottir' from generate_series(1, 50) i",
+    )
+    .await;
+    let bare = Mask { empty: ["queue".to_owned()].into(), ..Mask::default() };
+    let said = words(&refused(&source, bare.clone()).await);
+    assert_eq!(
+        said,
+        ["public.people.visitor (text) has no kind", "public.visits.visitor (text) has no kind"],
+        "one line for all partitions, present and to come"
+    );
+    let wrong = toml_of(&[("visits", "visiter", Kind::Name)]);
+    let said = words(&refused(&source, Mask { empty: Default::default(), ..wrong }).await);
+    assert!(said.contains(&"there is no column public.visits.visiter".to_owned()), "{said:?}");
+
+    let mask = toml_of(&[
+        ("visits", "visitor", Kind::Name),
+        ("visits_2026_01", "visitor", Kind::Blank),
+        ("people", "visitor", Kind::Text),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = masked(&source, &dir, Mask { empty: bare.empty, ..mask }).await.unwrap();
+    let golden = source.with_name("partitioned_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
+    let client = golden.connect().await.unwrap();
+    let count = async |sql: &str| number(&client, sql).await;
+    let raw = "select count(*) from (select visitor from visits union all select visitor from people) v
+               where visitor like '%Originaldottir%'";
+    assert_eq!(count(raw).await, 0);
+    assert_eq!(count("select count(*) from visits_2026_01 where visitor = ''").await, 30);
+    assert_eq!(count("select count(*) from visits_2026_02 where visitor <> ''").await, 20);
+    assert_eq!(count("select count(*) from staff where visitor <> ''").await, 50);
+    assert_eq!(count("select count(*) from queue").await, 0);
+}
+
+/// A column of every type that hides people's data, and what is proposed for it.
+const TYPES: [(&str, &str, &str); 24] = [
+    ("phone", "bigint not null", "digits"),
+    ("ssn", "int", "digits"),
+    ("zip", "smallint", "digits"),
+    ("account", "numeric not null", "digits"),
+    ("salary", "numeric(10, 2)", "digits"),
+    ("income", "money", "digits"),
+    ("names", "text[]", "null"),
+    ("phones", "varchar(20)[] not null", "blank"),
+    ("pins", "int[] not null", "blank"),
+    ("search", "tsvector not null", "blank"),
+    ("ip", "inet not null", "blank"),
+    ("network", "cidr not null", "blank"),
+    ("device", "macaddr not null", "blank"),
+    ("photo", "bytea not null", "blank"),
+    ("letter", "xml not null", "blank"),
+    ("place", "point not null", "blank"),
+    ("latitude", "float8 not null", "blank"),
+    ("token", "uuid not null", "blank"),
+    ("gender", "sex", "null"),
+    ("sexes", "sex not null", "keep"),
+    ("nicks", "nicks not null", "blank"),
+    ("nick", "nick not null", "name"),
+    ("address1", "json not null", "json"),
+    ("dateofbirth", "date", "year"),
+];
+
+#[tokio::test]
+async fn every_type_has_a_kind_that_hides_what_is_in_it() {
+    let Some((_, source)) = fresh("types").await else { return };
+    let columns: Vec<String> = TYPES.iter().map(|(name, of, _)| format!("{name} {of}")).collect();
+    run(
+        &source,
+        &format!(
+            "create type sex as enum ('f', 'm'); create domain nick as varchar(20); create domain nicks as nick[];
+             create table t (id bigint, order_id int, status text, amount numeric, at timestamptz, verified_phone bool, {});
+             insert into t select i, i, 'paid', i, now(), true,
+                 3545550199000 + i, 2147480000 + i, 30000 + i, 10000000 + i + 0.25, 123456.07 + i, (1234.5 + i)::money,
+                 array['Ada'], array['555'], array[i], 'ada lovelace', '10.0.0.7', '10.0.0.0/8', '08:00:2b:01:02:03',
+                 'png', '<a/>', '(1,2)', 64.1, md5(i::text)::uuid, 'f', 'm', array['ada'], 'ada', '{{}}', '1815-12-10'
+             from generate_series(1, 1000) i",
+            columns.join(", ")
+        ),
+    )
+    .await;
+    let problems = refused(&source, Mask::default()).await;
+    let proposed: Vec<(&str, &str)> = problems
+        .iter()
+        .map(|problem| match problem {
+            Problem::Unclassified { column, likely, .. } => (column.as_str(), likely.word()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut wanted: Vec<(&str, &str)> = TYPES.iter().map(|(name, _, kind)| (*name, *kind)).collect();
+    wanted.sort_by_key(|(name, _)| proposed.iter().position(|(found, _)| found == name));
+    assert_eq!(proposed, wanted);
+
+    // What is proposed is taken, and proves itself.
+    let mut mask = Mask::default();
+    for problem in &problems {
+        let Problem::Unclassified { table, column, likely, .. } = problem else { continue };
+        mask.columns.entry(table.clone()).or_default().insert(column.clone(), *likely);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = masked(&source, &dir, mask.clone()).await.unwrap();
+    let golden = source.with_name("types_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
+    let client = golden.connect().await.unwrap();
+    let count = async |sql: &str| number(&client, sql).await;
+    let distinct = "select count(distinct phone) + count(distinct ssn) + count(distinct account) from t";
+    assert_eq!(count(distinct).await, 3000, "no two numbers become one");
+    let form = "select count(*) from t where length(phone::text) = 13 and length(ssn::text) = 10
+                and account::text like '________.__' and zip between 10000 and 32767";
+    assert_eq!(count(form).await, 1000);
+    let raw =
+        "select count(*) from t where phone = 3545550199000 + id or ssn = 2147480000 + id or ip <> '0.0.0.0'
+               or photo <> '' or search <> '' or phones <> '{}' or latitude <> 0";
+    assert_eq!(count(raw).await, 0);
+    drop(client);
+
+    // A blank number has as many digits behind the point.
+    for column in ["salary", "account", "ssn", "nick", "address1"] {
+        mask.columns.get_mut("public.t").unwrap().insert(column.into(), Kind::Blank);
+    }
+    let dir = folder.path().join("blank");
+    let manifest = masked(&source, &dir, mask).await.unwrap();
+    let golden = source.with_name("types_blank");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    assert_eq!(compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap().differences, []);
 }
 
 #[tokio::test]
@@ -282,32 +444,169 @@ async fn a_copy_reaches_out_no_more() {
          create subscription reaching_sub connection 'host=far.example dbname=billing' publication p
              with (connect = false, slot_name = 'original_slot');
          create schema cron; create table cron.job (jobid int, command text, active boolean default true);
-         insert into cron.job values (1, 'select send_mails()', true), (2, 'select charge_cards()', false)",
+         insert into cron.job values (1, 'select send_mails()', true), (2, 'select charge_cards()', false);
+         alter database reaching set app.jwt_secret = 'hunter2'; alter database reaching set work_mem = '5MB'",
     )
     .await;
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("backup");
-    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
     let golden = source.with_name("reaching_golden");
     restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
     let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
     assert_eq!(proof.differences, [], "without what it does not take along");
-    let taken = neutral::apply(&golden).await.unwrap();
-    assert_eq!((taken.subscriptions.len(), taken.user_mappings.len(), taken.jobs), (0, 2, 1));
+    let client = golden.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from pg_user_mappings").await, 0, "before anything is done");
+    let set = "select count(*) from pg_settings where name = 'work_mem' and setting = '5120'
+               and current_setting('app.jwt_secret', true) is null";
+    assert_eq!(number(&client, set).await, 1, "what is not the server's own is not carried over");
+    drop(client);
+    let taken = neutral::apply(&golden, &manifest).await.unwrap();
+    assert_eq!(taken.subscriptions, ["reaching_sub"]);
+    assert_eq!(taken.user_mappings, ["postgres at far", "public at far"]);
+    assert_eq!(taken.jobs, 1);
     let client = golden.connect().await.unwrap();
     let left =
         "select (select count(*) from pg_user_mappings) + (select count(*) from cron.job where active)";
     assert_eq!(number(&client, left).await, 0);
     drop(client);
-    assert_eq!(neutral::apply(&golden).await.unwrap(), Default::default(), "may be repeated");
+    assert_eq!(neutral::apply(&golden, &manifest).await.unwrap().jobs, 0, "may be repeated");
 
     // A copy that takes the original's place has the subscription, and can be dropped all the same.
     let kept = source.with_name("reaching_kept");
+    let dir = folder.path().join("own");
+    dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
     restore(&dir, &kept, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
     let client = kept.connect().await.unwrap();
     assert_eq!(number(&client, "select count(*) from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())").await, 1);
+    assert_eq!(number(&client, "select length(current_setting('app.jwt_secret'))::int8").await, 7);
     drop(client);
+    assert_eq!(neutral::drop_user_mappings(&kept).await.unwrap().len(), 2);
     assert!(made::drop_made(&kept, &label(Purpose::Golden)).await.unwrap());
     run(&source, "alter subscription reaching_sub set (slot_name = none); drop subscription reaching_sub")
         .await;
+}
+
+/// Whom production's dump is made for when staging's database is made from it.
+fn for_staging() -> MadeFor {
+    MadeFor { environment: "staging".into(), from: Some("production".into()), ..shop() }
+}
+
+#[tokio::test]
+async fn a_copy_reads_no_foreign_row_while_it_is_restored() {
+    let Some((cluster, source)) = fresh("reading").await else { return };
+    let client = source.connect().await.unwrap();
+    let there = "select count(*) from pg_available_extensions where name in ('postgres_fdw', 'dblink')";
+    if number(&client, there).await < 2 {
+        return piton_testkit::postgres::skip("postgres_fdw and dblink");
+    }
+    cluster.create_database("billing").await;
+    let billing = source.with_name("billing");
+    run(
+        &billing,
+        "create table cards (id int, holder text, read_at timestamptz);
+         insert into cards values (1, 'Ada Originaldottir')",
+    )
+    .await;
+    // The path of a socket cannot stand in a server's options everywhere; the address can.
+    let far = format!("host '{}', port '{}', dbname 'billing'", source.host, source.port);
+    run(
+        &source,
+        &format!(
+            "create extension postgres_fdw; create extension dblink;
+             create server far foreign data wrapper postgres_fdw options ({far});
+             create user mapping for public server far options (user 'postgres', password_required 'false');
+             create table near (id int);
+             create foreign table cards (id int, holder text) server far options (table_name 'cards');
+             create table holders (id int, holder text) partition by list (id);
+             create foreign table holders_far partition of holders default server far options (table_name 'cards');
+             create view card_holders as select holder from cards;
+             create materialized view copied as select * from card_holders;
+             create materialized view copied_twice as select count(*) from copied;
+             create materialized view copied_parts as select * from holders;
+             create materialized view linked as select * from dblink('far', 'select holder from cards') as d(holder text);
+             create unique index on copied (holder);
+             create materialized view own as select count(*) from near",
+        ),
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("backup");
+    let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
+    let golden = source.with_name("reading_golden");
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+    let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    assert_eq!(originals_in(cluster, "reading_golden").await, Vec::<String>::new());
+    let taken = neutral::apply(&golden, &manifest).await.unwrap();
+    let mut views = taken.foreign_views.clone();
+    views.sort();
+    assert_eq!(views, ["public.copied", "public.copied_parts", "public.copied_twice", "public.linked"]);
+    let client = golden.connect().await.unwrap();
+    let filled = "select count(*) from pg_matviews where ispopulated and matviewname = 'own'";
+    assert_eq!(number(&client, filled).await, 1, "what reads its own rows is filled");
+    assert!(client.batch_execute("refresh materialized view copied").await.is_err(), "nor can it be later");
+
+    // What may take the original's place is whole.
+    let kept = source.with_name("reading_kept");
+    let dir = folder.path().join("own");
+    let manifest = dump(&source, &dir, &shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    restore(&dir, &kept, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+    assert!(compare(&manifest, &kept, Owners::Kept, &mut quiet).await.unwrap().is_equal());
+    neutral::drop_user_mappings(&kept).await.unwrap();
+    let client = kept.connect().await.unwrap();
+    let written = client.batch_execute("update cards set holder = 'x'").await;
+    assert!(written.is_err(), "a rehearsal's copy cannot write to what is real");
+}
+
+#[tokio::test]
+async fn jobs_that_cannot_be_seen_are_not_taken_for_none() {
+    let Some((_, source)) = fresh("scheduled").await else { return };
+    run(
+        &source,
+        "create role scheduler login superuser; create role copier login;
+         create schema cron; create table cron.job (jobid int, username text, active boolean default true);
+         alter table cron.job enable row level security;
+         create policy own on cron.job using (username = current_user);
+         grant usage on schema cron to copier; grant select, update on cron.job to copier;
+         insert into cron.job values (1, 'scheduler', true), (2, 'copier', true)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let manifest =
+        dump(&source, &folder.path().join("backup"), &for_staging(), DumpOptions::default(), &mut quiet)
+            .await;
+    let mut copier = source.clone();
+    copier.user = "copier".into();
+    let error = neutral::apply(&copier, manifest.as_ref().unwrap()).await.unwrap_err();
+    assert!(matches!(&error, DbError::Privilege { mend, .. } if mend.contains("BYPASSRLS")), "{error:?}");
+    assert_eq!(neutral::apply(&source, manifest.as_ref().unwrap()).await.unwrap().jobs, 2);
+}
+
+#[tokio::test]
+async fn rows_that_a_mask_has_made_wrong_are_told_from_a_server_that_is_away() {
+    let Some((_, source)) = fresh("wrong").await else { return };
+    run(
+        &source,
+        "create table people (email varchar(60) primary key, pin text unique);
+         create table orders (id int, buyer text references people (email));
+         insert into people select i || '@mail.example', i::text from generate_series(1, 500) i;
+         insert into orders select i, i || '@mail.example' from generate_series(1, 500) i",
+    )
+    .await;
+    for (pin, buyer) in [(Kind::Digits, Kind::Email), (Kind::Keep, Kind::Text)] {
+        let mask =
+            toml_of(&[("people", "email", Kind::Email), ("people", "pin", pin), ("orders", "buyer", buyer)]);
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("backup");
+        masked(&source, &dir, Mask { empty: Default::default(), ..mask }).await.unwrap();
+        let golden = source.with_name("wrong_golden");
+        let error = restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await;
+        let error = error.unwrap_err();
+        assert!(error.is_of_rows(), "{error}");
+        let mut nowhere = golden;
+        nowhere.port = 1;
+        let away = restore(&dir, &nowhere, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await;
+        assert!(!away.unwrap_err().is_of_rows());
+    }
 }

@@ -97,21 +97,48 @@ fn a_masked_copy_that_is_cut_off_leaves_no_raw_rows() {
     stage.write("mask.toml", MASK);
     let backups = stage.root().join("backups").join(stage.name()).join("staging");
     let before = stage.databases();
-    for (at, way_on) in [("done backup:before", "abort"), ("started prove:after", "abort")] {
+    // pg_dump is the first program that runs, and what it has written is raw.
+    let dumped = "ran backup:after";
+    for (at, is_raw) in [(dumped, true), ("done backup:before", false), ("started prove:after", false)] {
         stage.piton_with_env(&["deploy", "staging"], &[("PITON_CRASH_AT", at)]).expect(137);
-        stage.piton(&[way_on, "staging", "--yes"]).expect(0);
+        assert_eq!(!originals_in(&backups).is_empty(), is_raw, "right after a kill at {at}");
+        stage.piton(&["abort", "staging", "--yes"]).expect(0);
         assert_eq!(originals_in(&backups), Vec::<String>::new(), "after a kill at {at}");
         assert_eq!(stage.databases(), before);
     }
     // An address turns up where nobody expects one.
     stage.sql(
         &stage.database("production"),
-        "alter table items add subject text default 'write to ada@mail.example'",
+        "alter table items add status text; update items set status = 'write to ada@mail.example'",
     );
     stage
         .piton(&["deploy", "staging"])
         .expect(3)
-        .says("public.items.subject has no kind, and holds an e-mail address");
+        .says("public.items.status has no kind, and holds an e-mail address");
     assert_eq!(originals_in(&backups), Vec::<String>::new());
     assert_eq!(stage.databases(), before);
+
+    stage.sql(&stage.database("production"), "update items set status = 'open'");
+    stage.piton_with_env(&["deploy", "staging"], &[("PITON_CRASH_AT", dumped)]).expect(137);
+    stage.piton(&["resume", "staging"]).expect(0);
+    assert_eq!(originals_in(&backups), Vec::<String>::new(), "carried on");
+    assert_eq!(originals_in(&files_of(&stage, &stage.database("staging"))), Vec::<String>::new());
+}
+
+#[test]
+fn a_mask_that_breaks_a_constraint_ends_the_release() {
+    let Some(stage) = with_customers() else { return };
+    stage.sql(
+        &stage.database("production"),
+        "alter table customers add pin text; update customers set pin = id; alter table customers add unique (pin)",
+    );
+    stage.write("mask.toml", &MASK.replace("phone =", "pin = \"digits\"\nphone ="));
+    let before = stage.databases();
+    let failed = stage.piton(&["deploy", "staging"]).expect(3);
+    let failed = failed.says("the masked rows break a constraint").says("customers_pin_key");
+    failed.says("in mask.toml").says("then piton deploy staging");
+    assert_eq!(stage.databases(), before);
+
+    stage.write("mask.toml", &MASK.replace("phone =", "pin = \"keep\"\nphone ="));
+    stage.deploy("staging");
 }

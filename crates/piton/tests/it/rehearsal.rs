@@ -192,3 +192,38 @@ fn the_serving_releases_checks_are_made_on_the_new_schema() {
         std::fs::read_to_string(stage.root().join(format!(".piton/logs/{release}/rehearsal.md"))).unwrap();
     assert!(text.contains(&fails), "{text}");
 }
+
+#[test]
+fn a_migration_that_writes_to_a_foreign_server_fails_on_the_copy() {
+    let Some(stage) = live_stage() else { return };
+    let production = stage.database("production");
+    let there = "select name from pg_available_extensions where name = 'postgres_fdw'";
+    if stage.sql("postgres", there).is_empty() {
+        return piton_testkit::postgres::skip("postgres_fdw");
+    }
+    // Only a superuser restores the extension.
+    stage.sql("postgres", &format!("alter role \"{}\" superuser", stage.role("production")));
+    let port = stage.sql("postgres", "show port").remove(0);
+    // The server is production itself: what is written there is there for good.
+    stage.sql(
+        &production,
+        &format!(
+            "create extension postgres_fdw; create table sent (id int);
+             create server self foreign data wrapper postgres_fdw
+                 options (host '127.0.0.1', port '{port}', dbname '{production}');
+             create user mapping for public server self options (user 'postgres', password_required 'false');
+             create foreign table far_sent (id int) server self options (table_name 'sent')"
+        ),
+    );
+    stage.commit("v2", &[Change::Migration("002_send.sql", "insert into far_sent values (1);")]);
+    let failed = stage.piton(&["deploy", "production"]).expect(3);
+    failed.says("the copy is without the log-ins on foreign servers (public at self)");
+    assert_eq!(stage.sql(&production, "select count(*) from sent"), ["0"]);
+
+    stage.commit("v3", &[Change::Migration("002_send.sql", "create table later (id int);")]);
+    let load = stage.load("production").start().unwrap();
+    stage.deploy("production");
+    assert_nothing_failed(&stage, &stage.finish(load));
+    let mappings = "select count(*) from pg_user_mappings where srvname = 'self'";
+    assert_eq!(stage.sql(&production, mappings), ["1"], "the live database keeps its log-in");
+}
