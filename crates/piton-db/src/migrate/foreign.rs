@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::adapter::{Adapter, Known, Row};
 use super::run::{backoff, holders, lock};
 use super::sql::unfinished;
-use super::tool::{Files, Migrations};
+use super::tool::{Files, Migrations, RecordTables};
 use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
@@ -424,10 +424,8 @@ fn is_open(state: &State) -> bool {
 /// Returns the structure without what the tool's own record is made of, which a failure may have made as well.
 async fn structure(adapter: &dyn Adapter, database: &Database) -> Result<Structure, DbError> {
     let mut structure = Structure::of(database).await?;
-    let (schema, table) = adapter.record();
-    if let Some(name) = schema.or(table) {
-        structure.0.retain(|object, _| !object.contains(name));
-    }
+    let record = RecordTables::of(adapter);
+    structure.0.retain(|object, definition| !record.hold(object, definition));
     Ok(structure)
 }
 
