@@ -11,7 +11,7 @@ use super::adapter::{Adapter, Known, Row};
 use super::run::{backoff, holders, lock};
 use super::sql::unfinished;
 use super::tool::{Files, Migrations, RecordTables};
-use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe};
+use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
 use crate::progress::{OnReport, Progress, Ran, Report};
@@ -172,6 +172,7 @@ impl Run<'_> {
     async fn pending(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
         let mut look = self.look().await?;
         refuse(self.adapter, &look.states)?;
+        self.stay_within(&look.states)?;
         if self.around.unproved && (is_pending(&look.states) || self.listing().is_some()) {
             self.prove(report).await?;
         }
@@ -234,6 +235,21 @@ impl Run<'_> {
 
     async fn look(&self) -> Result<Look, DbError> {
         look(self.adapter, &self.migrations.folder, self.client).await
+    }
+
+    /// Refuses a pending script that changes what all databases of the server share.
+    ///
+    /// What is not SQL, and what holds psql's own commands, shows in a rehearsal alone what it changes.
+    fn stay_within(&self, states: &[Migration]) -> Result<(), MigrationError> {
+        let pending = states.iter().filter(|one| !one.is_applied());
+        for (name, text) in pending.filter_map(|one| self.migrations.script(&one.name)) {
+            let Ok(statements) = script::split(&text) else { continue };
+            script::stays_within(&statements).map_err(|found| {
+                let (line, why) = (found.line, found.why.to_owned());
+                MigrationError::Script { name, line, why }
+            })?;
+        }
+        Ok(())
     }
 
     fn listing(&self) -> Option<Command> {

@@ -473,6 +473,20 @@ async fn django_goes_through_packages_as_well() {
 }
 
 #[tokio::test]
+async fn what_a_script_would_change_beyond_its_database_is_refused_before_anything_runs() {
+    for (kit, name) in [(golang(), "golang_role"), (prisma(), "prisma_role"), (sqitch(), "sqitch_role")] {
+        let Some(app) = App::new(kit, name).await else { continue };
+        app.write(1, "create table a (n int)");
+        app.write(2, &format!("select 1;\ncreate role {name}"));
+        let error = app.failure().await;
+        assert!(matches!(&error, MigrationError::Script { line: 2 | 3, .. }), "{error}");
+        assert!(error.to_string().contains("all databases of the server share"), "{error}");
+        let made = format!("select count(*) from pg_roles where rolname = '{name}'");
+        assert_eq!((app.has("a").await, app.count(&made).await), (false, 0));
+    }
+}
+
+#[tokio::test]
 async fn django_settings_with_an_address_of_their_own_are_refused() {
     let Some(app) = App::new(django(), "django_deaf").await else { return };
     django_with(app.dir.path(), &format!("\"{}\"", app.cluster.url(&app.dbname)));

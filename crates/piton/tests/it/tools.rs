@@ -123,6 +123,19 @@ fn a_release_whose_alembic_has_an_address_of_its_own_goes_back() {
 }
 
 #[test]
+fn a_migration_that_reaches_beyond_its_copy_ends_with_the_rehearsal() {
+    let Some(stage) = alembic_stage() else { return };
+    revision(&stage, "two", Some("one"), "alter role current_user set statement_timeout to \'1h\'");
+    stage.commit("v2", &[]);
+    piton(&stage, &["deploy", "production"])
+        .expect(3)
+        .says("the rehearsal changed what all databases of the server share")
+        .says(&format!("the role {} was changed", stage.role("production")))
+        .says("take it out of the migration");
+    assert_eq!(states(&stage), ["one applied", "two pending"]);
+}
+
+#[test]
 fn what_a_tool_was_doing_when_piton_was_killed_is_not_committed_later() {
     let Some(stage) = alembic_stage() else { return };
     revision(&stage, "two", Some("one"), "create table receipts (n int); select pg_sleep(5)");
