@@ -8,7 +8,7 @@ use super::tool::Files;
 use super::{Migration, MigrationError, State, script};
 
 /// A migration as the folder has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     /// What the tool calls it.
     pub(super) name: String,
@@ -123,6 +123,22 @@ pub(super) fn state(known: Option<&Known>, row: Option<&Row>) -> State {
         }
         _ => State::Applied,
     }
+}
+
+/// Tells whether a migration in Python has a word by which it may leave the transaction that it runs in.
+pub(super) fn leaves_transaction(text: &str) -> bool {
+    words(text).any(|word| word == "commit") || sets_isolation(text)
+}
+
+/// Tells whether a file in Python has a word by which what follows may run outside of a transaction.
+pub(super) fn sets_isolation(text: &str) -> bool {
+    let signs = ["isolation_level", "transactional_ddl", "set_autocommit"];
+    words(text).any(|word| signs.contains(&word.as_str()) || word.starts_with("autocommit"))
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    words.map(str::to_ascii_lowercase)
 }
 
 /// Tells whether a script's statements all change structure alone, so that an equal structure means that none was carried out.

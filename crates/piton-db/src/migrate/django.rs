@@ -4,7 +4,7 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, by_name, program};
+use super::adapter::{Adapter, Known, Row, by_name, leaves_transaction, program};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
@@ -50,9 +50,8 @@ impl Adapter for Django {
                 Some(Known {
                     name: name_of(path)?,
                     checksums: Vec::new(),
-                    atomic: !spaceless.contains("atomic=False"),
-                    whole: false,
-                    needs: Vec::new(),
+                    atomic: !spaceless.contains("atomic=False") && !leaves_transaction(text),
+                    ..Known::default()
                 })
             })
             .collect();

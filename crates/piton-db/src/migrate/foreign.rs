@@ -214,13 +214,7 @@ impl Run<'_> {
         }
         let apply = self.adapter.apply(&self.migrations.app, &self.migrations.folder, "");
         let name = apply.to_string();
-        let known = Known {
-            name: name.clone(),
-            checksums: Vec::new(),
-            atomic: false,
-            whole: false,
-            needs: Vec::new(),
-        };
+        let known = Known { name: name.clone(), ..Known::default() };
         let before = Look { known: Vec::new(), rows: Vec::new(), states: Vec::new() };
         report(Report::Progress(Progress { doing: "migrate", what: name.clone(), done: 0, total: 1 }));
         let took = self.one(&known, &before, report).await?;
@@ -277,13 +271,8 @@ impl Run<'_> {
         if all.is_empty() {
             return;
         }
-        let of_package = |name: &String| Known {
-            name: name.clone(),
-            checksums: Vec::new(),
-            atomic: true,
-            whole: false,
-            needs: Vec::new(),
-        };
+        // Nobody has seen whether it runs in one transaction.
+        let of_package = |name: &String| Known { name: name.clone(), ..Known::default() };
         look.known = all
             .iter()
             .map(|name| {

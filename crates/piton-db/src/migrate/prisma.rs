@@ -39,7 +39,7 @@ impl Adapter for Prisma {
             // Its engines differ in whether they send a file as a whole.
             atomic: is_structure_alone(text),
             whole: statements(text) == Some(1),
-            needs: Vec::new(),
+            ..Known::default()
         };
         Ok(files.iter().map(one).collect())
     }

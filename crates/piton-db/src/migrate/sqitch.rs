@@ -96,7 +96,7 @@ impl Adapter for Sqitch {
                 checksums: script.map(sha1).into_iter().collect(),
                 atomic: wrapped,
                 whole: wrapped,
-                needs: Vec::new(),
+                ..Known::default()
             }
         };
         Ok(changes(plan).into_iter().map(one).collect())

@@ -243,6 +243,12 @@ async fn alembic_goes_revision_by_revision() {
     alembic_file(app.dir.path(), 4, body);
     assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
     assert!(app.has("d").await);
+    // So it does before a COMMIT of its own, where the structure shows nothing of it.
+    let body =
+        "op.execute('insert into d values (1)')\n    op.execute('COMMIT')\n    op.execute('select 1/0')";
+    alembic_file(app.dir.path(), 4, body);
+    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    assert_eq!(app.count("select count(*) from d").await, 1);
     // A person finishes it by hand.
     app.migrations().resolve(&app.db, "rev4", true).await.unwrap();
     assert_eq!(app.states().await.pop().unwrap(), "rev4 applied");
