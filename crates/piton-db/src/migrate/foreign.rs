@@ -116,15 +116,13 @@ pub(super) async fn may_begin(
     folder: &Path,
     database: &Database,
 ) -> Result<(), DbError> {
-    Ok(refuse(adapter, &status(adapter, folder, database).await?)?)
+    Ok(refuse(adapter, &look(adapter, folder, &*database.connect().await?).await?)?)
 }
 
 /// Refuses what is in the way of the next run.
-fn refuse(adapter: &dyn Adapter, states: &[Migration]) -> Result<(), MigrationError> {
-    let Some(Migration { name, state }) = states.iter().find(|migration| adapter.minds(&migration.state))
-    else {
-        return Ok(());
-    };
+fn refuse(adapter: &dyn Adapter, look: &Look) -> Result<(), MigrationError> {
+    let in_the_way = |one: &&Migration| adapter.minds(one, &look.known, &look.rows);
+    let Some(Migration { name, state }) = look.states.iter().find(in_the_way) else { return Ok(()) };
     let name = name.clone();
     Err(match state {
         State::Changed => MigrationError::Changed { name },
@@ -171,7 +169,7 @@ impl Run<'_> {
     /// Runs the tool until its record has everything.
     async fn pending(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
         let mut look = self.look().await?;
-        refuse(self.adapter, &look.states)?;
+        refuse(self.adapter, &look)?;
         self.stay_within(&look.states)?;
         if self.around.unproved && (is_pending(&look.states) || self.listing().is_some()) {
             self.prove(report).await?;
@@ -185,6 +183,7 @@ impl Run<'_> {
             report(Report::Progress(Progress { doing: "migrate", what, done, total }));
             let took = self.one(&next, &look, report).await?;
             let mut after = self.look().await?;
+            refuse(self.adapter, &after)?;
             self.complete(&mut after, &all);
             let was = |name: &str| look.states.iter().any(|one| one.name == name && one.is_applied());
             let new: Vec<&Migration> =
@@ -197,7 +196,6 @@ impl Run<'_> {
             applied.extend(
                 new.into_iter().map(|one| AppliedOne { name: one.name.clone(), millis: millis(each) }),
             );
-            refuse(self.adapter, &after.states)?;
             look = after;
         }
         Ok(applied)

@@ -402,10 +402,14 @@ async fn prisma_failures_stay_until_a_person_has_looked() {
     fs::write(&first, "create table a (m int)").unwrap();
     assert_eq!(app.states().await[0], format!("{one} changed"));
     assert!(matches!(app.refusal().await, MigrationError::Changed { name } if name == one));
-    // A commit with fewer migrations than the database is no obstacle to Prisma.
+    // One that was squashed stays in the record; one after all that the commit has is a newer release's.
     fs::remove_dir_all(first.parent().unwrap()).unwrap();
     assert_eq!(app.states().await.pop().unwrap(), format!("{one} missing"));
     app.migrations().may_begin(&app.db).await.unwrap();
+    let third = app.name(3);
+    fs::remove_dir_all(app.dir.path().join(format!("prisma/migrations/{third}"))).unwrap();
+    assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == third));
+    assert!(matches!(app.failure().await, MigrationError::NotInFolder { name } if name == third));
 }
 
 #[tokio::test]
@@ -474,7 +478,13 @@ async fn django_goes_through_packages_as_well() {
     assert_eq!(app.apply().await.unwrap().0, [""; 0]);
     fs::remove_file(app.dir.path().join("shop/migrations/0004_step.py")).unwrap();
     assert_eq!(app.states().await.pop().unwrap(), "shop.0004_step missing");
+    assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == "shop.0004_step"));
+    // Of a package nobody can tell which release is newer.
+    let newer =
+        "insert into django_migrations (app, name, applied) values ('contenttypes', '0003_newer', now())";
+    run_sql(&app.db, &format!("delete from django_migrations where name = '0004_step'; {newer}")).await;
     app.migrations().may_begin(&app.db).await.unwrap();
+    assert_eq!(app.apply().await.unwrap().0, [""; 0]);
     assert!(!app.dir.path().join("shop/__pycache__").exists(), "the build is left as it was");
 }
 
