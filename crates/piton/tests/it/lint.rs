@@ -51,3 +51,22 @@ fn what_the_refusal_tells_people_to_write_is_heeded() {
     assert!(!remarks.contains("changing-every-row)"), "{remarks}");
     stage.deploy("production");
 }
+
+#[test]
+fn a_migration_that_cannot_be_read_is_not_passed_over() {
+    let Some(mut stage) = live_stage() else { return };
+    std::fs::write(
+        stage.root().join("migrations/002_latin.sql"),
+        b"comment on table items is 'Fr\xfchling';",
+    )
+    .unwrap();
+    stage.commit("v2", &[]);
+    let remarks = remarks(&stage);
+    assert!(
+        remarks.contains("which migrations are pending is not known") && remarks.contains("UTF-8"),
+        "{remarks}"
+    );
+    stage.configure(|settings| settings.more = "[lint]\nban-drop-column = \"error\"\n".into());
+    let refused = stage.piton(&["deploy", "production"]).expect(2);
+    refused.says("[lint] in piton.toml cannot look at the pending migrations").says("UTF-8");
+}
