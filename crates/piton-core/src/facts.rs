@@ -97,7 +97,7 @@ impl Facts {
         };
         Ok(Self {
             source: measure(source).await,
-            pending: pending.map(|pending| pending.names),
+            pending: pending.and_then(Pending::told),
             warnings,
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
@@ -186,6 +186,13 @@ pub(crate) struct Pending {
     pub(crate) look: OfCommit,
     /// Their names, in the order in which they are applied.
     pub(crate) names: Vec<String>,
+}
+
+impl Pending {
+    /// Returns the names, where they say whether anything is pending.
+    fn told(self) -> Option<Vec<String>> {
+        (self.look.migrations.tool.has_all_files() || !self.names.is_empty()).then_some(self.names)
+    }
 }
 
 /// Looks which of the commit's migrations the source has not applied; `None` where no file tells.

@@ -54,8 +54,8 @@ impl Rehearse {
         let unobservable = || "the migrated copy cannot be observed".to_owned();
         let known = self.migrations.status(copy).await;
         let known = known.or_fault(|| "the record of migrations cannot be read".into())?;
-        // Of two commands only a run tells whether something is pending.
-        let nothing_pending = !known.is_empty() && known.iter().all(Migration::is_applied);
+        // Of commands, and of what packages bring, only a run tells whether something is pending.
+        let nothing_pending = self.migrations.tool.has_all_files() && known.iter().all(Migration::is_applied);
         let unreadable = || "what the server's databases share cannot be read".to_owned();
         let shared = Shared::of(copy).await.or_fault(unreadable)?;
         let watch = match nothing_pending {

@@ -69,10 +69,12 @@ impl Adapter for Django {
         Ok(known)
     }
 
-    /// The migrations of packages are not in the folder: without the tool's own list nothing is known of them.
+    /// What packages bring is not in the folder: it is applied, and no more is known of it without the tool's own list.
     fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
-        let own = |row: &&Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
-        by_name(known, &rows.iter().filter(own).cloned().collect::<Vec<_>>())
+        let is_own = |row: &Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
+        let (own, others): (Vec<Row>, Vec<Row>) = rows.iter().cloned().partition(is_own);
+        let others = others.into_iter().map(|row| Migration { name: row.name, state: State::Applied });
+        others.chain(by_name(known, &own)).collect()
     }
 
     fn minds(&self, one: &Migration, known: &[Known], rows: &[Row]) -> bool {

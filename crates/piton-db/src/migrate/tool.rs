@@ -73,6 +73,11 @@ impl Tool {
         self.adapter().map_or_else(RecordTables::default, |adapter| RecordTables::of(&*adapter))
     }
 
+    /// Tells whether every migration has its file in the folder; those of packages have none there.
+    pub fn has_all_files(&self) -> bool {
+        self.adapter().is_none_or(|adapter| foreign::has_all_files(&*adapter))
+    }
+
     /// Returns the program that has to be on the machine; `None` for Piton itself.
     pub fn program(&self) -> Option<String> {
         let adapter = self.adapter()?;
