@@ -86,12 +86,19 @@ impl Facts {
         let changes =
             git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
-        let pending = pending(settings, source, &hash).await;
-        let found = pending.as_ref().map_or_else(Vec::new, |pending| lint::look(settings, pending));
+        let (pending, warnings) = match pending(settings, source, &hash).await {
+            Ok(None) => (None, Vec::new()),
+            Ok(Some(pending)) => {
+                let found = lint::look(settings, &pending);
+                let warnings = found.iter().filter(|found| !found.refuses()).map(Found::words).collect();
+                (Some(pending), warnings)
+            }
+            Err(fault) => (None, vec![not_looked_at(&fault)]),
+        };
         Ok(Self {
             source: measure(source).await,
-            pending: pending.map(|pending| pending.names),
-            warnings: found.iter().filter(|found| !found.refuses()).map(Found::words).collect(),
+            pending: pending.and_then(Pending::told),
+            warnings,
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
             zone: TimeZone::system(),
@@ -186,17 +193,38 @@ pub(crate) struct Pending {
     pub(crate) names: Vec<String>,
 }
 
-/// Looks which of the commit's migrations the source has not applied; `None` where that cannot be told.
-pub(crate) async fn pending(settings: &Settings, source: &Settings, hash: &str) -> Option<Pending> {
-    let migrations = settings.database.as_ref()?.migrations.as_ref()?;
+impl Pending {
+    /// Returns the names, where they say whether anything is pending.
+    fn told(self) -> Option<Vec<String>> {
+        (self.look.migrations.tool.has_all_files() || !self.names.is_empty()).then_some(self.names)
+    }
+}
+
+/// Looks which of the commit's migrations the source has not applied; `None` where no file tells.
+///
+/// # Errors
+/// When files or record cannot be read.
+pub(crate) async fn pending(
+    settings: &Settings,
+    source: &Settings,
+    hash: &str,
+) -> Result<Option<Pending>, Fault> {
+    let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+    let Some(migrations) = migrations else { return Ok(None) };
     if matches!(migrations.tool, Tool::Commands { .. }) {
         // Only the built commit's own program can tell.
-        return None;
+        return Ok(None);
     }
-    let look = OfCommit::look(hash, &settings.root, migrations).await.ok()?;
-    let known = look.migrations.status(&step::database_of(source).ok()?).await.ok()?;
+    let look = OfCommit::look(hash, &settings.root, migrations).await?;
+    let known = look.migrations.status(&step::database_of(source)?).await;
+    let known = known.or_fault(|| "how the migrations stand cannot be read".into())?;
     let names = known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect();
-    Some(Pending { look, names })
+    Ok(Some(Pending { look, names }))
+}
+
+fn not_looked_at(fault: &Fault) -> String {
+    let why = fault.why.first().map_or_else(|| fault.what.clone(), |why| format!("{}: {why}", fault.what));
+    format!("which migrations are pending is not known, and [lint] has not looked at any: {why}")
 }
 
 async fn git(root: &Path, args: &[&str]) -> Result<String, Fault> {

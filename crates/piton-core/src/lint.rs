@@ -35,7 +35,8 @@ pub(crate) fn look(settings: &Settings, pending: &Pending) -> Vec<Found> {
         let Some((file, text)) = pending.look.migrations.script(name) else { continue };
         let findings = lint::findings(&text, &rules).into_iter();
         found.extend(findings.map(|finding| {
-            let level = settings.lint[&finding.rule];
+            // A comment that ignores nothing is no rule's finding.
+            let level = settings.lint.get(&finding.rule).copied().unwrap_or(LintLevel::Warn);
             Found { file: file.clone(), finding, level }
         }));
     }

@@ -29,6 +29,7 @@ pub mod prove;
 pub mod quote;
 pub mod rehearsal;
 mod rowsum;
+pub mod shared;
 pub mod swap;
 mod tables;
 mod target;

@@ -3,9 +3,9 @@
 //! The rules are squawk's, by squawk's names, and two of our own. A rehearsal measures what a text can only suspect, so that a
 //! finding is advice. A `-- squawk-ignore RULE` before a statement is heeded.
 
+use squawk_linter::ignore::{IgnoreKind, ignore_rule_info};
 use squawk_linter::{Linter, LinterSettings, Rule};
-use squawk_syntax::SourceFile;
-use squawk_syntax::ast;
+use squawk_syntax::{SourceFile, SyntaxNode, ast};
 
 /// The rules that are worth a warning everywhere: each with the safer form, where squawk has none to tell.
 const USUAL: [(Rule, Option<&str>); 20] = [
@@ -47,6 +47,7 @@ const LATER: &str = "Drop it in the release after the last one that uses it.";
 /// Our own rules: squawk has none about rows, and the one about `VACUUM FULL` names a statement that no server before 19 has.
 const EVERY_ROW: &str = "changing-every-row";
 const WHOLE_TABLE: &str = "writing-a-table-anew";
+const OWN: [&str; 2] = [EVERY_ROW, WHOLE_TABLE];
 
 /// Something in a migration's text that may hurt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,37 +62,70 @@ pub struct Finding {
     pub safer: Option<String>,
 }
 
-/// Tells whether there is a rule of this name.
-pub fn is_rule(name: &str) -> bool {
-    [EVERY_ROW, WHOLE_TABLE].contains(&name) || name.parse::<Rule>().is_ok()
+/// Lists the rules that a name stands for, as findings name them; none when there is no such rule.
+///
+/// squawk reads two spellings of one rule, and one name for two.
+pub fn rules_of(name: &str) -> Vec<String> {
+    match name.parse::<Rule>() {
+        Ok(rule) if rule.expands_to().is_empty() => vec![rule.to_string()],
+        Ok(rule) => rule.expands_to().iter().map(ToString::to_string).collect(),
+        Err(_) => OWN.iter().filter(|own| **own == name).map(ToString::to_string).collect(),
+    }
 }
 
 /// Lists the names of the rules that are worth a warning everywhere.
 pub fn usual_rules() -> impl Iterator<Item = String> {
-    USUAL.iter().map(|(rule, _)| rule.to_string()).chain([EVERY_ROW, WHOLE_TABLE].map(str::to_owned))
+    USUAL.iter().map(|(rule, _)| rule.to_string()).chain(OWN.map(str::to_owned))
 }
 
-/// Lists what the rules of these names find in a migration, by line.
+/// Lists what the rules of these names find in a migration, by line, and comments that ignore a rule which is none.
 ///
 /// The text is taken for one transaction: a table that it makes itself is nobody else's yet. What cannot be parsed finds nothing.
 pub fn findings(text: &str, rules: &[String]) -> Vec<Finding> {
     let file = SourceFile::parse(text);
     let mut linter = Linter::from(rules.iter().filter_map(|name| name.parse::<Rule>().ok()));
     linter.settings = LinterSettings { assume_in_transaction: true, ..LinterSettings::default() };
-    let mut found: Vec<Finding> = linter
-        .lint(&file, text)
-        .into_iter()
-        .map(|violation| Finding {
-            rule: violation.code.to_string(),
-            line: line_of(text, violation.text_range.start().into()),
-            what: violation.message,
-            safer: violation.help.or_else(|| safer(violation.code)),
-        })
-        .collect();
+    let mut found = Vec::new();
+    for violation in linter.lint(&file, text) {
+        let line = line_of(text, violation.text_range.start().into());
+        if violation.code == Rule::UnusedIgnore {
+            found.extend(ignores_nothing(&text[violation.text_range], line));
+            continue;
+        }
+        let safer = violation.help.or_else(|| safer(violation.code));
+        found.push(Finding { rule: violation.code.to_string(), line, what: violation.message, safer });
+    }
     let own = file.tree().stmts().filter_map(|statement| own_finding(&statement, text));
-    found.extend(own.filter(|finding| rules.contains(&finding.rule)));
+    let tree = file.syntax_node();
+    found.extend(own.filter(|own| rules.contains(&own.rule) && !is_ignored(&tree, text, own)));
     found.sort_by_key(|finding| finding.line);
     found
+}
+
+/// Tells of a name after `squawk-ignore` that is no rule's; squawk does not know ours.
+fn ignores_nothing(name: &str, line: u32) -> Option<Finding> {
+    (!OWN.contains(&name)).then(|| Finding {
+        rule: Rule::UnusedIgnore.to_string(),
+        line,
+        what: format!("There is no lint rule {name}, so that the comment ignores nothing."),
+        safer: Some("Write the name that the finding has in its parentheses.".into()),
+    })
+}
+
+/// Tells whether a comment says to ignore a finding of our own, where squawk would heed it for its own.
+fn is_ignored(tree: &SyntaxNode, text: &str, finding: &Finding) -> bool {
+    let tokens = tree.descendants_with_tokens().filter_map(|element| element.into_token());
+    tokens.into_iter().any(|token| {
+        let Some((names, range, kind)) = ignore_rule_info(&token) else { return false };
+        let is_named = names.split(',').any(|name| name.trim() == finding.rule);
+        match kind {
+            IgnoreKind::File => is_named || names.trim().is_empty(),
+            IgnoreKind::Line => {
+                let line = line_of(text, range.start().into());
+                is_named && (line..=line + 1).contains(&finding.line)
+            }
+        }
+    })
 }
 
 fn safer(rule: Rule) -> Option<String> {
@@ -182,6 +216,10 @@ mod tests {
             "update t set a = 1 where id < 1000",
             "create table t (id bigint primary key); create index i on t (id);",
             "-- squawk-ignore ban-drop-column\nalter table t drop column a;",
+            "-- squawk-ignore changing-every-row -- ten rows\nupdate t set a = 1;",
+            "select 1;\n/* squawk-ignore ban-drop-column, writing-a-table-anew */ vacuum full t;",
+            "delete from t;\n-- squawk-ignore-file changing-every-row",
+            "-- squawk-ignore-file\ndelete from t;",
             "this is no SQL",
         ] {
             assert_eq!(found(text), [], "{text}");
@@ -189,8 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn every_usual_rule_has_a_name() {
-        assert!(usual_rules().all(|name| is_rule(&name)));
-        assert!(is_rule("prefer-text-field") && !is_rule("no-such-rule"));
+    fn a_comment_ignores_its_own_statement_and_rule_alone() {
+        let every_row = |line| (line, EVERY_ROW.to_owned());
+        assert_eq!(found("-- squawk-ignore writing-a-table-anew\ndelete from t;"), [every_row(2)]);
+        assert_eq!(found("-- squawk-ignore changing-every-row\nselect 1;\ndelete from t;"), [every_row(3)]);
+        let unused = |line| (line, "unused-ignore".to_owned());
+        let text = "select 1;\n-- squawk-ignore ban-drop-column, changing-evry-row\ndelete from t;";
+        assert_eq!(found(text), [unused(2), every_row(3)]);
+        let told = &findings(text, &[])[0].what;
+        assert!(told.contains("no lint rule changing-evry-row"), "{told}");
+    }
+
+    #[test]
+    fn a_name_stands_for_the_rules_that_findings_name() {
+        for rule in usual_rules().chain(["prefer-text-field".to_owned()]) {
+            assert_eq!(rules_of(&rule), [rule]);
+        }
+        assert_eq!(rules_of("prefer-timestamptz"), ["prefer-timestamp-tz"]);
+        assert_eq!(
+            rules_of("require-timeout-settings"),
+            ["require-lock-timeout", "require-statement-timeout"]
+        );
+        assert_eq!(rules_of("no-such-rule"), [""; 0]);
     }
 }

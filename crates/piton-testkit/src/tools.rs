@@ -72,6 +72,51 @@ def upgrade():
     )
 }
 
+/// Writes Django's settings, with an expression for the URL and the packages before the app `shop`.
+pub fn django_settings(url: &str, packages: &[&str]) -> String {
+    let apps: String = packages.iter().chain(&["shop"]).map(|app| format!("\"{app}\", ")).collect();
+    format!(
+        "import os
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+url = urlsplit({url})
+DATABASES = {{\"default\": {{
+    \"ENGINE\": \"django.db.backends.postgresql\",
+    \"HOST\": url.hostname,
+    \"PORT\": url.port,
+    \"USER\": unquote(url.username),
+    \"PASSWORD\": unquote(url.password or \"\"),
+    \"NAME\": unquote(url.path[1:]),
+    \"OPTIONS\": dict(parse_qsl(url.query)),
+}}}}
+INSTALLED_APPS = [{apps}]
+SECRET_KEY = \"x\"
+"
+    )
+}
+
+/// Django's `manage.py`.
+pub const DJANGO_MANAGE: &str = "import os, sys
+from django.core.management import execute_from_command_line
+os.environ.setdefault(\"DJANGO_SETTINGS_MODULE\", \"settings\")
+execute_from_command_line(sys.argv)
+";
+
+/// Writes one of Django's migrations of the app `shop`: the one before it, lines of the class, and its operations.
+pub fn django_migration(before: Option<&str>, more: &str, operations: &str) -> String {
+    let needs = before.map_or_else(String::new, |before| format!("(\"shop\", \"{before}\")"));
+    format!(
+        "from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    {more}
+    dependencies = [{needs}]
+    operations = [{operations}]
+"
+    )
+}
+
 /// Prisma's schema, with a generator that needs no engine to be downloaded.
 pub const PRISMA_SCHEMA: &str = r#"generator client {
   provider = "prisma-client"

@@ -229,9 +229,12 @@ fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
 fn lint(file: &model::File, cx: &mut Context<'_>) -> BTreeMap<String, LintLevel> {
     let mut rules: BTreeMap<String, LintLevel> =
         piton_db::lint::usual_rules().map(|rule| (rule, LintLevel::Warn)).collect();
-    for (rule, level) in &file.lint {
-        cx.note_word(&format!("lint.{rule}"), *level);
-        rules.insert(rule.clone(), *level);
+    // What is said of a rule by its own name holds, whatever a name for several says.
+    let own_name = |rule: &str| piton_db::lint::rules_of(rule) == [rule];
+    let (by_own, by_other): (Vec<_>, Vec<_>) = file.lint.iter().partition(|(rule, _)| own_name(rule));
+    for (name, level) in by_other.into_iter().chain(by_own) {
+        cx.note_word(&format!("lint.{name}"), *level);
+        rules.extend(piton_db::lint::rules_of(name).into_iter().map(|rule| (rule, *level)));
     }
     rules.retain(|_, level| *level != LintLevel::Off);
     rules

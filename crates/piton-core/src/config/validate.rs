@@ -53,7 +53,7 @@ impl Validation<'_> {
 
     fn lint(&mut self) {
         let usual: Vec<String> = lint::usual_rules().collect();
-        for rule in self.file.lint.keys().filter(|rule| !lint::is_rule(rule)) {
+        for rule in self.file.lint.keys().filter(|rule| lint::rules_of(rule).is_empty()) {
             let help = match nearest(rule, usual.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there is: {}, and what else squawk has", listed(&usual)),

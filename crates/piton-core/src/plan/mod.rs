@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use piton_db::migrate::Tool;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 
@@ -302,7 +303,8 @@ impl Draft<'_> {
         let migrations = self.settings.database.as_ref().and_then(|database| database.migrations.as_ref());
         let migrations = migrations.zip(app).map(|(migrations, app)| migrations.within(&app));
         let from = self.settings.data.as_ref().map(|data| data.environment.clone());
-        let pending = self.facts.pending.as_deref().map(pending_words);
+        let pending = self.facts.pending.as_deref().zip(migrations.as_ref());
+        let pending = pending.map(|(pending, migrations)| pending_words(pending, &migrations.tool));
         self.anchor(names, from.clone());
         if let Some(migrations) = &migrations {
             let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
@@ -460,8 +462,12 @@ fn size_words(source: &Source) -> String {
     format!("{tables}{rows}, {}", words::bytes(source.bytes))
 }
 
-fn pending_words(pending: &[String]) -> String {
-    if pending.is_empty() { "none is pending".into() } else { pending.join(", ") }
+fn pending_words(pending: &[String], tool: &Tool) -> String {
+    match pending.join(", ") {
+        none if none.is_empty() => "none is pending".into(),
+        all if tool.has_all_files() => all,
+        own => format!("{own}, and what packages bring"),
+    }
 }
 
 /// The names of the databases that a release makes; each ends with the release's identifier.

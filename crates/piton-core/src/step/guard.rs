@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use piton_db::manifest::Manifest;
 use piton_db::migrate::MigrationError;
-use piton_db::{DbError, facts, identity, quote};
+use piton_db::{Database, DbError, facts, identity, quote};
 use piton_exec::{Command, local};
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, Status};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::identity::{database, identity_guard};
 use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
-use crate::config::{self, Settings};
+use crate::config::{self, LintLevel, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::look::OfCommit;
 use crate::plan::{Job, port_of};
@@ -209,13 +209,24 @@ impl Guard {
         let settings = &world.settings;
         has_migrations(&self.commit, settings).await?;
         let source = world.from.as_ref().unwrap_or(settings);
-        self.lint_guard(settings, source).await?;
         let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
         let (Some(migrations), Some(database)) = (migrations, database(source)?) else { return Ok(()) };
         // The identity guard reports a database that is away.
         if database.connect().await.is_err() {
             return Ok(());
         }
+        self.record_guard(settings, source, migrations, &database).await?;
+        self.lint_guard(settings, source).await
+    }
+
+    /// The record of migrations has none that stands in the way.
+    async fn record_guard(
+        &self,
+        settings: &Settings,
+        source: &Settings,
+        migrations: &config::Migrations,
+        database: &Database,
+    ) -> Result<(), Fault> {
         let look = OfCommit::look(&self.commit, &settings.root, migrations).await?;
         let (environment, owner) = (&settings.environment, &source.environment);
         let holds = |what: &str, error: &DbError| {
@@ -226,7 +237,7 @@ impl Guard {
                 "piton migration {owner} {name} --applied (or --not-applied), then piton deploy {environment}"
             )
         };
-        let Err(error) = look.migrations.may_begin(&database).await else { return Ok(()) };
+        let Err(error) = look.migrations.may_begin(database).await else { return Ok(()) };
         Err(match &error {
             DbError::Migration(MigrationError::HalfApplied { name, .. }) => {
                 holds("a half-applied migration", &error).hint(mend(name))
@@ -256,7 +267,16 @@ impl Guard {
 
     /// No pending migration has what `[lint]` says is an error.
     async fn lint_guard(&self, settings: &Settings, source: &Settings) -> Result<(), Fault> {
-        let pending = crate::facts::pending(settings, source, &self.commit).await;
+        // The plan has a remark on those who only want to be warned.
+        if settings.lint.values().all(|level| *level != LintLevel::Error) {
+            return Ok(());
+        }
+        let pending = crate::facts::pending(settings, source, &self.commit).await.map_err(|fault| {
+            let refused = Fault::refused("[lint] in piton.toml cannot look at the pending migrations");
+            let why = std::iter::once(fault.what).chain(fault.why).collect();
+            Fault { why, ..refused }
+                .hint(format!("mend what cannot be read, then piton deploy {}", settings.environment))
+        })?;
         let found = pending.map_or_else(Vec::new, |pending| lint::look(settings, &pending));
         let mut fault = Fault::refused("a pending migration has what [lint] in piton.toml refuses");
         fault.why = found.iter().filter(|found| found.refuses()).map(lint::Found::words).collect();

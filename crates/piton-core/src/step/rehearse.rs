@@ -5,6 +5,7 @@ use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
 use piton_db::migrate::{Migration, MigrationError, Migrations};
 use piton_db::rehearsal::{Report, Watch};
+use piton_db::shared::Shared;
 use piton_db::{Database, DbError, made, neutral};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,8 +54,10 @@ impl Rehearse {
         let unobservable = || "the migrated copy cannot be observed".to_owned();
         let known = self.migrations.status(copy).await;
         let known = known.or_fault(|| "the record of migrations cannot be read".into())?;
-        // Of two commands only a run tells whether something is pending.
-        let nothing_pending = !known.is_empty() && known.iter().all(Migration::is_applied);
+        // Of commands, and of what packages bring, only a run tells whether something is pending.
+        let nothing_pending = self.migrations.tool.has_all_files() && known.iter().all(Migration::is_applied);
+        let unreadable = || "what the server's databases share cannot be read".to_owned();
+        let shared = Shared::of(copy).await.or_fault(unreadable)?;
         let watch = match nothing_pending {
             true => None,
             false => Some(Watch::begin(copy).await.or_fault(unobservable)?),
@@ -65,7 +68,12 @@ impl Rehearse {
             Some(watch) => Some(watch.end(&golden).await),
             None => None,
         };
-        let applied = match applied? {
+        let applied = applied?;
+        let beyond = shared.changes_to(&Shared::of(copy).await.or_fault(unreadable)?);
+        if !beyond.is_empty() {
+            return Err(reached_beyond(ctx, beyond, applied.err()));
+        }
+        let applied = match applied {
             Ok(applied) => applied,
             Err(error) => return Err(self.failed(ctx, &error, &golden).await),
         };
@@ -130,6 +138,19 @@ impl Rehearse {
             .because(untouched)
             .hint(format!("piton resume {environment} tries it on a new copy"))
     }
+}
+
+/// Says what a migration changed that its copy shares with the live database.
+fn reached_beyond(ctx: &Ctx<'_, '_>, changes: Vec<String>, failed: Option<DbError>) -> Fault {
+    let mut fault = Fault::release("the rehearsal changed what all databases of the server share");
+    fault.why = changes;
+    if let Some(error) = failed {
+        fault.why.extend(super::migrate::fault_of(ctx, &error).why);
+    }
+    fault.because("a copy of the database has no copy of that: it is changed for the live one, too").hint(format!(
+        "put it back and take it out of the migration, to be run by hand; or, if somebody else did it meanwhile, piton deploy {}",
+        ctx.plan.environment
+    ))
 }
 
 impl Act for Rehearse {

@@ -8,7 +8,7 @@ use super::tool::Files;
 use super::{Migration, MigrationError, State, script};
 
 /// A migration as the folder has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     /// What the tool calls it.
     pub(super) name: String,
@@ -20,6 +20,8 @@ pub(super) struct Known {
     pub(super) whole: bool,
     /// The migrations that it needs, where the tool has a graph of them.
     pub(super) needs: Vec<String>,
+    /// The migrations that were squashed into it.
+    pub(super) replaces: Vec<String>,
 }
 
 /// A row of the tool's own table.
@@ -52,9 +54,9 @@ pub(super) trait Adapter: Send + Sync {
         by_name(known, rows)
     }
 
-    /// Tells whether a migration that stands so is in the way of the next run.
-    fn minds(&self, state: &State) -> bool {
-        !matches!(state, State::Applied | State::Pending)
+    /// Tells whether a migration is in the way of the next run.
+    fn minds(&self, one: &Migration, _known: &[Known], _rows: &[Row]) -> bool {
+        !matches!(one.state, State::Applied | State::Pending)
     }
 
     /// Returns a command that lists all migrations in their order, those of packages as well, and changes nothing.
@@ -123,6 +125,31 @@ pub(super) fn state(known: Option<&Known>, row: Option<&Row>) -> State {
         }
         _ => State::Applied,
     }
+}
+
+/// Tells whether a newer release has brought a migration that the folder has not: none of the folder's was recorded after it.
+///
+/// What was squashed stays in the record, before the one that replaces it.
+pub(super) fn is_newer<'a>(name: &str, known: &[Known], rows: impl Iterator<Item = &'a Row>) -> bool {
+    let replaced = known.iter().any(|known| known.replaces.iter().any(|replaced| replaced == name));
+    let mut after = rows.skip_while(|row| row.name != name);
+    !replaced && after.all(|row| known.iter().all(|known| known.name != row.name))
+}
+
+/// Tells whether a migration in Python has a word by which it may leave the transaction that it runs in.
+pub(super) fn leaves_transaction(text: &str) -> bool {
+    words(text).any(|word| word == "commit") || sets_isolation(text)
+}
+
+/// Tells whether a file in Python has a word by which what follows may run outside of a transaction.
+pub(super) fn sets_isolation(text: &str) -> bool {
+    let signs = ["isolation_level", "transactional_ddl", "set_autocommit"];
+    words(text).any(|word| signs.contains(&word.as_str()) || word.starts_with("autocommit"))
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    words.map(str::to_ascii_lowercase)
 }
 
 /// Tells whether a script's statements all change structure alone, so that an equal structure means that none was carried out.

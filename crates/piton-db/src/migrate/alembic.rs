@@ -8,12 +8,14 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, program};
+use super::adapter::{Adapter, Known, Row, leaves_transaction, program, sets_isolation};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
 
 const TABLE: &str = "alembic_version";
+/// Where Alembic connects, and begins the transaction.
+const ENV: &str = "env.py";
 
 pub(super) struct Alembic;
 
@@ -30,14 +32,14 @@ impl Adapter for Alembic {
     }
 
     fn reads(&self, path: &str) -> bool {
-        path.ends_with(".py")
-            && path.split('/').any(|part| part == "versions")
-            && !path.ends_with("__init__.py")
+        let is_revision = path.split('/').any(|part| part == "versions") && !path.ends_with("__init__.py");
+        path == ENV || (path.ends_with(".py") && is_revision)
     }
 
     fn known(&self, files: &Files) -> Result<Vec<Known>, MigrationError> {
         let mut revisions = BTreeMap::new();
-        for (path, text) in files {
+        let outside = files.get(ENV).is_some_and(|text| sets_isolation(text));
+        for (path, text) in files.iter().filter(|(path, _)| *path != ENV) {
             let wrong = |why: String| MigrationError::Unreadable { file: path.clone(), why };
             let Some(revision) = literal(text, "revision").map_err(wrong)? else { continue };
             let [name] = &revision[..] else { return Err(wrong("`revision` is not one name".into())) };
@@ -46,14 +48,22 @@ impl Adapter for Alembic {
             let known = Known {
                 name: name.clone(),
                 checksums: Vec::new(),
-                // Whatever runs outside of the migration's transaction says so in its file.
-                atomic: !text.contains("autocommit_block"),
-                whole: false,
+                // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
+                atomic: !outside && !leaves_transaction(text),
                 needs,
+                ..Known::default()
             };
             if revisions.insert(name.clone(), known).is_some() {
                 return Err(wrong(format!("another file has the revision {name}, too")));
             }
+        }
+        if revisions.is_empty() {
+            return Err(MigrationError::Unreadable {
+                file: "versions".into(),
+                why: "there is no revision below a folder of this name, where Piton looks for them whatever version_locations \
+                      says; move them there, or write the first one (alembic revision)"
+                    .into(),
+            });
         }
         in_order(revisions)
     }
@@ -213,6 +223,26 @@ mod tests {
     }
 
     #[test]
+    fn what_may_leave_its_transaction_is_not_atomic() {
+        let revision =
+            |body: &str| format!("revision = 'a'\ndown_revision = None\ndef upgrade():\n    {body}\n");
+        let atomic = |env: &str, body: &str| {
+            let files = [(ENV.to_owned(), env.to_owned()), ("versions/a.py".to_owned(), revision(body))];
+            Alembic.known(&files.into()).unwrap()[0].atomic
+        };
+        let plain = "op.add_column('t', sa.Column('committed_at', sa.DateTime))";
+        assert!(atomic("connection.commit()", plain));
+        assert!(!atomic("engine = create_engine(url, isolation_level='AUTOCOMMIT')", plain));
+        for body in [
+            "op.execute('COMMIT')",
+            "with op.get_context().autocommit_block(): pass",
+            "op.get_bind().execution_options(isolation_level=\"AUTOCOMMIT\")",
+        ] {
+            assert!(!atomic("", body), "{body}");
+        }
+    }
+
+    #[test]
     fn revisions_come_after_what_they_need() {
         let file = |name: &str, needs: &str| {
             (format!("versions/{name}.py"), format!("revision = '{name}'\ndown_revision = {needs}\n"))
@@ -221,6 +251,7 @@ mod tests {
         let all = known(&[file("a", "('c', 'd')"), file("b", "None"), file("c", "'b'"), file("d", "'b'")]);
         let names: Vec<String> = all.unwrap().into_iter().map(|known| known.name).collect();
         assert_eq!(names, ["b", "c", "d", "a"]);
+        assert!(known(&[]).unwrap_err().to_string().contains("version_locations"));
         assert!(known(&[file("a", "'gone'")]).unwrap_err().to_string().contains("gone"));
         assert!(known(&[file("a", "'b'"), file("b", "'a'")]).unwrap_err().to_string().contains("itself"));
     }

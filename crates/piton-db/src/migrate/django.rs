@@ -4,7 +4,7 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, by_name, program};
+use super::adapter::{Adapter, Known, Row, by_name, is_newer, leaves_transaction, program};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
@@ -26,6 +26,15 @@ fn name_of(path: &str) -> Option<String> {
 
 fn app_of(name: &str) -> &str {
     name.split_once('.').map_or(name, |(app, _)| app)
+}
+
+/// Reads `replaces=[("shop","0001_initial"),...]` of a text without spaces.
+fn replaced(spaceless: &str) -> Vec<String> {
+    let list = spaceless.split_once("replaces=[").and_then(|(_, rest)| rest.split_once(']'));
+    let texts: Vec<&str> = list.map_or_else(Vec::new, |(list, _)| list.split(['"', '\'']).collect());
+    // Every other piece stands between quotes: an app, and its migration.
+    let texts: Vec<&str> = texts.into_iter().skip(1).step_by(2).collect();
+    texts.chunks_exact(2).map(|pair| pair.join(".")).collect()
 }
 
 impl Adapter for Django {
@@ -50,9 +59,9 @@ impl Adapter for Django {
                 Some(Known {
                     name: name_of(path)?,
                     checksums: Vec::new(),
-                    atomic: !spaceless.contains("atomic=False"),
-                    whole: false,
-                    needs: Vec::new(),
+                    atomic: !spaceless.contains("atomic=False") && !leaves_transaction(text),
+                    replaces: replaced(&spaceless),
+                    ..Known::default()
                 })
             })
             .collect();
@@ -60,14 +69,18 @@ impl Adapter for Django {
         Ok(known)
     }
 
-    /// The migrations of packages are not in the folder: without the tool's own list nothing is known of them.
+    /// What packages bring is not in the folder: it is applied, and no more is known of it without the tool's own list.
     fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
-        let own = |row: &&Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
-        by_name(known, &rows.iter().filter(own).cloned().collect::<Vec<_>>())
+        let is_own = |row: &Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
+        let (own, others): (Vec<Row>, Vec<Row>) = rows.iter().cloned().partition(is_own);
+        let others = others.into_iter().map(|row| Migration { name: row.name, state: State::Applied });
+        others.chain(by_name(known, &own)).collect()
     }
 
-    fn minds(&self, _state: &State) -> bool {
-        false
+    fn minds(&self, one: &Migration, known: &[Known], rows: &[Row]) -> bool {
+        let app = app_of(&one.name);
+        let rows = rows.iter().filter(|row| app_of(&row.name) == app);
+        one.state == State::Missing && is_newer(&one.name, known, rows)
     }
 
     fn listing(&self, app: &Path, folder: &Path) -> Option<Command> {
@@ -108,5 +121,34 @@ impl Adapter for Django {
             }
             false => format!("delete from django_migrations where app = {app} and name = {migration}"),
         }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str) -> Row {
+        Row { name: name.into(), finished: true, checksum: None, said: None }
+    }
+
+    #[test]
+    fn what_was_squashed_is_no_newer_release() {
+        let squashed = "class Migration(migrations.Migration):\n    replaces = [(\"shop\", \"0001_initial\"), ('shop', '0002_more')]\n";
+        let known = |text: &str| {
+            let file = ("shop/migrations/0001_squashed.py".to_owned(), text.to_owned());
+            Django.known(&[file].into()).unwrap()
+        };
+        let minded = |known: &[Known], rows: &[Row]| -> Vec<String> {
+            let states = Django.join(known, rows).into_iter();
+            states.filter(|one| Django.minds(one, known, rows)).map(|one| one.name).collect()
+        };
+        let old = ["auth.0001_initial", "shop.0001_initial", "shop.0002_more"].map(row);
+        assert_eq!(minded(&known(squashed), &old), [""; 0]);
+        assert_eq!(minded(&known(""), &old), ["shop.0001_initial", "shop.0002_more"]);
+        let recorded = [&old[..], &[row("shop.0001_squashed"), row("auth.0002_more")]].concat();
+        assert_eq!(minded(&known(""), &recorded), [""; 0]);
+        let newer = [&recorded[..], &[row("shop.0003_newer")]].concat();
+        assert_eq!(minded(&known(squashed), &newer), ["shop.0003_newer"]);
     }
 }

@@ -10,8 +10,8 @@ use tokio_postgres::Client;
 use super::adapter::{Adapter, Known, Row};
 use super::run::{backoff, holders, lock};
 use super::sql::unfinished;
-use super::tool::{Files, Migrations};
-use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe};
+use super::tool::{Files, Migrations, RecordTables};
+use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
 use crate::progress::{OnReport, Progress, Ran, Report};
@@ -116,15 +116,18 @@ pub(super) async fn may_begin(
     folder: &Path,
     database: &Database,
 ) -> Result<(), DbError> {
-    Ok(refuse(adapter, &status(adapter, folder, database).await?)?)
+    Ok(refuse(adapter, &look(adapter, folder, &*database.connect().await?).await?)?)
+}
+
+/// Tells whether every migration has its file in the folder.
+pub(super) fn has_all_files(adapter: &dyn Adapter) -> bool {
+    adapter.rows(&Files::new()).is_some() && adapter.listing(Path::new(""), Path::new("")).is_none()
 }
 
 /// Refuses what is in the way of the next run.
-fn refuse(adapter: &dyn Adapter, states: &[Migration]) -> Result<(), MigrationError> {
-    let Some(Migration { name, state }) = states.iter().find(|migration| adapter.minds(&migration.state))
-    else {
-        return Ok(());
-    };
+fn refuse(adapter: &dyn Adapter, look: &Look) -> Result<(), MigrationError> {
+    let in_the_way = |one: &&Migration| adapter.minds(one, &look.known, &look.rows);
+    let Some(Migration { name, state }) = look.states.iter().find(in_the_way) else { return Ok(()) };
     let name = name.clone();
     Err(match state {
         State::Changed => MigrationError::Changed { name },
@@ -171,7 +174,8 @@ impl Run<'_> {
     /// Runs the tool until its record has everything.
     async fn pending(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
         let mut look = self.look().await?;
-        refuse(self.adapter, &look.states)?;
+        refuse(self.adapter, &look)?;
+        self.stay_within(&look.states)?;
         if self.around.unproved && (is_pending(&look.states) || self.listing().is_some()) {
             self.prove(report).await?;
         }
@@ -184,6 +188,7 @@ impl Run<'_> {
             report(Report::Progress(Progress { doing: "migrate", what, done, total }));
             let took = self.one(&next, &look, report).await?;
             let mut after = self.look().await?;
+            refuse(self.adapter, &after)?;
             self.complete(&mut after, &all);
             let was = |name: &str| look.states.iter().any(|one| one.name == name && one.is_applied());
             let new: Vec<&Migration> =
@@ -196,7 +201,6 @@ impl Run<'_> {
             applied.extend(
                 new.into_iter().map(|one| AppliedOne { name: one.name.clone(), millis: millis(each) }),
             );
-            refuse(self.adapter, &after.states)?;
             look = after;
         }
         Ok(applied)
@@ -213,13 +217,7 @@ impl Run<'_> {
         }
         let apply = self.adapter.apply(&self.migrations.app, &self.migrations.folder, "");
         let name = apply.to_string();
-        let known = Known {
-            name: name.clone(),
-            checksums: Vec::new(),
-            atomic: false,
-            whole: false,
-            needs: Vec::new(),
-        };
+        let known = Known { name: name.clone(), ..Known::default() };
         let before = Look { known: Vec::new(), rows: Vec::new(), states: Vec::new() };
         report(Report::Progress(Progress { doing: "migrate", what: name.clone(), done: 0, total: 1 }));
         let took = self.one(&known, &before, report).await?;
@@ -234,6 +232,21 @@ impl Run<'_> {
 
     async fn look(&self) -> Result<Look, DbError> {
         look(self.adapter, &self.migrations.folder, self.client).await
+    }
+
+    /// Refuses a pending script that changes what all databases of the server share.
+    ///
+    /// What is not SQL, and what holds psql's own commands, shows in a rehearsal alone what it changes.
+    fn stay_within(&self, states: &[Migration]) -> Result<(), MigrationError> {
+        let pending = states.iter().filter(|one| !one.is_applied());
+        for (name, text) in pending.filter_map(|one| self.migrations.script(&one.name)) {
+            let Ok(statements) = script::split(&text) else { continue };
+            script::stays_within(&statements).map_err(|found| {
+                let (line, why) = (found.line, found.why.to_owned());
+                MigrationError::Script { name, line, why }
+            })?;
+        }
+        Ok(())
     }
 
     fn listing(&self) -> Option<Command> {
@@ -261,13 +274,8 @@ impl Run<'_> {
         if all.is_empty() {
             return;
         }
-        let of_package = |name: &String| Known {
-            name: name.clone(),
-            checksums: Vec::new(),
-            atomic: true,
-            whole: false,
-            needs: Vec::new(),
-        };
+        // Nobody has seen whether it runs in one transaction.
+        let of_package = |name: &String| Known { name: name.clone(), ..Known::default() };
         look.known = all
             .iter()
             .map(|name| {
@@ -424,10 +432,8 @@ fn is_open(state: &State) -> bool {
 /// Returns the structure without what the tool's own record is made of, which a failure may have made as well.
 async fn structure(adapter: &dyn Adapter, database: &Database) -> Result<Structure, DbError> {
     let mut structure = Structure::of(database).await?;
-    let (schema, table) = adapter.record();
-    if let Some(name) = schema.or(table) {
-        structure.0.retain(|object, _| !object.contains(name));
-    }
+    let record = RecordTables::of(adapter);
+    structure.0.retain(|object, definition| !record.hold(object, definition));
     Ok(structure)
 }
 
@@ -443,7 +449,13 @@ pub(super) async fn left_nothing(
     end_sessions(&client).await?;
     let look = look(adapter, folder, &client).await?;
     let Some(cut_off) = next(&look) else {
-        return Ok(adapter.rows(&Files::new()).is_some() && recorded(adapter, folder, live).await? == before);
+        if adapter.rows(&Files::new()).is_none() || recorded(adapter, folder, live).await? != before {
+            return Ok(false);
+        }
+        // A package's that was cut off has no file to be seen by.
+        return Ok(
+            has_all_files(adapter) || structure(adapter, live).await? == structure(adapter, golden).await?
+        );
     };
     if !cut_off.atomic || structure(adapter, live).await? != structure(adapter, golden).await? {
         return Ok(false);

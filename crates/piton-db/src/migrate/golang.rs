@@ -51,8 +51,7 @@ impl Adapter for GolangMigrate {
                 checksums: Vec::new(),
                 // A file is sent to the server as a whole.
                 atomic: is_one_transaction(text),
-                whole: false,
-                needs: Vec::new(),
+                ..Known::default()
             };
             known.push((version, one));
         }

@@ -6,9 +6,9 @@ use std::path::Path;
 use piton_exec::Command;
 use ring::digest;
 
-use super::adapter::{Adapter, Known, Row, is_structure_alone, program, statements};
+use super::adapter::{Adapter, Known, Row, is_newer, is_structure_alone, program, statements};
 use super::tool::Files;
-use super::{MigrationError, State};
+use super::{Migration, MigrationError, State};
 use crate::quote;
 
 const TABLE: &str = "_prisma_migrations";
@@ -39,13 +39,17 @@ impl Adapter for Prisma {
             // Its engines differ in whether they send a file as a whole.
             atomic: is_structure_alone(text),
             whole: statements(text) == Some(1),
-            needs: Vec::new(),
+            ..Known::default()
         };
         Ok(files.iter().map(one).collect())
     }
 
-    fn minds(&self, state: &State) -> bool {
-        !matches!(state, State::Applied | State::Pending | State::Missing)
+    fn minds(&self, one: &Migration, known: &[Known], rows: &[Row]) -> bool {
+        match one.state {
+            State::Applied | State::Pending => false,
+            State::Missing => is_newer(&one.name, known, rows.iter()),
+            _ => true,
+        }
     }
 
     fn apply(&self, app: &Path, _folder: &Path, _name: &str) -> Command {

@@ -64,12 +64,7 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
             why: "give the index a name: what a failed build leaves is found by it",
         });
     }
-    if let Some(shared) = statements.iter().find(|s| s.reaches_beyond()) {
-        return Err(Unreadable {
-            line: shared.line,
-            why: "it changes what all databases of the server share, so that trying it on a copy would change production; run it by hand",
-        });
-    }
+    stays_within(&statements)?;
     let alone = statements.iter().find(|s| s.needs_to_be_alone());
     match alone {
         Some(alone) if wrapped => Err(Unreadable {
@@ -79,6 +74,15 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
         Some(_) => Ok((statements, Mode::OneByOne)),
         None => Ok((statements, Mode::OneTransaction)),
     }
+}
+
+/// Refuses a statement that changes what all databases of the server share.
+pub(super) fn stays_within(statements: &[Statement]) -> Result<(), Unreadable> {
+    let Some(shared) = statements.iter().find(|statement| statement.reaches_beyond()) else { return Ok(()) };
+    Err(Unreadable {
+        line: shared.line,
+        why: "it changes what all databases of the server share, so that trying it on a copy would change production; run it by hand",
+    })
 }
 
 impl Statement {

@@ -96,7 +96,7 @@ impl Adapter for Sqitch {
                 checksums: script.map(sha1).into_iter().collect(),
                 atomic: wrapped,
                 whole: wrapped,
-                needs: Vec::new(),
+                ..Known::default()
             }
         };
         Ok(changes(plan).into_iter().map(one).collect())
@@ -117,9 +117,9 @@ impl Adapter for Sqitch {
         by_name(known, &renamed)
     }
 
-    fn minds(&self, state: &State) -> bool {
+    fn minds(&self, one: &Migration, _known: &[Known], _rows: &[Row]) -> bool {
         // It tries again by itself what has left nothing.
-        !matches!(state, State::Applied | State::Pending | State::Failed { .. })
+        !matches!(one.state, State::Applied | State::Pending | State::Failed { .. })
     }
 
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {

@@ -70,8 +70,12 @@ impl Tool {
 
     /// Returns the tables in which the tool notes what it has applied.
     pub fn record(&self) -> RecordTables {
-        let (schema, table) = self.adapter().map_or((None, None), |adapter| adapter.record());
-        RecordTables { schema: schema.map(str::to_owned), table: table.map(str::to_owned) }
+        self.adapter().map_or_else(RecordTables::default, |adapter| RecordTables::of(&*adapter))
+    }
+
+    /// Tells whether every migration has its file in the folder; those of packages have none there.
+    pub fn has_all_files(&self) -> bool {
+        self.adapter().is_none_or(|adapter| foreign::has_all_files(&*adapter))
     }
 
     /// Returns the program that has to be on the machine; `None` for Piton itself.
@@ -91,6 +95,26 @@ pub struct RecordTables {
 }
 
 impl RecordTables {
+    pub(super) fn of(adapter: &dyn Adapter) -> Self {
+        let (schema, table) = adapter.record();
+        Self { schema: schema.map(str::to_owned), table: table.map(str::to_owned) }
+    }
+
+    /// Tells whether an object of a structure is such a table, a part of one, or the schema of all of them.
+    pub(super) fn hold(&self, object: &str, definition: &str) -> bool {
+        if self.schema.as_ref().is_some_and(|schema| object.ends_with(&format!("schema {schema}"))) {
+            return true;
+        }
+        // An index has a name of its own; its definition names the table.
+        let named = match object.starts_with("index ") {
+            true => definition.split_once(" ON ").map_or("", |(_, rest)| rest.trim_start_matches("ONLY ")),
+            false => object,
+        };
+        let Some((schema, rest)) = named.split_once('.') else { return false };
+        let schema = schema.rsplit(' ').next().unwrap_or(schema);
+        self.covers(schema, rest.split(['.', ' ', '(']).next().unwrap_or(rest))
+    }
+
     /// Tells whether a table or sequence is such a one; Piton's own always is.
     pub(crate) fn covers(&self, schema: &str, name: &str) -> bool {
         (schema == SCHEMA && name == TABLE)
@@ -252,3 +276,56 @@ impl Migrations {
 
 /// The texts of a folder's files, by their paths within it.
 pub(super) type Files = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_holds_its_own_objects_by_their_exact_names() {
+        let on = |table: &str| format!("CREATE UNIQUE INDEX i ON public.{table} USING btree (id)");
+        for (tool, own, others) in [
+            (
+                Tool::Alembic,
+                vec![
+                    "table public.alembic_version",
+                    "column app.alembic_version.version_num",
+                    "constraint public.alembic_version.alembic_version_pkc",
+                    "owner of public.alembic_version",
+                ],
+                vec![
+                    "table public.alembic_version_x",
+                    "column public.t.alembic_version",
+                    "schema alembic_version",
+                ],
+            ),
+            (
+                Tool::Django,
+                vec!["sequence public.django_migrations_id_seq"],
+                vec!["table public.old_django_migrations"],
+            ),
+            (
+                Tool::Sqitch,
+                vec![
+                    "schema sqitch",
+                    "grants on schema sqitch",
+                    "table sqitch.changes",
+                    "comment on table sqitch.tags",
+                ],
+                vec![
+                    "table public.sqitch_log",
+                    "table public.sqitch",
+                    "schema sqitch2",
+                    "function public.f(sqitch.x)",
+                ],
+            ),
+        ] {
+            let record = tool.record();
+            assert!(own.iter().all(|object| record.hold(object, "")), "{tool:?}");
+            assert!(!others.iter().any(|object| record.hold(object, "")), "{tool:?}");
+        }
+        let record = Tool::Alembic.record();
+        assert!(record.hold("index public.alembic_version_pkc", &on("alembic_version")));
+        assert!(!record.hold("index public.alembic_version", &on("versions")));
+    }
+}

@@ -88,7 +88,8 @@ struct Clock {
 impl Watch {
     /// Puts what notes locks into the copy and begins to look.
     ///
-    /// What it puts there is in a schema of its own and goes with [`Watch::end`]. It opens nine sessions.
+    /// What it puts there is in a schema of its own and goes with [`Watch::end`]. It opens two sessions, and two more for each
+    /// of up to four tables, as long as a quarter of the server's free ones is left.
     ///
     /// # Errors
     /// When the copy cannot be reached. A missing privilege is no error but a part that the report misses.
@@ -144,6 +145,9 @@ impl Watch {
                 Seen::default()
             }
         };
+        if seen.unprobed {
+            missing.push("how long reads and writes waited: the server had no session to spare".into());
+        }
         let mut begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
         begun.push((String::new(), ended));
         let mut draft = Draft { relations: &self.relations, begun: &begun, steps: BTreeMap::new() };

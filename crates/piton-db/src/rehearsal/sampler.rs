@@ -14,7 +14,7 @@ use super::{Begun, Blocks, Mode, Order, Relations, SAMPLE_MS, step_at};
 use crate::error::Doing;
 use crate::{Database, DbError, Session};
 
-/// How many tables are probed at once, with a session for reads and one for writes each.
+/// How many tables are probed at once, with a session for reads and one for writes each, where the server has sessions to spare.
 const PROBED_AT_ONCE: usize = 4;
 
 /// How long a probe waits before it tries again.
@@ -42,6 +42,8 @@ pub(super) struct Seen {
     pub(super) waits: BTreeMap<(usize, u32, Kind), Duration>,
     /// How the database stood as each migration began, and at the end.
     pub(super) stands: Vec<Stand>,
+    /// Whether the server had no session to spare for a probe.
+    pub(super) unprobed: bool,
 }
 
 /// Where the server and the relations' files stood.
@@ -149,7 +151,8 @@ impl Sampler {
             .await
             .doing(what)?;
         let mut ours = vec![task.watch, pid(&client).await?];
-        let sessions = 2 * PROBED_AT_ONCE.min(task.relations.tables.len());
+        let wanted = PROBED_AT_ONCE.min(task.relations.tables.len());
+        let sessions = 2 * wanted.min(spare_sessions(&client).await? / 2);
         let opened = try_join_all((0..sessions).map(|_| probing_session(copy))).await?;
         let (pids, free): (Vec<i32>, Vec<Session>) = opened.into_iter().unzip();
         ours.extend(pids);
@@ -160,6 +163,7 @@ impl Sampler {
             )
             .await
             .doing(what)?;
+        let seen = Seen { unprobed: sessions == 0 && wanted > 0, ..Seen::default() };
         Ok(Self {
             client,
             locks,
@@ -171,7 +175,7 @@ impl Sampler {
             in_flight: BTreeSet::new(),
             open: BTreeMap::new(),
             last: Instant::now(),
-            seen: Seen::default(),
+            seen,
         })
     }
 
@@ -317,6 +321,23 @@ impl Sampler {
         let longest = self.seen.waits.entry(probed.key).or_default();
         *longest = (*longest).max(probed.waited);
     }
+}
+
+/// Counts the sessions that the server can spare: a quarter of those that are free is left to the app, which may be on it.
+async fn spare_sessions(client: &Client) -> Result<usize, DbError> {
+    let row = client
+        .query_one(
+            "select (3 * greatest(0, all_of_them - for_superusers - for_others - used) / 4)::int8
+             from (select pg_catalog.current_setting('max_connections')::int,
+                          pg_catalog.current_setting('superuser_reserved_connections')::int,
+                          coalesce(pg_catalog.current_setting('reserved_connections', true)::int, 0),
+                          (select coalesce(sum(numbackends), 0) from pg_catalog.pg_stat_database))
+                  s (all_of_them, for_superusers, for_others, used)",
+            &[],
+        )
+        .await
+        .doing(|| "count the server's free sessions".into())?;
+    Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
 /// Opens a session that gives up on a lock, and returns its number as well.

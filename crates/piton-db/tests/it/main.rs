@@ -11,6 +11,7 @@ mod made;
 mod mask;
 mod migrate;
 mod rehearsal;
+mod shared;
 mod swap;
 mod target;
 mod tools;

@@ -6,8 +6,9 @@ use piton_db::fingerprint::Structure;
 use piton_db::migrate::MigrateOptions;
 use piton_db::migrate::sql::SqlFolder;
 use piton_db::rehearsal::{Blocks, Impact, Mode, Report, Step, Watch};
+use piton_testkit::postgres::{Cluster, Options};
 
-use crate::{database, fresh, run};
+use crate::{database, fresh, number, run};
 
 /// Two tables; the large one is so large that a pass over it lasts for several looks.
 const TABLES: &str = r#"
@@ -252,6 +253,32 @@ async fn without_event_triggers_the_rest_is_reported_and_what_is_missing_is_said
     assert!(rows.tables.iter().all(|impact| impact.blocks() == Blocks::Nothing), "{rows:#?}");
     // A lock that nobody saw cannot be ruled out.
     assert!(report.reads_waited() >= Some(piton_db::rehearsal::SAMPLE_MS));
+}
+
+#[tokio::test]
+async fn the_last_sessions_of_a_server_are_left_to_the_app() {
+    let settings =
+        ["max_connections", "superuser_reserved_connections"].into_iter().zip(["12", "0"].map(Into::into));
+    let options = Options { settings: settings.collect(), ..Options::default() };
+    let Some(cluster) = Cluster::start_with(options) else { return };
+    let copy = database(&cluster, "postgres");
+    run(&copy, "create table a (); create table b (); create table c (); create table d ()").await;
+    let sessions = "select count(*) from pg_stat_activity where backend_type = 'client backend'";
+    let app = copy.connect().await.unwrap();
+    let watch = Watch::begin(&copy).await.unwrap();
+    // The app's, two that watch, and six of nine that were free.
+    assert_eq!(number(&app, sessions).await, 9);
+    let report = watch.end(&copy).await.unwrap();
+    assert_eq!(report.missing, [""; 0]);
+
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(copy.connect().await.unwrap());
+    }
+    let watch = Watch::begin(&copy).await.unwrap();
+    assert_eq!(number(&app, sessions).await, 11, "one is left");
+    let report = watch.end(&copy).await.unwrap();
+    assert!(report.missing[0].starts_with("how long reads and writes waited"), "{:?}", report.missing);
 }
 
 /// Copies a database as soon as no session is on it any more.

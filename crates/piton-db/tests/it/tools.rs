@@ -34,6 +34,8 @@ struct Kit {
     write: fn(&Path, u32, &str) -> PathBuf,
     /// What the tool calls the nth migration.
     name: fn(u32) -> String,
+    /// The migrations of packages, which come before the app's own.
+    packages: &'static [&'static str],
 }
 
 /// An app with its own database.
@@ -64,6 +66,16 @@ impl App {
 
     fn name(&self, number: u32) -> String {
         (self.kit.name)(number)
+    }
+
+    /// Puts what packages bring before the app's own.
+    fn after_packages(&self, own: &[&str]) -> Vec<String> {
+        self.kit.packages.iter().chain(own).map(ToString::to_string).collect()
+    }
+
+    /// Returns the states of migrations that are all applied.
+    fn all_applied(&self, own: &[&str]) -> Vec<String> {
+        self.after_packages(own).iter().map(|name| format!("{name} applied")).collect()
     }
 
     fn migrations(&self) -> Migrations {
@@ -108,7 +120,7 @@ impl App {
         }
     }
 
-    /// Returns the states of the app's own migrations, in short.
+    /// Returns the states of the folder's and the record's migrations, in short.
     async fn states(&self) -> Vec<String> {
         let states = self.migrations().status(&self.db).await.unwrap();
         states.iter().map(short).collect()
@@ -157,10 +169,10 @@ async fn walk(app: &App) {
     app.migrations().may_begin(&app.db).await.unwrap();
 
     let (applied, ran) = app.apply().await.unwrap();
-    assert_eq!(own(&applied), [one.as_str(), &two]);
+    assert_eq!(applied, app.after_packages(&[&one, &two]));
     assert!(app.has("a").await && app.has("b").await);
     assert!(ran.iter().all(|command| command.contains("DATABASE_URL=•••")), "{ran:?}");
-    assert_eq!(app.states().await, [format!("{one} applied"), format!("{two} applied")]);
+    assert_eq!(app.states().await, app.all_applied(&[&one, &two]));
     assert_eq!(app.apply().await.unwrap().0, [""; 0]);
 
     // A session holds what the third needs.
@@ -172,18 +184,12 @@ async fn walk(app: &App) {
     assert!(matches!(&error, MigrationError::Locked { attempts: 2, .. }), "{error}");
     assert_eq!(app.states().await.pop().unwrap(), format!("{three} pending"), "nothing of it stays recorded");
     held.rollback().await.unwrap();
-    assert_eq!(own(&app.apply().await.unwrap().0), [three.as_str()]);
+    assert_eq!(app.apply().await.unwrap().0, [three]);
 
     let mut away = app.db.clone();
     away.port = 1;
     assert!(matches!(app.migrations().status(&away).await, Err(DbError::Connect { .. })));
     assert!(matches!(app.apply_to(&away).await, Err(DbError::Connect { .. })));
-}
-
-/// Leaves out what packages bring.
-fn own(names: &[String]) -> Vec<&str> {
-    let of_package = |name: &str| name.starts_with("contenttypes.") || name.starts_with("auth.");
-    names.iter().map(String::as_str).filter(|name| !of_package(name)).collect()
 }
 
 /// A tool that takes its database from elsewhere is refused, and neither database is touched; `mended` it obeys.
@@ -213,6 +219,7 @@ fn alembic() -> Kit {
         lay_out: |dir| alembic_with(dir, FROM_ENVIRONMENT),
         write: |dir, number, sql| alembic_file(dir, number, &format!("op.execute(\"\"\"{sql}\"\"\")")),
         name: |number| format!("rev{number}"),
+        packages: &[],
     }
 }
 
@@ -243,6 +250,12 @@ async fn alembic_goes_revision_by_revision() {
     alembic_file(app.dir.path(), 4, body);
     assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
     assert!(app.has("d").await);
+    // So it does before a COMMIT of its own, where the structure shows nothing of it.
+    let body =
+        "op.execute('insert into d values (1)')\n    op.execute('COMMIT')\n    op.execute('select 1/0')";
+    alembic_file(app.dir.path(), 4, body);
+    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    assert_eq!(app.count("select count(*) from d").await, 1);
     // A person finishes it by hand.
     app.migrations().resolve(&app.db, "rev4", true).await.unwrap();
     assert_eq!(app.states().await.pop().unwrap(), "rev4 applied");
@@ -294,6 +307,7 @@ fn golang() -> Kit {
             put(file("up"), sql)
         },
         name: |number| format!("{number:06}_step"),
+        packages: &[],
     }
 }
 
@@ -338,6 +352,7 @@ fn prisma() -> Kit {
             put(dir.join(format!("prisma/migrations/2026010{number}_step/migration.sql")), sql)
         },
         name: |number| format!("2026010{number}_step"),
+        packages: &[],
     }
 }
 
@@ -396,10 +411,14 @@ async fn prisma_failures_stay_until_a_person_has_looked() {
     fs::write(&first, "create table a (m int)").unwrap();
     assert_eq!(app.states().await[0], format!("{one} changed"));
     assert!(matches!(app.refusal().await, MigrationError::Changed { name } if name == one));
-    // A commit with fewer migrations than the database is no obstacle to Prisma.
+    // One that was squashed stays in the record; one after all that the commit has is a newer release's.
     fs::remove_dir_all(first.parent().unwrap()).unwrap();
     assert_eq!(app.states().await.pop().unwrap(), format!("{one} missing"));
     app.migrations().may_begin(&app.db).await.unwrap();
+    let third = app.name(3);
+    fs::remove_dir_all(app.dir.path().join(format!("prisma/migrations/{third}"))).unwrap();
+    assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == third));
+    assert!(matches!(app.failure().await, MigrationError::NotInFolder { name } if name == third));
 }
 
 #[tokio::test]
@@ -419,33 +438,24 @@ fn django() -> Kit {
             django_file(dir, number, "", &format!("migrations.RunSQL(\"\"\"{sql}\"\"\")"))
         },
         name: |number| format!("shop.000{number}_step"),
+        packages: &["contenttypes.0001_initial", "contenttypes.0002_remove_content_type_name"],
     }
 }
 
 fn django_with(dir: &Path, url: &str) {
-    let settings = format!(
-        "import os\nfrom urllib.parse import parse_qsl, unquote, urlsplit\n\nurl = urlsplit({url})\n\
-         DATABASES = {{\"default\": {{\n    \"ENGINE\": \"django.db.backends.postgresql\",\n    \"HOST\": url.hostname,\n    \
-         \"PORT\": url.port,\n    \"USER\": unquote(url.username),\n    \"PASSWORD\": unquote(url.password or \"\"),\n    \
-         \"NAME\": unquote(url.path[1:]),\n    \"OPTIONS\": dict(parse_qsl(url.query)),\n}}}}\n\
-         INSTALLED_APPS = [\"django.contrib.contenttypes\", \"shop\"]\nSECRET_KEY = \"x\"\n"
-    );
-    put(dir.join("settings.py"), &settings);
-    let manage = "import os, sys\nfrom django.core.management import execute_from_command_line\n\
-                  os.environ.setdefault(\"DJANGO_SETTINGS_MODULE\", \"settings\")\nexecute_from_command_line(sys.argv)\n";
-    put(dir.join("manage.py"), manage);
+    django_settings(dir, url, &["django.contrib.contenttypes"]);
+    put(dir.join("manage.py"), tools::DJANGO_MANAGE);
     put(dir.join("shop/__init__.py"), "");
     put(dir.join("shop/migrations/__init__.py"), "");
 }
 
+fn django_settings(dir: &Path, url: &str, packages: &[&str]) {
+    put(dir.join("settings.py"), &tools::django_settings(url, packages));
+}
+
 fn django_file(dir: &Path, number: u32, more: &str, operation: &str) -> PathBuf {
-    let needs = match number {
-        1 => String::new(),
-        number => format!("(\"shop\", \"000{}_step\")", number - 1),
-    };
-    let text = format!(
-        "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    {more}\n    dependencies = [{needs}]\n    operations = [{operation}]\n"
-    );
+    let before = (number > 1).then(|| format!("000{}_step", number - 1));
+    let text = tools::django_migration(before.as_deref(), more, operation);
     put(dir.join(format!("shop/migrations/000{number}_step.py")), &text)
 }
 
@@ -468,8 +478,54 @@ async fn django_goes_through_packages_as_well() {
     assert_eq!(app.apply().await.unwrap().0, [""; 0]);
     fs::remove_file(app.dir.path().join("shop/migrations/0004_step.py")).unwrap();
     assert_eq!(app.states().await.pop().unwrap(), "shop.0004_step missing");
+    assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == "shop.0004_step"));
+    // Of a package nobody can tell which release is newer.
+    let newer =
+        "insert into django_migrations (app, name, applied) values ('contenttypes', '0003_newer', now())";
+    run_sql(&app.db, &format!("delete from django_migrations where name = '0004_step'; {newer}")).await;
     app.migrations().may_begin(&app.db).await.unwrap();
+    assert_eq!(app.apply().await.unwrap().0, [""; 0]);
     assert!(!app.dir.path().join("shop/__pycache__").exists(), "the build is left as it was");
+}
+
+#[tokio::test]
+async fn what_a_package_of_django_brings_is_seen_on_the_way_back() {
+    let Some(app) = App::new(django(), "django_package").await else { return };
+    app.write(1, "create table a (n int)");
+    app.apply().await.unwrap();
+    let migrations = app.migrations();
+    assert!(!migrations.tool.has_all_files());
+    app.cluster.create_database("django_package_golden").await;
+    let golden = database(app.cluster, "django_package_golden");
+    app.apply_to(&golden).await.unwrap();
+    let before = migrations.recorded(&app.db).await.unwrap();
+    assert_eq!(before.len(), 3, "{before:?}");
+    assert!(migrations.left_nothing(&app.db, &golden, &before, true).await.unwrap());
+
+    let packages = ["django.contrib.contenttypes", "django.contrib.auth"];
+    django_settings(app.dir.path(), FROM_ENVIRONMENT, &packages);
+    // Nobody can see whether what it made before it failed would be gone.
+    run_sql(&app.db, "create table auth_group (n int)").await;
+    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    run_sql(&app.db, "drop table auth_group").await;
+    let (applied, _) = app.apply().await.unwrap();
+    assert!(applied.len() > 5 && applied.iter().all(|name| name.starts_with("auth.")), "{applied:?}");
+    assert!(!migrations.left_nothing(&app.db, &golden, &before, true).await.unwrap());
+    assert!(app.states().await.contains(&"auth.0001_initial applied".to_owned()));
+}
+
+#[tokio::test]
+async fn what_a_script_would_change_beyond_its_database_is_refused_before_anything_runs() {
+    for (kit, name) in [(golang(), "golang_role"), (prisma(), "prisma_role"), (sqitch(), "sqitch_role")] {
+        let Some(app) = App::new(kit, name).await else { continue };
+        app.write(1, "create table a (n int)");
+        app.write(2, &format!("select 1;\ncreate role {name}"));
+        let error = app.failure().await;
+        assert!(matches!(&error, MigrationError::Script { line: 2 | 3, .. }), "{error}");
+        assert!(error.to_string().contains("all databases of the server share"), "{error}");
+        let made = format!("select count(*) from pg_roles where rolname = '{name}'");
+        assert_eq!((app.has("a").await, app.count(&made).await), (false, 0));
+    }
 }
 
 #[tokio::test]
@@ -501,6 +557,7 @@ fn sqitch() -> Kit {
             put(dir.join(format!("deploy/step{number}.sql")), &format!("BEGIN;\n{sql};\nCOMMIT;\n"))
         },
         name: |number| format!("step{number}"),
+        packages: &[],
     }
 }
 
@@ -551,6 +608,7 @@ fn commands() -> Kit {
         lay_out: |_| {},
         write: |dir, _, sql| put(dir.join("up.sql"), sql),
         name: |_| String::new(),
+        packages: &[],
     }
 }
 

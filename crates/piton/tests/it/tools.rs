@@ -123,6 +123,53 @@ fn a_release_whose_alembic_has_an_address_of_its_own_goes_back() {
 }
 
 #[test]
+fn a_migration_that_reaches_beyond_its_copy_ends_with_the_rehearsal() {
+    let Some(stage) = alembic_stage() else { return };
+    revision(&stage, "two", Some("one"), "alter role current_user set statement_timeout to \'1h\'");
+    stage.commit("v2", &[]);
+    piton(&stage, &["deploy", "production"])
+        .expect(3)
+        .says("the rehearsal changed what all databases of the server share")
+        .says(&format!("the role {} was changed", stage.role("production")))
+        .says("take it out of the migration");
+    assert_eq!(states(&stage), ["one applied", "two pending"]);
+}
+
+#[test]
+fn what_packages_of_django_bring_is_rehearsed_and_goes_back() {
+    if !tools::is_there("python/bin/django-admin") {
+        return;
+    }
+    let Some(mut stage) = stage() else { return };
+    stage.configure(|settings| settings.database = "migrations = \"django\"".into());
+    let settings = |packages: &[&str]| tools::django_settings(FROM_ENVIRONMENT, packages);
+    stage.write("settings.py", &settings(&[]));
+    stage.write("manage.py", tools::DJANGO_MANAGE);
+    stage.write("shop/__init__.py", "");
+    stage.write("shop/migrations/__init__.py", "");
+    let operation = format!("migrations.RunSQL(\"\"\"{ITEMS}\"\"\")");
+    stage.write("shop/migrations/0001_items.py", &tools::django_migration(None, "", &operation));
+    stage.commit("v1", &[]);
+    piton(&stage, &["deploy", "production"]).expect(0);
+    assert_eq!(states(&stage), ["shop.0001_items applied"]);
+
+    // The app's own folder has nothing new.
+    stage.write("settings.py", &settings(&["django.contrib.contenttypes"]));
+    stage.commit("v2", &[Change::Behaviour(|app| app.exits = true)]);
+    let plan = piton(&stage, &["plan", "production"]).expect(0).stdout;
+    assert!(!plan.contains("none is pending"), "{plan}");
+    let said = piton(&stage, &["deploy", "production"]).expect(3);
+    said.says("contenttypes.0001_initial").says("rewound to the backup");
+    assert!(!has_table(&stage, "django_content_type"));
+    assert_eq!(states(&stage), ["shop.0001_items applied"]);
+    assert_eq!(stage.databases(), [stage.database("production")], "nothing is kept beside it");
+
+    stage.commit("v3", &[Change::Behaviour(|app| app.exits = false)]);
+    under_load(&stage).says("contenttypes.0001_initial");
+    assert!(has_table(&stage, "django_content_type"));
+}
+
+#[test]
 fn what_a_tool_was_doing_when_piton_was_killed_is_not_committed_later() {
     let Some(stage) = alembic_stage() else { return };
     revision(&stage, "two", Some("one"), "create table receipts (n int); select pg_sleep(5)");
