@@ -307,10 +307,13 @@ fn failed(
             recorder.append(&Event::Ended { outcome: Outcome::Refused })?;
             return Ok(Some(End::Over(Outcome::Refused)));
         }
-        Kind::Surroundings | Kind::Undecided => return Ok(Some(End::Stopped(fault))),
+        Kind::Undecided => return Ok(Some(End::Stopped(fault))),
+        Kind::Surroundings if !recorder.state().plan.job.goes_back_by_itself() => {
+            return Ok(Some(End::Stopped(fault)));
+        }
         _ if recorder.state().past_return() || stay => return Ok(Some(End::Stopped(fault))),
         Kind::Verdict => Back::Verdict { why: fault.what },
-        Kind::Release | Kind::Refused => Back::Fault { step },
+        Kind::Release | Kind::Refused | Kind::Surroundings => Back::Fault { step },
     };
     recorder.append(&Event::TurnedBack { reason, database: false, undecided: false })?;
     Ok(None)
@@ -448,8 +451,8 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
                 format!("piton deploy {} begins a new release", state.plan.environment)
             }
         };
-        let (release, at) = (state.plan.short_id(), words::time(at));
-        return Err(Fault::refused(format!("the release {release} ended at {at}")).hint(hint));
+        let (job, id, at) = (state.plan.job, state.plan.short_id(), words::time(at));
+        return Err(Fault::refused(format!("the {job} {id} ended at {at}")).hint(hint));
     }
     let back = match request {
         Request::Abort => Some((false, false)),

@@ -76,8 +76,10 @@ impl Facts {
         let hash = git(root, &["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])
             .await
             .map_err(|_| {
-                Fault::refused(format!("there is no commit `{reference}`"))
-                    .hint("git log --oneline shows what there is; git fetch brings what others pushed")
+                Fault::refused(format!("there is no commit `{reference}`")).hint(match reference {
+                    "HEAD" => "a release is a commit: git add and git commit make the first",
+                    _ => "git log --oneline shows what there is; git fetch brings what others pushed",
+                })
             })?;
         let subject = git(root, &["log", "-1", "--format=%s", &hash]).await?;
         let config = git(root, &["diff", "--name-only", &hash, "--", FILE_NAME]).await?;

@@ -79,7 +79,7 @@ impl Gate {
     /// After an outage that hit both slots the evidence begins anew, too: it says nothing about the release.
     pub fn enter_step(&mut self) {
         self.step = Tally::default();
-        if self.monitors().iter().any(|monitor| monitor.stable.wealth(monitor.limit) >= 1.0 / ALPHA) {
+        if self.monitors().iter().any(|monitor| monitor.fails(&monitor.stable)) {
             self.candidate = Tally::default();
             self.stable = Tally::default();
         }
@@ -103,11 +103,11 @@ impl Gate {
     pub fn verdict(&self, time_has_passed: bool) -> Verdict {
         let monitors = self.monitors();
         for monitor in &monitors {
-            if monitor.candidate.wealth(monitor.limit) < 1.0 / ALPHA {
+            if !monitor.fails(&monitor.candidate) {
                 continue;
             }
             // An outage that hits both slots is not the release's doing; going back would not help.
-            if monitor.stable.wealth(monitor.limit) >= 1.0 / ALPHA {
+            if monitor.fails(&monitor.stable) {
                 return Verdict::Hold(format!(
                     "{}; the serving release too: {}",
                     monitor.words(&monitor.candidate),
@@ -127,10 +127,24 @@ impl Gate {
                 over.words(&over.candidate)
             ));
         }
+        // Whoever the one before still has is better off here: with a schema that it does not know, or when it has died.
+        if let Some(failing) = monitors.iter().find(|monitor| monitor.fails(&monitor.stable)) {
+            return Verdict::Continue(format!(
+                "{}; the serving release fails: {}",
+                failing.words(&failing.candidate),
+                failing.words(&failing.stable)
+            ));
+        }
         if !time_has_passed {
             return Verdict::Hold("the step's time has not passed".into());
         }
         Verdict::Continue(self.summary())
+    }
+
+    /// Tells whether both slots are beyond one limit.
+    pub fn both_fail(&self) -> bool {
+        let monitors = self.monitors();
+        monitors.iter().any(|monitor| monitor.fails(&monitor.candidate) && monitor.fails(&monitor.stable))
     }
 
     /// Returns the candidate's and the stable slot's answers in one sentence.
@@ -210,6 +224,11 @@ struct Count {
 }
 
 impl Monitor {
+    /// Tells whether a slot is beyond the limit, and beyond chance.
+    fn fails(&self, count: &Count) -> bool {
+        count.wealth(self.limit) >= 1.0 / ALPHA
+    }
+
     fn words(&self, count: &Count) -> String {
         format!("{} of {} {}", count.hits, count.of, self.what)
     }
@@ -303,6 +322,19 @@ mod tests {
             assert!(matches!(answered(of), Verdict::RollBack(_)), "{words}");
             assert!(matches!(answered(of - 1), Verdict::Hold(_)), "{words}");
         }
+    }
+
+    #[test]
+    fn who_is_left_with_a_failing_release_does_not_wait() {
+        let Verdict::Continue(why) = seen((60, 0), (200, 200)).verdict(false) else { panic!() };
+        assert!(why.contains("the serving release fails: 200 of 200 bad answers"), "{why}");
+        assert!(
+            matches!(seen((40, 0), (200, 200)).verdict(false), Verdict::Hold(_)),
+            "too little is known of the new one"
+        );
+        assert!(matches!(seen((60, 1), (200, 200)).verdict(false), Verdict::Hold(_)));
+        let both = seen((60, 60), (200, 200));
+        assert!(matches!(both.verdict(false), Verdict::Hold(_)) && both.both_fail());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a backup holds, written last: a folder without a manifest is no backup.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use fs_err as fs;
@@ -137,7 +138,7 @@ impl Manifest {
         let file = dir.join(FILE);
         let text = match fs::read(&file) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(DbError::NoManifest { dir: dir.to_owned() });
             }
             Err(error) => return Err(error.into()),
@@ -212,6 +213,17 @@ impl Proved {
     pub fn read(dir: &Path, manifest: &Manifest) -> Option<Self> {
         let proved: Self = serde_json::from_slice(&fs::read(dir.join(PROVED)).ok()?).ok()?;
         (proved.manifest == manifest.hash().ok()?).then_some(proved)
+    }
+
+    /// Takes back that the backup was proved.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn remove(dir: &Path) -> Result<(), DbError> {
+        match fs::remove_file(dir.join(PROVED)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => files::sync_dir(dir),
+        }
     }
 
     /// Writes it into the backup's folder, whole or not at all.

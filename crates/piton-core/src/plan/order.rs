@@ -34,6 +34,11 @@ impl Job {
         matches!(self, Self::Release | Self::Clone)
     }
 
+    /// Tells whether it goes back wherever it cannot go on: what runs every night stands in nobody's way.
+    pub(crate) fn goes_back_by_itself(self) -> bool {
+        matches!(self, Self::Backup | Self::Proof)
+    }
+
     /// Returns the subcommand that orders it.
     pub(crate) fn command(self) -> &'static str {
         match self {

@@ -109,13 +109,26 @@ impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
     }
 }
 
+/// Names the command that goes on, or does it anew, once the surroundings let it.
+fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
+    let environment = &ctx.plan.environment;
+    match ctx.plan.job {
+        Job::Backup => format!("piton backup {environment}"),
+        Job::Proof => {
+            let id = folder.file_name().unwrap_or_default().to_string_lossy();
+            format!("piton prove {environment} {id}")
+        }
+        Job::Release | Job::Restore | Job::Clone => format!("piton resume {environment}"),
+    }
+}
+
 impl Backup {
     fn failed(&self, ctx: &Ctx<'_, '_>, error: &dyn std::error::Error) -> Fault {
         let fault = Fault::surroundings("the backup failed").caused_by(error);
-        let environment = &ctx.plan.environment;
+        let way_on = way_on(ctx, &self.folder);
         let hint = match disk::says_full(&fault.why.join(" ")) {
-            true => disk::mend(&self.folder, environment),
-            false => format!("mend it, then piton resume {environment}"),
+            true => disk::mend(&self.folder, &way_on),
+            false => format!("mend it, then {way_on}"),
         };
         fault.hint(hint)
     }
@@ -248,6 +261,11 @@ impl Proof {
         Ok(())
     }
 
+    /// Takes back what an earlier proof has left.
+    fn is_not_proved(&self) -> Result<(), Fault> {
+        Proved::remove(&self.folder).or_fault(|| format!("{} cannot be written to", self.folder.display()))
+    }
+
     /// Leaves beside the backup when and where it was proved: a later look need not have this journal.
     async fn record(
         &self,
@@ -311,11 +329,14 @@ pub(super) fn unmasked(environment: &str, job: Job, mask: &MaskFile, problems: &
     if let more @ 1.. = problems.len().saturating_sub(MOST_PROBLEMS) {
         fault = fault.because(format!("and {more} more"));
     }
-    fault.hint(format!(
-        "write into {file} what is missing, for each column the kind that fits: keep, null, blank, email, name, digits, text, json or year; \
-         then piton {} {environment}",
-        job.command()
-    ))
+    let mend = if problems.iter().any(|problem| problem.line().is_some()) {
+        format!(
+            "write into {file} what is missing, for each column the kind that fits: keep, null, blank, email, name, digits, text, json or year"
+        )
+    } else {
+        format!("change or remove in {file} what does not fit")
+    };
+    fault.hint(format!("{mend}; then piton {} {environment}", job.command()))
 }
 
 /// How many of a mask's problems are told at once.
@@ -333,11 +354,11 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
 }
 
 /// Rows that their mask has made wrong are wrong at every attempt.
-fn not_restored(ctx: &Ctx<'_, '_>, manifest: &Manifest, error: &DbError) -> Fault {
+fn not_restored(ctx: &Ctx<'_, '_>, folder: &Path, manifest: &Manifest, error: &DbError) -> Fault {
     let fault = Fault::surroundings("the backup cannot be restored").caused_by(error);
     let mask = ctx.settings().data.as_ref().and_then(|data| data.mask.as_ref());
     match mask.filter(|_| manifest.mask.is_some() && error.is_of_rows()) {
-        None => fault,
+        None => fault.hint(format!("mend it, then {}", way_on(ctx, folder))),
         Some(mask) => Fault {
             kind: Kind::Release,
             what: "the masked rows break a constraint, or do not fit their column".into(),
@@ -379,6 +400,7 @@ impl Act for Proof {
             .await
             .or_fault(|| "the backup's files cannot be read".into())?;
         if !damage.is_empty() {
+            self.is_not_proved()?;
             let mut fault = altered(ctx, &self.folder);
             fault.why = damage.iter().map(ToString::to_string).collect();
             return Err(fault);
@@ -390,12 +412,13 @@ impl Act for Proof {
         let mut take = |report| reports.take(report);
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
         reports.all_written()?;
-        restored.map_err(|error| not_restored(ctx, &manifest, &error))?;
+        restored.map_err(|error| not_restored(ctx, &self.folder, &manifest, &error))?;
         self.prove_files(ctx, &manifest).await?;
         let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {
+            self.is_not_proved()?;
             return Err(self.differs(ctx, &manifest, &golden, &proof.differences).await);
         }
         self.record(&manifest, &golden, &proof).await?;

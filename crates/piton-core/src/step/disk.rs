@@ -21,9 +21,9 @@ pub(super) fn full<'a>(said: &str, folders: impl IntoIterator<Item = Option<&'a 
     named.map(|folder| folder.to_path_buf())
 }
 
-/// Writes how a full disk is mended.
-pub(super) fn mend(folder: &Path, environment: &str) -> String {
-    format!("df -h {} shows the disk; free some, then piton resume {environment}", folder.display())
+/// Writes how a full disk is mended, and the command that follows.
+pub(super) fn mend(folder: &Path, way_on: &str) -> String {
+    format!("df -h {} shows the disk; free some, then {way_on}", folder.display())
 }
 
 #[cfg(test)]

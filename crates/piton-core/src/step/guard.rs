@@ -600,7 +600,8 @@ fn window_guard(settings: &Settings, now: Timestamp) -> Result<(), Fault> {
 
 /// The release that serves must answer: it is the way back.
 async fn serving_guard(world: &World) -> Result<(), Fault> {
-    let Some(port) = world.serving.as_ref().map(|start| start.port) else { return Ok(()) };
+    let Some(start) = &world.serving else { return Ok(()) };
+    let port = start.port;
     let settings = &world.settings;
     let path = &settings.run.ready.get;
     let (does, why) = match crate::http::get(port, path, std::time::Duration::from_secs(5)).await {
@@ -610,5 +611,15 @@ async fn serving_guard(world: &World) -> Result<(), Fault> {
     };
     Err(Fault::refused(format!("the release that serves {} {does}", settings.environment))
         .because(format!("GET {path} on port {port}: {why}; there would be nothing to go back to"))
-        .hint(format!("piton resume {} starts it again when it has died", settings.environment)))
+        .hint(match start.processes().as_slice() {
+            [] => format!("piton resume {} starts it again", settings.environment),
+            running => {
+                let running: Vec<String> = running.iter().map(ToString::to_string).collect();
+                format!(
+                    "once it answers again; or kill -9 {}, then piton resume {} starts it again",
+                    running.join(" "),
+                    settings.environment
+                )
+            }
+        }))
 }

@@ -208,6 +208,15 @@ fn unreachable_database(settings: &Settings, database: &Database, error: &piton_
         DbError::NoDatabase { .. } => {
             format!("if the URL names the right one: {} makes it", database.by_hand("createdb"))
         }
+        DbError::Connect { source, .. } if source.code().is_some_and(|code| code.code() == "53300") => {
+            "its sessions are used up: SELECT usename, application_name, state FROM pg_stat_activity says by whom; \
+             max_connections in postgresql.conf allows more"
+                .into()
+        }
+        // 28: who or whence one may log in.
+        DbError::Connect { source, .. } if source.code().is_some_and(|code| code.code().starts_with("28")) => {
+            format!("the server runs: the user or the password in DATABASE_URL of {} is wrong", settings.environment)
+        }
         _ => format!("pg_isready -h {} -p {} tells whether the server runs", database.host, database.port),
     };
     Fault::refused(format!("{}'s database cannot be reached", settings.environment))

@@ -44,8 +44,8 @@ struct Before {
 
 /// What came of applying, for the way back.
 #[derive(Deserialize)]
-struct Outcome {
-    migrations: Vec<String>,
+pub(super) struct Outcome {
+    pub(super) migrations: Vec<String>,
 }
 
 /// Writes what a person would type to apply the pending migrations to a database of the environment.
@@ -234,6 +234,17 @@ impl Act for Migrate {
         let mut outcome = rewind
             .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
             .await?;
+        let stays = outcome.get("kept").is_some_and(|kept| kept == true);
+        // Asked once: whoever lets it go on has answered.
+        if stays && ctx.undo_attempts() == 1 {
+            // Who cannot be looked at is no reason to stand.
+            let failing = super::shift::serving_fails(ctx).await.ok().flatten();
+            if let Some(failing) = failing {
+                return rewind
+                    .ask(format!("the release that serves fails on the migrated database: {failing}"))
+                    .await;
+            }
+        }
         if let (Some(kept), Some(half)) = (outcome.as_object_mut(), applied.iter().find(|one| !one.finished))
         {
             kept.insert("half_applied".into(), json!(half.name));

@@ -325,6 +325,20 @@ impl<'a, 'w> Ctx<'a, 'w> {
         self.recorder.borrow().state().steps[self.index].attempts
     }
 
+    /// Returns how often the step's undo was started.
+    fn undo_attempts(&self) -> u32 {
+        self.recorder.borrow().state().steps[self.index].undo_attempts
+    }
+
+    /// Leaves it to a person what becomes of the database; everything else goes back as it does.
+    fn leaves_the_database_open(&self) -> Result<(), Fault> {
+        let reason = self.recorder.borrow().state().back.as_ref().map(|turned| turned.reason.clone());
+        match reason {
+            Some(reason) => self.append(&Event::TurnedBack { reason, database: false, undecided: true }),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the name of the step before this one.
     fn step_before(&self) -> Option<&str> {
         Some(&self.plan.steps[self.index.checked_sub(1)?].id)
@@ -438,7 +452,7 @@ impl<'a, 'w> Ctx<'a, 'w> {
         let mut fault = Fault::release(format!("`{printed}` ended with exit code {}", output.code));
         fault.why = last_lines(said, 6);
         if let Some(full) = disk::full(said, [command.cwd.as_deref(), Some(self.world.dirs.base())]) {
-            let hint = disk::mend(&full, &self.plan.environment);
+            let hint = disk::mend(&full, &format!("piton resume {}", self.plan.environment));
             return Err(Fault { kind: Kind::Surroundings, ..fault }.because("the disk is full").hint(hint));
         }
         Err(fault.hint(format!("the whole output is in {}", self.log_path().display())))

@@ -98,6 +98,13 @@ impl Rewind<'_, '_, '_> {
         }
     }
 
+    /// Asks a person, for this reason, with the count of what would leave in sight.
+    pub(super) async fn ask(&self, why: String) -> Result<Value, Fault> {
+        self.ctx.leaves_the_database_open()?;
+        self.say_what_leaves(&self.look().await?)?;
+        Err(undecided(&self.ctx.plan.environment).because(why))
+    }
+
     /// Lets the databases change places while requests wait; unless a person has said yes, after a last look.
     async fn attempt(
         &self,

@@ -14,6 +14,8 @@ use crate::journal::GoOn;
 
 /// How often the gate looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long the release that serves again is looked at, where a migration stays that may have broken it.
+const SHORT_LOOK: Duration = Duration::from_secs(3);
 /// How often what the gate has seen is journaled. A kill loses nothing meanwhile: the proxy's counters go on.
 const NOTE: Duration = Duration::from_secs(30);
 
@@ -191,9 +193,9 @@ impl Bake {
                 });
             }
             match ctx.go_on() {
-                Some(GoOn::Now) => return Ok((note.gate, "a person said continue".into())),
+                Some(GoOn::Now) => return Ok(by_a_person(note.gate)),
                 Some(GoOn::InTime) if has_passed => {
-                    return Ok((note.gate, "a person said continue".into()));
+                    return Ok(by_a_person(note.gate));
                 }
                 _ => {}
             }
@@ -204,8 +206,16 @@ impl Bake {
                 }
                 Verdict::Hold(why) | Verdict::RollBack(why) => {
                     let left = self.length.saturating_sub(note.served);
-                    let state = if left.is_zero() {
-                        format!("holds: {why}; piton continue {} goes on all the same", ctx.plan.environment)
+                    let state = if left.is_zero() || note.gate.both_fail() {
+                        let environment = &ctx.plan.environment;
+                        let database = if note.gate.both_fail() && has_migrated(ctx) {
+                            format!(
+                                "piton rollback {environment} --database goes back before the migration, "
+                            )
+                        } else {
+                            String::new()
+                        };
+                        format!("holds: {why}; {database}piton continue {environment} goes on all the same")
                     } else {
                         format!("{} left", format_duration(round(left)))
                     };
@@ -291,6 +301,33 @@ impl Bake {
         note.take_in(self.slot, stats);
         Ok(())
     }
+}
+
+fn by_a_person(gate: Gate) -> (Gate, String) {
+    let why = format!("{}; a person said continue", gate.summary());
+    (gate, why)
+}
+
+/// Tells whether the release has applied a migration.
+fn has_migrated(ctx: &Ctx<'_, '_>) -> bool {
+    ctx.outcome::<super::migrate::Outcome>("migrate").is_some_and(|outcome| !outcome.migrations.is_empty())
+}
+
+/// Says what is wrong with the answers of the release that serves again; `None` where a short look sees nothing.
+pub(super) async fn serving_fails(ctx: &Ctx<'_, '_>) -> Result<Option<String>, Fault> {
+    let Some(live) = &ctx.plan.live else { return Ok(None) };
+    let before = client(ctx).await?.stats().await.or_fault(no_answer)?;
+    let began = Instant::now();
+    while began.elapsed() < SHORT_LOOK {
+        tokio::time::sleep(LOOK).await;
+        let window = client(ctx).await?.stats().await.or_fault(no_answer)?.since(&before);
+        let mut gate = Gate::new(ctx.settings().gate);
+        gate.see(&Answers::from(&window.slots[live.start.slot]), &Answers::default());
+        if let Verdict::RollBack(why) = gate.verdict(false) {
+            return Ok(Some(why));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns how long the machine has been up and awake: a clock that nobody sets.

@@ -167,7 +167,9 @@ impl StartSlot {
         if let Some(full) = disk::full(&said.join("\n"), [Some(self.folder.as_path())]) {
             fault.kind = Kind::Surroundings;
             fault.why.extend(said);
-            return fault.because("the disk is full").hint(disk::mend(&full, &world.settings.environment));
+            return fault
+                .because("the disk is full")
+                .hint(disk::mend(&full, &format!("piton resume {}", world.settings.environment)));
         }
         fault.why.extend(said);
         fault.hint(format!("the app's output is in {}", log.display()))
@@ -181,6 +183,11 @@ impl StartSlot {
     fn listener(&self) -> Listener {
         let own = processes(&self.release, &self.folder);
         ports::listener(self.port, own.iter().map(|process| process.pid))
+    }
+
+    /// Returns the numbers of the app's processes, oldest first.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        processes(&self.release, &self.folder).iter().map(|process| process.pid).collect()
     }
 
     /// Tells whether the app takes connections on the slot's port.

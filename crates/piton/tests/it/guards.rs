@@ -350,6 +350,37 @@ fn without_a_way_back_a_release_is_refused() {
 }
 
 #[test]
+fn an_app_that_hangs_is_named_by_its_number() {
+    let Some(stage) = live_stage() else { return };
+    let launched = stage.events("production").into_iter().rev().find(|event| {
+        let command = event["event"]["command"].as_str().unwrap_or_default();
+        event["event"]["event"] == "launched" && !command.contains("proxy")
+    });
+    let pid = launched.unwrap()["event"]["pid"].to_string();
+    let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(signal("-STOP").success());
+    stage.commit("v2", &[]);
+    refused(
+        &stage,
+        "production",
+        &["does not answer", &format!("kill -9 {pid}, then piton resume production")],
+    );
+    assert!(signal("-KILL").success());
+    stage.piton(&["resume", "production"]).expect(0).says("started again");
+    assert_eq!(stage.get(stage.listen("production"), "/"), Some((200, "v1".into())));
+}
+
+#[test]
+fn who_may_not_log_in_is_not_sent_to_the_server() {
+    let Some(mut stage) = live_stage() else { return };
+    let url = stage.url("production");
+    let (_, at) = url.split_once('@').unwrap();
+    let nobody = format!("postgresql://nobody_here@{at}");
+    stage.configure(|settings| settings.production.vars.extend([("DATABASE_URL".into(), nobody)]));
+    refused(&stage, "production", &["cannot be reached", "DATABASE_URL of production is wrong"]);
+}
+
+#[test]
 fn two_environments_do_not_share_a_port() {
     let Some(mut stage) = live_stage() else { return };
     stage.configure(|settings| settings.production.ports[2] = settings.staging.ports[1]);

@@ -194,6 +194,7 @@ fn a_backup_with_a_flipped_bit_is_told_by_its_file() {
     flip_a_bit(&folder(&taken));
     stage.piton(&["prove", "production", "latest"]).expect(3).says("was altered").says(".dat.gz");
     assert_eq!(stage.databases(), before);
+    assert!(backups(&stage, "production").pop().unwrap()["proved"].is_null(), "it was proved before");
 
     let manifest = folder(&taken).join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
@@ -265,6 +266,19 @@ fn stagings_own_backup_is_of_its_own_data() {
     stage.sql("postgres", &format!("drop database {name}"));
     stage.sql(&staging, "drop owned by reader_of_staging");
     stage.sql("postgres", "drop role reader_of_staging");
+}
+
+#[test]
+fn a_backup_that_cannot_be_taken_stands_in_nobodys_way() {
+    let Some(stage) = live_stage() else { return };
+    let (to, aside) = (stage.root().join("backups"), stage.folder().join("backups"));
+    std::fs::rename(&to, &aside).unwrap();
+    std::fs::write(&to, "").unwrap();
+    let failed = stage.piton(&["backup", "production"]).expect(3);
+    failed.says("the backup failed").says("mend it, then piton backup production");
+    std::fs::remove_file(&to).unwrap();
+    std::fs::rename(&aside, &to).unwrap();
+    stage.piton(&["backup", "production"]).expect(0).says("is proved");
 }
 
 #[test]

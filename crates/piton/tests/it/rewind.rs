@@ -306,6 +306,44 @@ fn a_person_is_asked_about_the_database_when_traffic_is_back() {
 }
 
 #[test]
+fn who_goes_back_to_a_release_that_the_migration_broke_is_asked_about_the_database() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| settings.steps = vec!["50% for 10m", "100%"]);
+    // Neither knows the new name.
+    stage.commit("v2", &[Change::Migration("002_renames.sql", "alter table items rename note to text")]);
+    let mut load = stage.load("production");
+    load.writes = 0.5;
+    let load = load.start().unwrap();
+    let deploy = stage.spawn(&["deploy", "production"], &[]);
+    let shifts = |step: &serde_json::Value| {
+        step["id"].as_str().is_some_and(|id| id.starts_with("shift")) && step["state"] == "running"
+    };
+    stage.eventually("half of the traffic", || {
+        stage.status("production")["release"]["steps"].as_array().unwrap().iter().any(shifts)
+    });
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let asked = stage.piton(&["rollback", "production", "--yes"]).expect(4);
+    asked.says("fails on the migrated database").says("piton rollback production --database --yes");
+    deploy.wait().expect(4);
+    stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0).says("production runs");
+    drop(stage.finish(load));
+    assert_eq!(stage.sql(&stage.database("production"), "select count(note) > 0 from items"), ["t"]);
+
+    // Who leaves it has answered.
+    stage.commit("v3", &[Change::Migration("003_renames.sql", "alter table items rename text to body")]);
+    let mut load = stage.load("production");
+    load.writes = 0.5;
+    let load = load.start().unwrap();
+    let failing = [("PITON_FAIL_AT", "start:after")];
+    stage
+        .piton_with_env(&["deploy", "production"], &failing)
+        .expect(4)
+        .says("fails on the migrated database");
+    stage.piton(&["rollback", "production"]).expect(0).says("Its migration stays in production's database");
+    drop(stage.finish(load));
+}
+
+#[test]
 fn a_rollback_that_is_left_goes_on_by_itself() {
     let Some(mut stage) = live_stage() else { return };
     let deploy = watched(&mut stage);
