@@ -107,11 +107,11 @@ impl Gate {
                 continue;
             }
             // An outage that hits both slots is not the release's doing; going back would not help.
-            if monitor.fails(&monitor.stable) {
+            if let Some(stable) = monitors.iter().find(|monitor| monitor.fails(&monitor.stable)) {
                 return Verdict::Hold(format!(
                     "{}; the serving release too: {}",
                     monitor.words(&monitor.candidate),
-                    monitor.words(&monitor.stable)
+                    stable.words(&stable.stable)
                 ));
             }
             return Verdict::RollBack(monitor.words(&monitor.candidate));
@@ -127,8 +127,10 @@ impl Gate {
                 over.words(&over.candidate)
             ));
         }
-        // Whoever the one before still has is better off here: with a schema that it does not know, or when it has died.
-        if let Some(failing) = monitors.iter().find(|monitor| monitor.fails(&monitor.stable)) {
+        // Whoever the one before still has is better off here: with a schema that it does not know, or when it has died. One
+        // that has only become slower, or always was, is no reason to hurry.
+        let errors = monitors.first();
+        if let Some(failing) = errors.filter(|monitor| monitor.fails(&monitor.stable)) {
             return Verdict::Continue(format!(
                 "{}; the serving release fails: {}",
                 failing.words(&failing.candidate),
@@ -141,10 +143,11 @@ impl Gate {
         Verdict::Continue(self.summary())
     }
 
-    /// Tells whether both slots are beyond one limit.
+    /// Tells whether both slots are beyond a limit.
     pub fn both_fail(&self) -> bool {
         let monitors = self.monitors();
-        monitors.iter().any(|monitor| monitor.fails(&monitor.candidate) && monitor.fails(&monitor.stable))
+        monitors.iter().any(|monitor| monitor.fails(&monitor.candidate))
+            && monitors.iter().any(|monitor| monitor.fails(&monitor.stable))
     }
 
     /// Returns the candidate's and the stable slot's answers in one sentence.

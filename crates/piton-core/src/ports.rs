@@ -86,7 +86,8 @@ fn listeners(table: &str) -> procfs::ProcResult<Vec<TcpNetEntry>> {
     for (at, line) in BufReader::with_capacity(LINE, File::open(table)?).lines().enumerate() {
         let line = line?;
         let heading = at == 0;
-        if !heading && line.split_whitespace().nth(3) != Some("0A") {
+        // Kernels before 4.4 list those that are being opened (03) among them.
+        if !heading && !matches!(line.split_whitespace().nth(3), Some("0A" | "03")) {
             break;
         }
         read.push_str(&line);

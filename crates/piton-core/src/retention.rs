@@ -25,12 +25,16 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Returns which of these moments stay.
-    pub fn of(&self, taken: &[Timestamp], now: Timestamp, zone: &TimeZone) -> BTreeSet<Timestamp> {
-        let mut latest_first = taken.to_vec();
+    /// Tells whether a backup is young enough to stay.
+    pub fn is_young(&self, taken: Timestamp, now: Timestamp) -> bool {
+        !is_older(taken, self.keep, now)
+    }
+
+    /// Returns which of these proved backups stay however old they are; what is not proved counts for none that is.
+    pub fn counted(&self, proved: &[Timestamp], zone: &TimeZone) -> BTreeSet<Timestamp> {
+        let mut latest_first = proved.to_vec();
         latest_first.sort_unstable();
         latest_first.reverse();
-        let young = latest_first.iter().copied().filter(|&taken| !is_older(taken, self.keep, now));
         let last = latest_first.iter().copied().take(self.last as usize);
         let day = |taken: Timestamp| taken.to_zoned(zone.clone()).date();
         let days = firsts(&latest_first, self.daily, day);
@@ -38,7 +42,7 @@ impl Retention {
             let week = day(taken).iso_week_date();
             (week.year(), week.week())
         });
-        young.chain(last).chain(days).chain(weeks).collect()
+        last.chain(days).chain(weeks).collect()
     }
 
     /// Says it in the plan, such as `14d, the last 3, 30 daily`.
@@ -86,8 +90,7 @@ mod tests {
         ];
         let taken = taken.map(|text| text.parse().unwrap());
         let zone = TimeZone::get(zone).unwrap();
-        let now = "2026-03-12T12:00:00Z".parse().unwrap();
-        retention.of(&taken, now, &zone).iter().map(|taken| taken.to_string()[5..16].to_owned()).collect()
+        retention.counted(&taken, &zone).iter().map(|taken| taken.to_string()[5..16].to_owned()).collect()
     }
 
     const NONE: Retention = Retention { keep: Duration::ZERO, last: 0, daily: 0, weekly: 0 };
@@ -95,8 +98,10 @@ mod tests {
     #[test]
     fn what_any_rule_keeps_stays() {
         assert!(kept(NONE, "UTC").is_empty());
-        let keep = Duration::from_secs(24 * 3600);
-        assert_eq!(kept(Retention { keep, ..NONE }, "UTC"), ["03-11T23:00", "03-12T08:00"]);
+        let (now, hour) = ("2026-03-12T12:00:00Z".parse().unwrap(), Duration::from_secs(3600));
+        let day = Retention { keep: 24 * hour, ..NONE };
+        assert!(day.is_young("2026-03-11T12:00:00Z".parse().unwrap(), now));
+        assert!(!day.is_young("2026-03-11T11:59:59Z".parse().unwrap(), now));
         assert_eq!(kept(Retention { last: 1, ..NONE }, "UTC"), ["03-12T08:00"]);
         assert_eq!(
             kept(Retention { daily: 3, ..NONE }, "UTC"),
@@ -104,7 +109,7 @@ mod tests {
             "days without a backup do not count"
         );
         assert_eq!(kept(Retention { weekly: 5, ..NONE }, "UTC"), ["03-08T23:30", "03-12T08:00"]);
-        let all = Retention { keep, last: 4, daily: 1, weekly: 2 };
+        let all = Retention { last: 4, daily: 1, weekly: 2, ..NONE };
         assert_eq!(kept(all, "UTC"), ["03-08T23:30", "03-11T01:00", "03-11T23:00", "03-12T08:00"]);
     }
 

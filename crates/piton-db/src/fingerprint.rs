@@ -147,20 +147,10 @@ impl Structure {
         ])
     }
 
-    /// Returns the structure without log-ins on foreign servers.
+    /// Returns the structure without log-ins on foreign servers, which a rehearsal's copy has not got either.
     #[must_use]
-    pub(crate) fn without_user_mappings(&self) -> Self {
+    pub fn without_user_mappings(&self) -> Self {
         self.without(&[USER_MAPPING])
-    }
-
-    /// Returns the structure with the log-ins on foreign servers of the original, which a rehearsal's copy is without.
-    #[must_use]
-    pub fn with_user_mappings_of(mut self, original: &Self) -> Self {
-        let mappings = original.0.iter().filter(|(key, _)| key.starts_with(USER_MAPPING));
-        for (key, definition) in mappings {
-            self.0.entry(key.clone()).or_insert_with(|| definition.clone());
-        }
-        self
     }
 
     fn without(&self, beginnings: &[&str]) -> Self {

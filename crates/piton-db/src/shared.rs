@@ -21,7 +21,7 @@ const LISTING: &str = r#"
     )
     select format('the role %I', r.rolname), md5(r::text) from pg_roles r, me where me.makes_roles or r.oid = me.oid
     union all
-    select format('the membership of %s in %s', m.member::regrole, m.roleid::regrole), string_agg(m.admin_option::text, ',')
+    select format('the membership of %s in %s', m.member::regrole, m.roleid::regrole), string_agg(m.admin_option::text, ',' order by m.grantor)
     from pg_auth_members m, me
     where me.makes_roles or pg_has_role(me.oid, m.roleid, 'member with admin option') group by m.member, m.roleid
     union all

@@ -22,6 +22,8 @@ pub struct State {
     pub steps: Vec<StepState>,
     /// Set from the moment that the release turned back.
     pub back: Option<Turned>,
+    /// Whether a person was asked what becomes of the database.
+    pub was_asked: bool,
     /// Whether a person holds the release at its present share.
     pub held: bool,
     /// How a person lets the present step go on.
@@ -136,6 +138,7 @@ impl State {
             created: at,
             steps,
             back: None,
+            was_asked: false,
             held: false,
             go_on: None,
             forward: false,
@@ -201,6 +204,7 @@ impl State {
                 self.held = false;
                 self.forward = false;
                 let (database, undecided) = (*database, *undecided);
+                self.was_asked |= undecided;
                 self.back = Some(Turned { reason: reason.clone(), database, undecided, at });
             }
             Event::Ended { outcome } => self.ended = Some((*outcome, at)),

@@ -262,8 +262,11 @@ impl Proof {
     }
 
     /// Takes back what an earlier proof has left.
-    fn is_not_proved(&self) -> Result<(), Fault> {
-        Proved::remove(&self.folder).or_fault(|| format!("{} cannot be written to", self.folder.display()))
+    fn is_not_proved(&self, fault: Fault) -> Fault {
+        match Proved::remove(&self.folder) {
+            Ok(()) => fault,
+            Err(error) => fault.because(format!("and the proof before it cannot be taken back: {error}")),
+        }
     }
 
     /// Leaves beside the backup when and where it was proved: a later look need not have this journal.
@@ -400,10 +403,9 @@ impl Act for Proof {
             .await
             .or_fault(|| "the backup's files cannot be read".into())?;
         if !damage.is_empty() {
-            self.is_not_proved()?;
             let mut fault = altered(ctx, &self.folder);
             fault.why = damage.iter().map(ToString::to_string).collect();
-            return Err(fault);
+            return Err(self.is_not_proved(fault));
         }
         let golden = super::database_of(ctx.settings())?.with_name(&self.golden);
         let label = super::label(ctx, Purpose::Golden);
@@ -418,8 +420,8 @@ impl Act for Proof {
             .await
             .or_fault(|| "the restored copy cannot be compared".into())?;
         if !proof.is_equal() {
-            self.is_not_proved()?;
-            return Err(self.differs(ctx, &manifest, &golden, &proof.differences).await);
+            let fault = self.differs(ctx, &manifest, &golden, &proof.differences).await;
+            return Err(self.is_not_proved(fault));
         }
         self.record(&manifest, &golden, &proof).await?;
         let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });

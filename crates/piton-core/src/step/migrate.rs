@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::backup::Reports;
-use super::rehearse::Rehearsed;
+use super::rehearse::{Rehearsed, compared};
 use super::rewind::Rewind;
 use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without};
 use crate::fault::{Fault, OrFault};
@@ -128,13 +128,12 @@ impl Migrate {
         structure: &Structure,
         rehearsed: &Rehearsed,
     ) -> Result<(), Fault> {
-        let structure = structure.without_subscriptions();
+        let structure = compared(structure);
         if rehearsed.structure == structure.hash() {
             return Ok(());
         }
         let golden = Structure::of(&database.with_name(&self.golden)).await;
-        let mut expected =
-            golden.or_fault(|| "the golden copy cannot be read".into())?.without_subscriptions();
+        let mut expected = compared(&golden.or_fault(|| "the golden copy cannot be read".into())?);
         for (object, definition) in &rehearsed.changed {
             match definition {
                 Some(definition) => _ = expected.0.insert(object.clone(), definition.clone()),
@@ -236,7 +235,7 @@ impl Act for Migrate {
             .await?;
         let stays = outcome.get("kept").is_some_and(|kept| kept == true);
         // Asked once: whoever lets it go on has answered.
-        if stays && ctx.undo_attempts() == 1 {
+        if stays && !ctx.was_asked() {
             // Who cannot be looked at is no reason to stand.
             let failing = super::shift::serving_fails(ctx).await.ok().flatten();
             if let Some(failing) = failing {

@@ -325,9 +325,9 @@ impl<'a, 'w> Ctx<'a, 'w> {
         self.recorder.borrow().state().steps[self.index].attempts
     }
 
-    /// Returns how often the step's undo was started.
-    fn undo_attempts(&self) -> u32 {
-        self.recorder.borrow().state().steps[self.index].undo_attempts
+    /// Tells whether somebody was asked already what becomes of the database.
+    fn was_asked(&self) -> bool {
+        self.recorder.borrow().state().was_asked
     }
 
     /// Leaves it to a person what becomes of the database; everything else goes back as it does.

@@ -47,6 +47,11 @@ pub(super) struct Rehearsed {
     pub serving: Option<Serving>,
 }
 
+/// Returns what of a structure the rehearsal's copy can have: neither subscriptions nor log-ins on foreign servers.
+pub(super) fn compared(structure: &Structure) -> Structure {
+    structure.without_subscriptions().without_user_mappings()
+}
+
 impl Rehearse {
     async fn rehearse(&self, ctx: &Ctx<'_, '_>, copy: &Database) -> Result<Rehearsed, Fault> {
         let golden = copy.with_name(&self.golden);
@@ -84,7 +89,7 @@ impl Rehearse {
         };
         report.as_ref().map_or(Ok(()), |report| rehearsal::write(ctx, report, serving.as_ref()))?;
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
-        let after = after.with_user_mappings_of(&before);
+        let after = after.without_user_mappings();
         // The way back is the golden copy itself: it must stand exactly as it was proved.
         let still = Structure::of(&golden).await.or_fault(|| "the golden copy cannot be read".into())?;
         if let Some(change) = before.changes_to(&still).first() {
@@ -109,7 +114,7 @@ impl Rehearse {
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),
-            changed: before.without_subscriptions().changes_to(&after).iter().map(definition).collect(),
+            changed: compared(&before).changes_to(&after).iter().map(definition).collect(),
         })
     }
 

@@ -14,7 +14,7 @@ use super::hold::{Hold, PART};
 use super::rehearse::Rehearsed;
 use crate::fault::{self, Fault, OrFault};
 use crate::journal::Event;
-use crate::plan::Phase;
+use crate::plan::{Job, Phase};
 use crate::words;
 
 /// A migrated database and the golden copy that is its way back.
@@ -100,8 +100,9 @@ impl Rewind<'_, '_, '_> {
 
     /// Asks a person, for this reason, with the count of what would leave in sight.
     pub(super) async fn ask(&self, why: String) -> Result<Value, Fault> {
+        let leaving = self.look().await?;
         self.ctx.leaves_the_database_open()?;
-        self.say_what_leaves(&self.look().await?)?;
+        self.say_what_leaves(&leaving)?;
         Err(undecided(&self.ctx.plan.environment).because(why))
     }
 
@@ -218,7 +219,9 @@ impl Rewind<'_, '_, '_> {
                 "it changes or removes what is in {table}; what was written there since the backup cannot be seen any more"
             ));
         }
-        let had_traffic = self.ctx.began(Phase::Shift);
+        // A clone has no shift: the app that serves is on it from the first moment.
+        let had_traffic =
+            self.ctx.began(Phase::Shift) || self.ctx.plan.job == Job::Clone && self.ctx.plan.live.is_some();
         let written = leaving.written.iter().flatten();
         let (tables, others): (Vec<_>, Vec<_>) = written.partition(|change| change.kind == Kind::Table);
         let rows: u64 = tables.iter().map(|table| table.only_in_live.max(table.only_in_golden)).sum();

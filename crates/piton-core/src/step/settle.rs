@@ -47,6 +47,7 @@ pub struct Prune {
     /// The environment's folder of backups.
     pub folder: PathBuf,
     /// Which stay.
+    #[serde(flatten)]
     pub retention: Retention,
 }
 
@@ -140,11 +141,15 @@ impl Act for Prune {
         let mut removed = Vec::new();
         let stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
         let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
-        let taken: Vec<Timestamp> = stored.iter().filter_map(at).collect();
-        let stay = self.retention.of(&taken, Timestamp::now(), &TimeZone::system());
+        let proved: Vec<Timestamp> =
+            stored.iter().filter(|stored| stored.proved.is_some()).filter_map(at).collect();
+        let counted = self.retention.counted(&proved, &TimeZone::system());
+        let now = Timestamp::now();
         for stored in stored {
+            let Some(taken) = at(&stored) else { continue };
+            let counts = stored.proved.is_some() && counted.contains(&taken);
             // This run's own backup stays whatever its age: it is the newest anchor.
-            if stored.id != ctx.plan.id && at(&stored).is_some_and(|at| !stay.contains(&at)) {
+            if stored.id != ctx.plan.id && !counts && !self.retention.is_young(taken, now) {
                 backup::discard(&stored.folder).await.or_fault(cannot)?;
                 removed.push(stored.folder.display().to_string());
             }

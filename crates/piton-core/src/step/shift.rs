@@ -321,7 +321,8 @@ pub(super) async fn serving_fails(ctx: &Ctx<'_, '_>) -> Result<Option<String>, F
     while began.elapsed() < SHORT_LOOK {
         tokio::time::sleep(LOOK).await;
         let window = client(ctx).await?.stats().await.or_fault(no_answer)?.since(&before);
-        let mut gate = Gate::new(ctx.settings().gate);
+        // It may have been slow before.
+        let mut gate = Gate::new(config::Gate { p95: None, ..ctx.settings().gate });
         gate.see(&Answers::from(&window.slots[live.start.slot]), &Answers::default());
         if let Verdict::RollBack(why) = gate.verdict(false) {
             return Ok(Some(why));

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use piton_db::manifest::Manifest;
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -58,9 +59,7 @@ impl Act for Unpack {
         let cannot = || format!("{} cannot be made", self.into.display());
         // Known again by its number, whatever a person puts there by the same name.
         ctx.note(&Unpacked { inode: inode(&unfinished).or_fault(cannot)? })?;
-        rustix::fs::renameat_with(CWD, &unfinished, CWD, &self.into, RenameFlags::NOREPLACE)
-            .map_err(std::io::Error::from)
-            .or_fault(cannot)?;
+        put_in_place(&unfinished, &self.into).or_fault(cannot)?;
         Ok(json!({ "files": files }))
     }
 
@@ -93,6 +92,15 @@ impl Unpack {
             }
             _ => Ok(false),
         }
+    }
+}
+
+/// Renames a folder to a name that nobody has taken meanwhile.
+fn put_in_place(from: &Path, to: &Path) -> std::io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // NFS and others do not know the flag; a folder that holds anything is not replaced there either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => std::fs::rename(from, to),
+        renamed => Ok(renamed?),
     }
 }
 

@@ -148,8 +148,9 @@ impl MaskKey {
             return value.to_vec();
         }
         let fits = |other: &[u16]| {
-            let number =
-                other.iter().fold(0u128, |number, digit| number.saturating_mul(10) + u128::from(*digit));
+            let number = other
+                .iter()
+                .fold(0u128, |number, digit| number.saturating_mul(10).saturating_add(u128::from(*digit)));
             (other[0] == 0) == (digits[0] == 0)
                 && !is_zero(other)
                 && largest.is_none_or(|largest| number <= largest.into())

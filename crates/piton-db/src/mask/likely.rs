@@ -57,13 +57,24 @@ const PERSONAL: &[&str] = &[
     "avatar",
     "photo",
     "ip",
+    "license",
+    "licence",
+    "government",
+    "patient",
+    "fiscal",
+    "insurance",
+    "mfa",
+    "backup",
+    "reset",
+    "invite",
+    "access",
 ];
 /// Two words that speak for people's data together, and neither of them alone.
 const PAIRS: &[&str] = &["taxid", "nationalid", "personalid", "vatid", "vatnumber"];
 /// What a column holds that is the program's own, by the last word of its name.
 const TECHNICAL: &[&str] = &[
-    "id", "uuid", "guid", "status", "state", "type", "kind", "code", "currency", "slug", "version", "mode",
-    "level", "role", "locale", "format", "unit", "color", "priority", "checksum", "sku", "mime",
+    "id", "uuid", "guid", "status", "state", "type", "kind", "currency", "slug", "version", "mode", "level",
+    "role", "locale", "format", "unit", "color", "priority", "checksum", "sku", "mime",
 ];
 /// What a number is that only points at people's data or counts it, by the last word of its name.
 const REFERENCES: &[&str] = &["id", "count"];
@@ -205,7 +216,7 @@ mod tests {
     #[test]
     fn names_and_types_tell_peoples_data() {
         use Kind::{Digits, Email, Json, Name, Null, Text, Year};
-        let technical = ["id", "order_id", "uuid", "status", "orderState", "kind", "currency_code", "slug"];
+        let technical = ["id", "order_id", "uuid", "status", "orderState", "kind", "currency", "slug"];
         for sort in [Sort::Text, Sort::Json, Sort::Content] {
             speak(sort, &technical, None);
         }
@@ -213,8 +224,19 @@ mod tests {
         speak(Sort::Text, &["name", "firstname", "surname", "usernames", "nick", "card_holder"], Some(Name));
         let numbers = ["phone", "phone_2", "phonenumber", "zipcode", "card_number", "tax_id", "nationalId"];
         speak(Sort::Text, &numbers, Some(Digits));
-        let free =
-            ["note", "subject", "x", "address1", "IPAddress", "session_id", "token_type", "hash", "url"];
+        let free = [
+            "note",
+            "subject",
+            "x",
+            "address1",
+            "IPAddress",
+            "session_id",
+            "token_type",
+            "hash",
+            "url",
+            "backupCodes",
+            "patient_id",
+        ];
         speak(Sort::Text, &free, Some(Text));
         speak(Sort::Json, &["settings", "payload", "contacts"], Some(Json));
         speak(Sort::Content, &["phones", "names", "photo", "ip", "tags", "search", "document"], Some(Null));

@@ -238,14 +238,14 @@ async fn an_address_in_a_column_of_an_innocent_name_stops_the_copy() {
     let Some((_, source)) = fresh("innocent").await else { return };
     run(
         &source,
-        "create table tickets (id int, code text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
+        "create table tickets (id int, sku text); insert into tickets select i, 'no mail here' from generate_series(1, 5000) i;
          insert into tickets values (0, 'from ada@mail.example'), (1, null)",
     )
     .await;
     let said = words(&refused(&source, Mask::default()).await);
-    assert_eq!(said, ["public.tickets.code has no kind, and holds an e-mail address"]);
+    assert_eq!(said, ["public.tickets.sku has no kind, and holds an e-mail address"]);
     let folder = tempfile::tempdir().unwrap();
-    let kept = toml_of(&[("tickets", "code", Kind::Keep)]);
+    let kept = toml_of(&[("tickets", "sku", Kind::Keep)]);
     let kept = Mask { empty: Default::default(), ..kept };
     let manifest = masked(&source, &folder.path().join("backup"), kept).await.unwrap();
     assert_eq!(manifest.total_rows(), 5002);

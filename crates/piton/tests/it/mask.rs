@@ -40,7 +40,8 @@ fn originals_in(folder: &Path) -> Vec<String> {
                 folders.push(path);
                 continue;
             }
-            let mut bytes = std::fs::read(&path).unwrap();
+            // The server comes and goes with files of its own.
+            let Ok(mut bytes) = std::fs::read(&path) else { continue };
             if path.extension().is_some_and(|extension| extension == "gz") {
                 bytes = std::process::Command::new("gzip").arg("-dc").arg(&path).output().unwrap().stdout;
             }
