@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::error::Doing;
@@ -28,7 +29,7 @@ const LISTING: &str = r#"
     select format('the database %I', datname), version from db
     union all
     select format('the configuration of %s in the database %I', coalesce(nullif(s.setrole, 0)::regrole::text, 'all roles'), db.datname),
-           s.setconfig::text
+           md5(s.setconfig::text)
     from pg_db_role_setting s join db on db.oid = s.setdatabase
     union all
     select format('the tablespace %I', t.spcname), t.xmin::text from pg_tablespace t, me
@@ -41,10 +42,10 @@ const LISTING: &str = r#"
 const OF_SUPERUSER: &str = r"
     select format('the role %I', rolname), xmin::text from pg_authid
     union all
-    select format('the server''s setting %s', name), setting from pg_file_settings where sourcefile like '%postgresql.auto.conf'";
+    select format('the server''s setting %s', name), md5(setting) from pg_file_settings where sourcefile like '%postgresql.auto.conf'";
 
-/// Roles, databases, tablespaces and settings of a server, as far as a user may change them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Roles, databases, tablespaces and settings of a server, as far as a user may change them; of what may be secret, hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared(BTreeMap<String, String>);
 
 impl Shared {

@@ -101,9 +101,9 @@ impl Watcher for View {
                 self.rest();
                 self.failed(step, fault);
             }
-            Event::TurnedBack { reason, .. } => {
+            Event::TurnedBack { reason, undecided, .. } => {
                 self.rest();
-                self.line(&format!("{} {}", "↩".red(), back_words(state.plan.job, reason)));
+                self.line(&format!("{} {}", "↩".red(), turned_words(state.plan.job, reason, *undecided)));
             }
             Event::UndoStarted { step, .. } => self.begin(step),
             Event::Undone { step, outcome } => {
@@ -216,6 +216,16 @@ fn change_words(table: &TableChange) -> String {
             }
             text
         }
+    }
+}
+
+/// Says what it means that a release, or another run, turned back, or that it waits on its way.
+pub(crate) fn turned_words(job: Job, reason: &Back, undecided: bool) -> String {
+    match reason {
+        Back::Fault { .. } | Back::Verdict { .. } if undecided => {
+            "whether the database goes back is for a person to say".into()
+        }
+        reason => back_words(job, reason),
     }
 }
 

@@ -62,7 +62,16 @@ impl Rehearse {
         // Of commands, and of what packages bring, only a run tells whether something is pending.
         let nothing_pending = self.migrations.tool.has_all_files() && known.iter().all(Migration::is_applied);
         let unreadable = || "what the server's databases share cannot be read".to_owned();
-        let shared = Shared::of(copy).await.or_fault(unreadable)?;
+        // What a run that was killed in between has done is not as it was before.
+        let noted = ctx.noted().and_then(|note| serde_json::from_value::<Shared>(note).ok());
+        let shared = match noted {
+            Some(shared) => shared,
+            None => {
+                let shared = Shared::of(copy).await.or_fault(unreadable)?;
+                ctx.note(&shared)?;
+                shared
+            }
+        };
         let watch = match nothing_pending {
             true => None,
             false => Some(Watch::begin(copy).await.or_fault(unobservable)?),

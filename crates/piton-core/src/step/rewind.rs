@@ -161,8 +161,7 @@ impl Rewind<'_, '_, '_> {
     /// Looks what would leave.
     async fn look(&self) -> Result<Leaving, Fault> {
         let golden = self.live.with_name(self.golden);
-        let unfrozen = unfrozen(self.live).await?;
-        let structure = structure_of(self.live).await?;
+        let (unfrozen, structure) = unfrozen(self.live).await?;
         let rehearsed = self.ctx.outcome::<Rehearsed>("rehearse");
         let (own, expected) =
             rehearsed.map_or_else(Default::default, |rehearsed| (rehearsed.changed, rehearsed.expected));
@@ -247,7 +246,7 @@ impl Rewind<'_, '_, '_> {
     /// a table may have been made meanwhile, a sequence advanced, a large object written.
     pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
         let replaced = self.live.with_name(self.replaced);
-        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.as_str()) {
+        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.0.as_str()) {
             return Ok(Some(self.replaced));
         }
         made::drop_replaced(&replaced, &super::label(self.ctx, Purpose::Replaced))
@@ -296,10 +295,11 @@ async fn structure_of(database: &Database) -> Result<Structure, Fault> {
 }
 
 /// Reads what a freeze cannot hold still.
-async fn unfrozen(database: &Database) -> Result<String, Fault> {
+async fn unfrozen(database: &Database) -> Result<(String, Structure), Fault> {
     let loose = changes::unfrozen(database).await;
     let loose = loose.or_fault(|| format!("the sequences and large objects of {database} cannot be read"))?;
-    Ok(format!("{} {loose}", structure_of(database).await?.hash()))
+    let structure = structure_of(database).await?;
+    Ok((format!("{} {loose}", structure.hash()), structure))
 }
 
 /// Lists the tables whose rows differ from the golden copy's.

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::Log;
 use crate::error::Error;
 use crate::ui;
-use crate::view::{back_words, leaving_words, outcome_words, request_words};
+use crate::view::{leaving_words, outcome_words, request_words, turned_words};
 
 /// Lists a release's events.
 pub(crate) fn run(project: &Project, args: &Log) -> Result<ExitCode, Error> {
@@ -88,7 +88,7 @@ fn line(entry: &Entry, job: Job, step: Option<&PlannedStep>) -> String {
         Event::Done { outcome, .. } => with("done", step.map(|step| step.step.outcome_words(outcome))),
         Event::Failed { fault, .. } => format!("failed: {fault}"),
         Event::Asked { request, by, .. } => format!("{} by {by}", request_words(*request)),
-        Event::TurnedBack { reason, .. } => back_words(job, reason),
+        Event::TurnedBack { reason, undecided, .. } => turned_words(job, reason, *undecided),
         Event::UndoStarted { .. } => "undo started".into(),
         Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),

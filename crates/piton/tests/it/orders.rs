@@ -269,6 +269,27 @@ fn stagings_own_backup_is_of_its_own_data() {
 }
 
 #[test]
+fn a_backup_that_is_not_proved_takes_the_place_of_none_that_is() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.configure(|settings| {
+        settings.keep = "1s";
+        settings.backup_more = ", last = 2".into();
+    });
+    let take = |stage: &Stage| {
+        stage.piton(&["backup", "production"]).expect(0);
+        backups(stage, "production").pop().unwrap()
+    };
+    let first = take(&stage);
+    let altered = take(&stage);
+    flip_a_bit(&folder(&altered));
+    stage.piton(&["prove", "production", "latest"]).expect(3);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let last = take(&stage);
+    let left: Vec<_> = backups(&stage, "production").iter().map(|backup| backup["backup"].clone()).collect();
+    assert_eq!(left, [first["backup"].clone(), last["backup"].clone()]);
+}
+
+#[test]
 fn a_backup_that_cannot_be_taken_stands_in_nobodys_way() {
     let Some(stage) = live_stage() else { return };
     let (to, aside) = (stage.root().join("backups"), stage.folder().join("backups"));
