@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{BAD, assert_no_failures_but_of, assert_nothing_failed, live_stage};
-use piton_testkit::stage::Stage;
+use crate::common::{assert_no_failures_but_of, assert_nothing_failed, live_stage};
+use piton_testkit::stage::{Change, Stage};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -341,7 +341,8 @@ fn journal_without_room_for(stage: &Stage, kind: &str) -> rusqlite::Connection {
 fn a_verdict_that_could_not_be_written_is_not_forgotten() {
     let Some(mut stage) = live_stage() else { return };
     stage.configure(|settings| settings.steps = vec!["50% for 20s", "100%"]);
-    stage.commit("v2", &[BAD]);
+    // Every answer: a good one that was under way when it was judged would speak for it.
+    stage.commit("v2", &[Change::Behaviour(|app| app.fails = 1.0)]);
     let load = stage.load("production").start().unwrap();
     let journal = journal_without_room_for(&stage, "failed");
     stage.piton(&["deploy", "production"]).expect(1).says("the journal");
