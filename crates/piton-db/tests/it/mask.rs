@@ -350,7 +350,11 @@ const TYPES: [(&str, &str, &str); 24] = [
 #[tokio::test]
 async fn every_type_has_a_kind_that_hides_what_is_in_it() {
     let Some((_, source)) = fresh("types").await else { return };
-    let columns: Vec<String> = TYPES.iter().map(|(name, of, _)| format!("{name} {of}")).collect();
+    // Not every server is built with libxml.
+    let has_xml = source.connect().await.unwrap().batch_execute("select '<a/>'::xml").await.is_ok();
+    let types: Vec<_> = TYPES.iter().filter(|(_, of, _)| has_xml || !of.starts_with("xml")).collect();
+    let columns: Vec<String> = types.iter().map(|(name, of, _)| format!("{name} {of}")).collect();
+    let letter = if has_xml { "'<a/>', " } else { "" };
     run(
         &source,
         &format!(
@@ -359,7 +363,7 @@ async fn every_type_has_a_kind_that_hides_what_is_in_it() {
              insert into t select i, i, 'paid', i, now(), true,
                  3545550199000 + i, 2147480000 + i, 30000 + i, 10000000 + i + 0.25, 123456.07 + i, (1234.5 + i)::money,
                  array['Ada'], array['555'], array[i], 'ada lovelace', '10.0.0.7', '10.0.0.0/8', '08:00:2b:01:02:03',
-                 'png', '<a/>', '(1,2)', 64.1, md5(i::text)::uuid, 'f', 'm', array['ada'], 'ada', '{{}}', '1815-12-10'
+                 'png', {letter}'(1,2)', 64.1, md5(i::text)::uuid, 'f', 'm', array['ada'], 'ada', '{{}}', '1815-12-10'
              from generate_series(1, 1000) i",
             columns.join(", ")
         ),
@@ -373,7 +377,7 @@ async fn every_type_has_a_kind_that_hides_what_is_in_it() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let mut wanted: Vec<(&str, &str)> = TYPES.iter().map(|(name, _, kind)| (*name, *kind)).collect();
+    let mut wanted: Vec<(&str, &str)> = types.iter().map(|(name, _, kind)| (*name, *kind)).collect();
     wanted.sort_by_key(|(name, _)| proposed.iter().position(|(found, _)| found == name));
     assert_eq!(proposed, wanted);
 
