@@ -192,12 +192,9 @@ impl Bake {
                     Err(moving) => fault.caused_by(&moving),
                 });
             }
-            match ctx.go_on() {
-                Some(GoOn::Now) => return Ok(by_a_person(note.gate)),
-                Some(GoOn::InTime) if has_passed => {
-                    return Ok(by_a_person(note.gate));
-                }
-                _ => {}
+            if ctx.go_on().is_some_and(|go_on| go_on == GoOn::Now || has_passed) {
+                let why = format!("{}; a person said continue", note.gate.summary());
+                return Ok((note.gate, why));
             }
             match verdict {
                 Verdict::Continue(why) if !ctx.held() => return Ok((note.gate, why)),
@@ -301,11 +298,6 @@ impl Bake {
         note.take_in(self.slot, stats);
         Ok(())
     }
-}
-
-fn by_a_person(gate: Gate) -> (Gate, String) {
-    let why = format!("{}; a person said continue", gate.summary());
-    (gate, why)
 }
 
 /// Tells whether the release has applied a migration.

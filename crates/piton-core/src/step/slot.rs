@@ -181,8 +181,7 @@ impl StartSlot {
 
     /// Returns who takes connections on the slot's port: the app, through whichever of its processes, or another program.
     fn listener(&self) -> Listener {
-        let own = processes(&self.release, &self.folder);
-        ports::listener(self.port, own.iter().map(|process| process.pid))
+        ports::listener(self.port, self.processes())
     }
 
     /// Returns the numbers of the app's processes, oldest first.
