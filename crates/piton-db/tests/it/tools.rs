@@ -489,7 +489,7 @@ async fn django_goes_through_packages_as_well() {
 }
 
 #[tokio::test]
-async fn what_a_package_of_django_brings_is_seen_on_the_way_back() {
+async fn what_a_package_of_django_has_left_is_never_said_to_be_nothing() {
     let Some(app) = App::new(django(), "django_package").await else { return };
     app.write(1, "create table a (n int)");
     app.apply().await.unwrap();
@@ -500,7 +500,8 @@ async fn what_a_package_of_django_brings_is_seen_on_the_way_back() {
     app.apply_to(&golden).await.unwrap();
     let before = migrations.recorded(&app.db).await.unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
-    assert!(migrations.left_nothing(&app.db, &golden, &before, true).await.unwrap());
+    // Rows may be left where the record and the structure are as before.
+    assert!(!migrations.left_nothing(&app.db, &golden, &before, true).await.unwrap());
 
     let packages = ["django.contrib.contenttypes", "django.contrib.auth"];
     django_settings(app.dir.path(), FROM_ENVIRONMENT, &packages);
