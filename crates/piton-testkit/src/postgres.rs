@@ -100,7 +100,9 @@ impl Cluster {
     /// As [`Cluster::start`].
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(Self::start).as_ref()
+        // With a hundred databases a worker would start every second, to find nothing to do.
+        let settings = vec![("autovacuum_naptime", "1d".to_owned())];
+        SHARED.get_or_init(|| Self::start_with(Options { settings, ..Options::default() })).as_ref()
     }
 
     /// Starts a cluster with the server programs in `bin`.
