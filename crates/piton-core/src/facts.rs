@@ -8,7 +8,7 @@ use piton_db::identity::{self, MarkState};
 use piton_db::migrate::Tool;
 use piton_exec::{Command, local};
 
-use crate::config::{Check, FILE_NAME, Settings};
+use crate::config::{Check, Data, FILE_NAME, Settings};
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
 use crate::lint::{self, Found};
@@ -217,8 +217,14 @@ pub(crate) async fn pending(
         // Only the built commit's own program can tell.
         return Ok(None);
     }
+    let database = step::database_of(source)?;
+    let is_fresh = matches!(settings.data, Some(Data::Fresh { .. }));
+    if is_fresh && piton_db::facts::exists(&database).await.is_ok_and(|exists| !exists) {
+        // All of them, in a database that nobody waits for.
+        return Ok(None);
+    }
     let look = OfCommit::look(hash, &settings.root, migrations).await?;
-    let known = look.migrations.status(&step::database_of(source)?).await;
+    let known = look.migrations.status(&database).await;
     let known = known.or_fault(|| "how the migrations stand cannot be read".into())?;
     let names = known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect();
     Ok(Some(Pending { look, names }))

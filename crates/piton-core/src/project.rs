@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use piton_db::Database;
 
 use crate::backups::{self, Stored};
-use crate::config::{self, Config, Percent, Settings};
+use crate::config::{self, Config, Data, Percent, Settings};
 use crate::dirs::Dirs;
 use crate::engine::{self, End, Recorder, Watcher};
 use crate::facts::{self, Facts};
@@ -107,7 +107,8 @@ impl Project {
 
     /// Returns the settings of the environment that the data come from, when there is one and the job takes data.
     fn data_source(&self, settings: &Settings, job: Job) -> Result<Option<Settings>, Fault> {
-        let Some(data) = settings.data.as_ref().filter(|_| job.takes_data()) else { return Ok(None) };
+        let data = settings.data.as_ref().filter(|_| job.takes_data());
+        let Some(data) = data.and_then(Data::source) else { return Ok(None) };
         let (own, from) = (&settings.environment, &data.environment);
         self.settings(from).map(Some).map_err(|error| {
             config_fault(&error)
@@ -547,6 +548,11 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
     // Says it when there is none.
     let database = step::database_of(settings)?;
     match order {
+        Order::Clone if matches!(settings.data, Some(Data::Fresh { .. })) => {
+            Err(Fault::refused(format!("{environment}'s database is made fresh, by a release's own migrations"))
+                .because("a clone brings no release")
+                .hint(format!("piton deploy {environment} makes it anew")))
+        }
         Order::Clone if settings.data.is_none() => {
             Err(Fault::refused(format!("{environment} has data of its own"))
                 .because("a clone replaces the database, and only one that is made from another's is replaced")

@@ -45,6 +45,23 @@ pub async fn create(database: &Database, like: &Properties, label: &Label) -> Re
     }
 }
 
+/// Creates an empty database for what stands under another name: like that one, with its settings, where it is there.
+///
+/// # Errors
+/// As [`create`].
+pub async fn empty_for(database: &Database, live: &str, label: &Label) -> Result<Made, DbError> {
+    let client = database.maintenance().await?;
+    let there = facts::exists_on(&client, live).await?;
+    let like = Properties::read(&client, if there { live } else { "template0" }).await?;
+    // Where it stands is no matter to a copy, and its user need not be allowed there.
+    let like = Properties { tablespace: DEFAULT_TABLESPACE.to_owned(), ..like };
+    let made = create(database, &like, label).await?;
+    if there {
+        like.apply_settings(&client, &database.dbname).await?;
+    }
+    Ok(made)
+}
+
 /// Creates a database as a copy of another one on the same server, with its settings.
 ///
 /// # Errors

@@ -35,9 +35,9 @@ pub use schema::json_schema;
 pub(crate) use secrets::password_of;
 pub use secrets::{equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected};
 pub use settings::{
-    Backup, Build, Check, CheckKind, ColumnCheck, DataFrom, Database, Engine, ForeignKey, Gate, HttpCheck,
-    JsonExpectation, LintLevel, MaskFile, Migrations, Origin, OriginEntry, Ports, Ready, ReferentialAction,
-    Rollout, Run, RunWith, Scalar, Settings, SqlCheck, TableCheck, TableName,
+    Backup, Build, Check, CheckKind, ColumnCheck, Data, DataFrom, Database, Engine, ForeignKey, Gate,
+    HttpCheck, JsonExpectation, LintLevel, MaskFile, Migrations, Origin, OriginEntry, Ports, Ready,
+    ReferentialAction, Rollout, Run, RunWith, Scalar, Settings, SqlCheck, TableCheck, TableName,
 };
 pub use values::{
     CommandLine, Percent, RolloutStep, ValueError, format_duration, parse_duration, parse_listen,

@@ -165,7 +165,7 @@ pub(super) struct Environment {
     pub env_file: Option<String>,
     /// The environment in which a commit must have been released before.
     pub after: Option<String>,
-    /// From which environment the database is made at each release.
+    /// What the database is made from at each release.
     pub data: Option<Data>,
     /// The ports of the two slots, like `{ blue = 3001, green = 3002 }`.
     pub ports: Ports,
@@ -179,12 +179,16 @@ pub(super) struct Environment {
     pub window: Option<String>,
 }
 
-/// From which environment a database is made.
+/// What a database is made from: it has exactly one of `from` and `fresh`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Data {
-    /// The environment's name.
-    pub from: String,
+    /// The environment whose rows it gets.
+    pub from: Option<String>,
+    /// `true` for an empty database with the release's migrations.
+    pub fresh: Option<bool>,
+    /// The command that fills a fresh database, like `node prisma/seed.js`. Default: it stays without rows.
+    pub seed: Option<String>,
     /// The file that says how people's data are masked on the way, like `mask.toml`. Default: none, the rows are copied as they are.
     pub mask: Option<String>,
 }

@@ -13,8 +13,8 @@ use super::context::{Context, Variables, has_variable};
 use super::model::{self, KnownTool};
 use super::secrets;
 use super::settings::{
-    Backup, Build, DataFrom, Database, Engine, Gate, LintLevel, MaskFile, Migrations, Ports, Ready, Rollout,
-    Run, RunWith, Settings,
+    Backup, Build, Data, DataFrom, Database, Engine, Gate, LintLevel, MaskFile, Migrations, Ports, Ready,
+    Rollout, Run, RunWith, Settings,
 };
 use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
@@ -180,8 +180,13 @@ fn migration_tool(written: Option<&model::MigrationTool>, cx: &mut Context<'_>) 
     Some(tools::tool_of(known))
 }
 
-fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<DataFrom> {
-    cx.note(&asked.own("data.from"), &data.from);
+fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<Data> {
+    let Some(from) = &data.from else {
+        cx.note(&asked.own("data.fresh"), true);
+        let seed = cx.optional(&asked.own("data.seed"), data.seed.as_deref(), FromStr::from_str)?;
+        return Some(Data::Fresh { seed });
+    };
+    cx.note(&asked.own("data.from"), from);
     let path = asked.own("data.mask");
     let file = cx.optional(&path, data.mask.as_deref(), parse_folder)?;
     let mask = match file {
@@ -200,7 +205,7 @@ fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<Da
             }
         }
     };
-    Some(DataFrom { environment: data.from.clone(), mask })
+    Some(Data::From(DataFrom { environment: from.clone(), mask }))
 }
 
 /// Reads a folder or file of the app, which has to be there in every checkout of it.

@@ -43,8 +43,8 @@ pub struct Settings {
     pub rollout: Rollout,
     /// What sends a release back.
     pub gate: Gate,
-    /// From which environment this one's database is made at each release.
-    pub data: Option<DataFrom>,
+    /// What this one's database is made from at each release; `None` where it is what people rely on.
+    pub data: Option<Data>,
     /// Where backups go and how long they stay.
     pub backup: Backup,
     /// When a release may start; `None` is always.
@@ -192,8 +192,30 @@ pub enum LintLevel {
     Off,
 }
 
+/// What a database is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Another environment's rows.
+    From(DataFrom),
+    /// Nothing but the release's migrations and its seed.
+    Fresh {
+        /// The command that fills it.
+        seed: Option<CommandLine>,
+    },
+}
+
+impl Data {
+    /// Returns the environment that the rows come from; `None` where they come from none.
+    pub fn source(&self) -> Option<&DataFrom> {
+        match self {
+            Self::From(from) => Some(from),
+            Self::Fresh { .. } => None,
+        }
+    }
+}
+
 /// From which environment a database is made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFrom {
     /// The environment's name.
     pub environment: String,

@@ -6,7 +6,7 @@ use piton_db::lint;
 
 use super::document::Document;
 use super::error::{Problem, listed, nearest};
-use super::model::{Check, Expect, File};
+use super::model::{Check, Data, Expect, File};
 
 /// Lists everything that is wrong between the keys, whatever the environment.
 pub(super) fn validate(file: &File, document: &Document) -> Vec<Problem> {
@@ -70,18 +70,18 @@ impl Validation<'_> {
                 self.must_exist(&path("after"), after);
             }
             if let Some(data) = &environment.data {
-                self.must_exist(&path("data.from"), &data.from);
+                self.data(name, data);
                 if environment.protected == Some(true) {
                     self.refuse(
                         &path("data"),
-                        format!("{name} is protected: its database is never made from another one"),
+                        format!("{name} is protected: its database is never made anew"),
                         "remove `data`, or `protected = true`",
                     );
                 }
                 if file.database.is_none() {
                     self.refuse(
                         &path("data"),
-                        "there is no [database] to make from another one",
+                        "there is no [database] to make anew",
                         "add `[database]`, or remove `data`",
                     );
                 }
@@ -101,6 +101,36 @@ impl Validation<'_> {
                 "[rollout] is for protected environments, and there is none",
                 "set `protected = true` in the environment that people depend on, or give one its own `rollout`",
             );
+        }
+    }
+
+    fn data(&mut self, environment: &str, data: &Data) {
+        let path = |key: &str| format!("environments.{environment}.{key}");
+        if let Some(from) = &data.from {
+            self.must_exist(&path("data.from"), from);
+        }
+        let (what, help) = match (&data.from, data.fresh) {
+            (Some(_), Some(_)) => ("has both `from` and `fresh`", "remove one of them"),
+            (None, None | Some(false)) => (
+                "does not say what the database is made from",
+                "write `from = \"production\"`, or `fresh = true`",
+            ),
+            _ => ("", ""),
+        };
+        if !what.is_empty() {
+            self.refuse(&path("data"), format!("`data` {what}"), help);
+        }
+        if data.from.is_some() && data.seed.is_some() {
+            let what = "a copy of another environment's rows takes no seed";
+            self.refuse(
+                &path("data.seed"),
+                what,
+                "remove `seed`, or write `fresh = true` in place of `from`",
+            );
+        }
+        if data.from.is_none() && data.fresh == Some(true) && data.mask.is_some() {
+            let what = "a fresh database has nobody's data to mask";
+            self.refuse(&path("data.mask"), what, "remove `mask`");
         }
     }
 
@@ -126,7 +156,7 @@ impl Validation<'_> {
         let data = file
             .environments
             .iter()
-            .filter_map(|(name, e)| Some((name.as_str(), e.data.as_ref()?.from.as_str())));
+            .filter_map(|(name, e)| Some((name.as_str(), e.data.as_ref()?.from.as_deref()?)));
         self.circle("data.from", "gets its data from itself", &data.collect());
     }
 

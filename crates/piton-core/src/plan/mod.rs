@@ -4,7 +4,7 @@
 
 mod order;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,13 +12,13 @@ use piton_db::migrate::Tool;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Percent, RolloutStep, Settings};
+use crate::config::{Data, Percent, RolloutStep, Settings};
 use crate::dirs::Dirs;
 use crate::facts::{Facts, Source};
 use crate::gate;
 use crate::step::{
-    Backup, Build, Checks, CloneData, Connect, DropCopies, Guard, Mark, Migrate, Proof, Prune, Rehearse,
-    Shift, Site, StartSlot, Step, StopSlot, Tidy, Watch,
+    Backup, Build, Checks, CloneData, Connect, DropCopies, Fresh, Guard, Mark, Migrate, Proof, Prune,
+    Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Watch,
 };
 use crate::words;
 
@@ -186,7 +186,14 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, stay: b
 
 fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
-    if let Some(from) = &settings.data {
+    if let Some(Data::Fresh { .. }) = &settings.data {
+        remarks.push(format!(
+            "{}'s database is made anew, and holds no rows but the seed's: how migrations do with people's rows, production's \
+             release rehearses",
+            settings.environment
+        ));
+    }
+    if let Some(from) = settings.data.as_ref().and_then(Data::source) {
         let (own, theirs) = (&settings.environment, &from.environment);
         remarks.push(match &from.mask {
             None => format!(
@@ -294,15 +301,22 @@ impl Draft<'_> {
     fn database(&mut self) {
         if self.settings.database.is_some() {
             let app = self.dirs.artifact(&self.facts.commit.hash).join(&self.facts.prefix);
-            self.anchor_and_migration(&Names::of(self.settings, &self.facts.id), Some(app));
+            self.anchor_and_migration(&Names::of(self.settings, &self.facts.id), Some(&app));
         }
     }
 
     /// Backup, proof, and what comes of them for the database; `app` is the folder whose migrations are applied.
-    fn anchor_and_migration(&mut self, names: &Names, app: Option<PathBuf>) {
+    fn anchor_and_migration(&mut self, names: &Names, app: Option<&Path>) {
         let migrations = self.settings.database.as_ref().and_then(|database| database.migrations.as_ref());
-        let migrations = migrations.zip(app).map(|(migrations, app)| migrations.within(&app));
-        let from = self.settings.data.as_ref().map(|data| data.environment.clone());
+        let migrations = migrations.zip(app).map(|(migrations, app)| migrations.within(app));
+        if let (Some(Data::Fresh { seed }), Some(app)) = (&self.settings.data, app) {
+            let (golden, app, seed) = (names.golden.clone(), app.to_owned(), seed.clone());
+            let fresh = Fresh { golden, app, migrations, seed };
+            self.add("fresh", Phase::Rehearse, fresh);
+            self.add("migrate.data", Phase::Migrate, clone_data(names));
+            return;
+        }
+        let from = self.settings.data.as_ref().and_then(Data::source).map(|data| data.environment.clone());
         let pending = self.facts.pending.as_deref().zip(migrations.as_ref());
         let pending = pending.map(|(pending, migrations)| pending_words(pending, &migrations.tool));
         self.anchor(names, from.clone());
@@ -312,12 +326,7 @@ impl Draft<'_> {
             self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
-            let clone = CloneData {
-                golden: names.golden.clone(),
-                fresh: names.fresh.clone(),
-                replaced: names.replaced.clone(),
-            };
-            self.add("migrate.data", Phase::Migrate, clone);
+            self.add("migrate.data", Phase::Migrate, clone_data(names));
         }
         if let Some(migrations) = migrations {
             let (golden, replaced) = (names.golden.clone(), names.replaced.clone());
@@ -330,7 +339,8 @@ impl Draft<'_> {
     fn anchor(&mut self, names: &Names, from: Option<String>) {
         let folder = self.dirs.backups(self.settings).join(&self.facts.id);
         let size = self.facts.source.as_ref().map(size_words);
-        let mask = from.as_ref().and(self.settings.data.as_ref()).and_then(|data| data.mask.clone());
+        let data = from.as_ref().and(self.settings.data.as_ref()).and_then(Data::source);
+        let mask = data.and_then(|data| data.mask.clone());
         self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from, mask }, size);
         self.add("prove", Phase::Prove, Proof { folder, golden: names.golden.clone() });
     }
@@ -448,6 +458,10 @@ impl Draft<'_> {
             remarks: Vec::new(),
         }
     }
+}
+
+fn clone_data(names: &Names) -> CloneData {
+    CloneData { golden: names.golden.clone(), fresh: names.fresh.clone(), replaced: names.replaced.clone() }
 }
 
 fn size_words(source: &Source) -> String {

@@ -133,7 +133,7 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
         Order::Clone => {
             // The app that serves goes on with the new database: its own migrations are applied.
             let app = facts.live.as_ref().map(|live| live.start.app.clone());
-            draft.anchor_and_migration(&names, app);
+            draft.anchor_and_migration(&names, app.as_deref());
             draft.database_settled(names);
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Act, Ctx, Site, Words, disk};
-use crate::config::MaskFile;
+use crate::config::{Data, MaskFile};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
 use crate::plan::Job;
@@ -359,7 +359,7 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
 /// Rows that their mask has made wrong are wrong at every attempt.
 fn not_restored(ctx: &Ctx<'_, '_>, folder: &Path, manifest: &Manifest, error: &DbError) -> Fault {
     let fault = Fault::surroundings("the backup cannot be restored").caused_by(error);
-    let mask = ctx.settings().data.as_ref().and_then(|data| data.mask.as_ref());
+    let mask = ctx.settings().data.as_ref().and_then(Data::source).and_then(|data| data.mask.as_ref());
     match mask.filter(|_| manifest.mask.is_some() && error.is_of_rows()) {
         None => fault.hint(format!("mend it, then {}", way_on(ctx, folder))),
         Some(mask) => Fault {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::identity::{database, identity_guard};
 use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
-use crate::config::{self, LintLevel, Settings};
+use crate::config::{self, Data, LintLevel, Settings};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::look::OfCommit;
 use crate::plan::{Job, port_of};
@@ -380,7 +380,7 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
 
 /// Where data are masked on the way, it is said of every column that looks like people's what becomes of it.
 async fn mask_guard(world: &World, job: Job) -> Result<(), Fault> {
-    let mask = world.settings.data.as_ref().and_then(|data| data.mask.as_ref());
+    let mask = world.settings.data.as_ref().and_then(Data::source).and_then(|data| data.mask.as_ref());
     let (Some(mask), Some(source)) = (mask, &world.from) else { return Ok(()) };
     let Some(database) = database(source)? else { return Ok(()) };
     // A database that is away keeps the backup from being made.
@@ -495,7 +495,9 @@ async fn may_create(settings: &Settings) -> Result<(), Fault> {
 async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
     let settings = &world.settings;
     let unreadable = || "the database cannot be measured".to_owned();
-    let source = database(world.from.as_ref().unwrap_or(settings))?;
+    let fresh = guard.job == Job::Release && matches!(settings.data, Some(Data::Fresh { .. }));
+    // Nobody knows what it will hold; what it replaces is not copied.
+    let source = if fresh { None } else { database(world.from.as_ref().unwrap_or(settings))? };
     let live = match &source {
         Some(source) => match source.connect().await {
             Ok(client) => facts::read(&client).await.or_fault(unreadable)?.size,

@@ -74,16 +74,9 @@ pub(super) async fn apply(
     unproved: bool,
     on_step: &mut dyn FnMut(&str),
 ) -> Result<Result<Applied, DbError>, Fault> {
-    let settings = ctx.settings();
-    let url = settings.database.as_ref().map(|database| database.url.clone()).unwrap_or_default();
-    let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-    let mut env: Vec<(String, EnvValue)> =
-        inherited.map(|(name, value)| (name, EnvValue::Plain(value))).collect();
-    env.extend(settings.vars.iter().map(|(name, value)| (name.clone(), EnvValue::Secret(value.clone()))));
-    env.push((WORK_MARK.into(), EnvValue::Plain(ctx.plan.id.clone())));
-    let around = Around { env, url, unproved };
+    let around = around(ctx, unproved);
     let log = ctx.open_log()?;
-    let secrets = secret_values(settings);
+    let secrets = secret_values(ctx.settings());
     let reports = Reports::new(ctx);
     let applied = migrations
         .apply(database, &around, MigrateOptions::default(), &mut |report| match report {
@@ -101,6 +94,18 @@ pub(super) async fn apply(
         .await;
     reports.all_written()?;
     Ok(applied)
+}
+
+/// What the app's own programs get that work on a database of this environment.
+pub(super) fn around(ctx: &Ctx<'_, '_>, unproved: bool) -> Around {
+    let settings = ctx.settings();
+    let url = settings.database.as_ref().map(|database| database.url.clone()).unwrap_or_default();
+    let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    let mut env: Vec<(String, EnvValue)> =
+        inherited.map(|(name, value)| (name, EnvValue::Plain(value))).collect();
+    env.extend(settings.vars.iter().map(|(name, value)| (name.clone(), EnvValue::Secret(value.clone()))));
+    env.push((WORK_MARK.into(), EnvValue::Plain(ctx.plan.id.clone())));
+    Around { env, url, unproved }
 }
 
 fn unreadable() -> String {

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod clone;
 mod disk;
+mod fresh;
 mod guard;
 mod hand_over;
 mod hold;
@@ -41,6 +42,7 @@ pub use backup::{Backup, Proof};
 pub use build::Build;
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
+pub use fresh::Fresh;
 pub use guard::{Finding, Guard};
 pub use hand_over::HandOver;
 pub use identity::Mark;
@@ -193,8 +195,8 @@ macro_rules! kinds {
 }
 
 kinds!(
-    Guard, Mark, Build, Backup, Proof, Rehearse, CloneData, Migrate, StartSlot, Checks, Connect, Shift,
-    Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
+    Guard, Mark, Build, Backup, Proof, Rehearse, Fresh, CloneData, Migrate, StartSlot, Checks, Connect,
+    Shift, Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
 );
 
 impl Step {

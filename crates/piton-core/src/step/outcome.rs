@@ -45,6 +45,10 @@ impl Step {
             }
             Step::Rehearse(_) => rehearsal::words(outcome).unwrap_or_else(|| migrations(outcome)),
             Step::Migrate(_) => migrations(outcome),
+            Step::Fresh(fresh) => match fresh.seed {
+                Some(_) => format!("{}, and seeded", migrations(outcome)),
+                None => migrations(outcome),
+            },
             Step::CloneData(_) => "made anew from the golden copy".into(),
             Step::StartSlot(start) => {
                 format!("{} ready after {}", start.slot, words::span(number("ready_ms")))
@@ -147,7 +151,7 @@ impl Step {
                     kept => format!("{back}; this release's is kept as {kept} ({})", text("why")),
                 }
             }
-            Step::Proof(_) | Step::Rehearse(_) if flag("dropped") => "copy dropped".into(),
+            Step::Proof(_) | Step::Rehearse(_) | Step::Fresh(_) if flag("dropped") => "copy dropped".into(),
             Step::Unpack(_) if flag("removed") => "the unpacked files are removed".into(),
             Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
             _ => String::new(),

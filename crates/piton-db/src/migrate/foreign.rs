@@ -257,13 +257,13 @@ impl Run<'_> {
     async fn listed(&self, report: OnReport<'_>) -> Result<Vec<String>, DbError> {
         let Some(listing) = self.listing() else { return Ok(Vec::new()) };
         let mut names = Vec::new();
-        let dressed = self.dressed(listing.clone(), self.database)?;
+        let dressed = self.dressed(listing.clone(), self.database);
         let output = local::run_with(&dressed, |_, line| names.extend(self.adapter.listed(line))).await?;
-        report(Report::Ran(self.ran(&listing, &output)));
+        report(Report::Ran(ran(&listing, &output)));
         if !output.success() {
             let (name, said) = (listing.to_string(), last_words(&output));
             let left = "nothing was applied".into();
-            let trouble = self.trouble(&said).await;
+            let trouble = trouble(self.client, &said).await;
             return Err(MigrationError::Failed { name, line: 0, said, left, trouble }.into());
         }
         Ok(names)
@@ -300,7 +300,7 @@ impl Run<'_> {
                 return Ok(output.elapsed);
             }
             let said = last_words(&output);
-            let trouble = self.trouble(&said).await;
+            let trouble = trouble(self.client, &said).await;
             let (name, line) = (next.name.clone(), 0);
             if trouble == Some(Trouble::Away) {
                 let left = "whether something of it was kept is not known; the tool's record tells".into();
@@ -339,14 +339,10 @@ impl Run<'_> {
     }
 
     async fn run(&self, command: Command, report: OnReport<'_>) -> Result<local::Output, DbError> {
-        let dressed = self.dressed(command.clone(), self.database)?;
+        let dressed = self.dressed(command.clone(), self.database);
         let output = local::run_with(&dressed, |_, line| report(Report::Said(line.to_owned()))).await?;
-        report(Report::Ran(self.ran(&command, &output)));
+        report(Report::Ran(ran(&command, &output)));
         Ok(output)
-    }
-
-    fn ran(&self, command: &Command, output: &local::Output) -> Ran {
-        Ran { command: shown(command), code: output.code, took: output.elapsed }
     }
 
     /// Proves that the tool uses the database that it is given, before it may change one.
@@ -356,7 +352,7 @@ impl Run<'_> {
         match heard.said {
             None => Ok(()),
             Some(output) => {
-                report(Report::Ran(self.ran(&command, &output)));
+                report(Report::Ran(ran(&command, &output)));
                 let said = last_words(&output);
                 let said = if said.is_empty() { said } else { format!("; it said: {said}") };
                 let (command, mend) = (command.to_string(), self.adapter.mend());
@@ -365,30 +361,8 @@ impl Run<'_> {
         }
     }
 
-    /// Gives a command the app's variables, and the database under every name that a driver may look for.
-    fn dressed(&self, command: Command, database: &Database) -> Result<Command, DbError> {
-        let limit = self.options.lock_timeout.as_millis().to_string();
-        let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION)];
-        let url = database.tool_url(&settings);
-        let mut command = command;
-        if command.cwd.is_none() {
-            command = command.cwd(&self.migrations.app);
-        }
-        // An empty prefix is every variable's.
-        command = command.without_env("");
-        for (name, value) in &self.around.env {
-            let is_url = matches!(value, EnvValue::Secret(value) if value.expose_secret() == self.around.url.expose_secret());
-            command = match value {
-                _ if is_url => command.secret_env(name, url.clone()),
-                EnvValue::Secret(value) => command.secret_env(name, value.clone()),
-                EnvValue::Plain(value) => command.env(name, value),
-            };
-        }
-        // What a build made is compared by its digest later: Python shall put nothing beside its files.
-        Ok(database
-            .migrating_env(command, &settings, SESSION)
-            .secret_env("DATABASE_URL", url)
-            .env("PYTHONDONTWRITEBYTECODE", "1"))
+    fn dressed(&self, command: Command, database: &Database) -> Command {
+        dressed(command, &self.migrations.app, database, self.around, self.options.lock_timeout)
     }
 
     fn not_recorded(&self, name: String) -> MigrationError {
@@ -396,23 +370,89 @@ impl Run<'_> {
         let table = self.adapter.rows(&Files::new()).map_or("", |(table, _)| table);
         MigrationError::NotRecorded { name, command, table }
     }
+}
 
-    /// Tells whether the surroundings failed, and not the migration.
-    async fn trouble(&self, said: &str) -> Option<Trouble> {
-        if ["53100", "No space left on device"].iter().any(|sign| said.contains(sign)) {
-            return Some(Trouble::Room);
-        }
-        let begin = Instant::now();
-        // A server that comes up again refuses sessions for a moment.
-        while begin.elapsed() < Duration::from_secs(1) {
-            match self.client.simple_query("select").await {
-                Ok(_) => return None,
-                Err(_) if self.client.is_closed() => return Some(Trouble::Away),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-        Some(Trouble::Away)
+/// Fills a database by the app's own program, which has to end with exit code 0.
+///
+/// Unlike a migration tool it has no command that only looks, by which it could be proved to use the database that it is given.
+///
+/// # Errors
+/// [`MigrationError::Failed`], in which the program stands in the migration's place.
+pub async fn seed(
+    database: &Database,
+    command: &Command,
+    app: &Path,
+    around: &Around,
+    report: OnReport<'_>,
+) -> Result<(), DbError> {
+    let client = database.connect().await?;
+    // One that was killed goes on writing.
+    end_sessions(&client).await?;
+    let exact = database.with_exact_ssl(&client).await?;
+    let wait = MigrateOptions::default().lock_timeout;
+    let dressed = dressed(command.clone(), app, &exact, around, wait);
+    let output = local::run_with(&dressed, |_, line| report(Report::Said(line.to_owned()))).await?;
+    report(Report::Ran(ran(command, &output)));
+    if output.success() {
+        return Ok(());
     }
+    let said = last_words(&output);
+    let trouble = trouble(&client, &said).await;
+    let left = format!("it ended with exit code {}, and some of it may be kept", output.code);
+    Err(MigrationError::Failed { name: command.to_string(), line: 0, said, left, trouble }.into())
+}
+
+fn ran(command: &Command, output: &local::Output) -> Ran {
+    Ran { command: shown(command), code: output.code, took: output.elapsed }
+}
+
+/// Gives a command the app's variables, and the database under every name that a driver may look for.
+fn dressed(
+    mut command: Command,
+    app: &Path,
+    database: &Database,
+    around: &Around,
+    lock_timeout: Duration,
+) -> Command {
+    let limit = lock_timeout.as_millis().to_string();
+    let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION)];
+    let url = database.tool_url(&settings);
+    if command.cwd.is_none() {
+        command = command.cwd(app);
+    }
+    // An empty prefix is every variable's.
+    command = command.without_env("");
+    for (name, value) in &around.env {
+        let is_url =
+            matches!(value, EnvValue::Secret(value) if value.expose_secret() == around.url.expose_secret());
+        command = match value {
+            _ if is_url => command.secret_env(name, url.clone()),
+            EnvValue::Secret(value) => command.secret_env(name, value.clone()),
+            EnvValue::Plain(value) => command.env(name, value),
+        };
+    }
+    // What a build made is compared by its digest later: Python shall put nothing beside its files.
+    database
+        .migrating_env(command, &settings, SESSION)
+        .secret_env("DATABASE_URL", url)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+}
+
+/// Tells whether the surroundings failed, and not the migration.
+async fn trouble(client: &Client, said: &str) -> Option<Trouble> {
+    if ["53100", "No space left on device"].iter().any(|sign| said.contains(sign)) {
+        return Some(Trouble::Room);
+    }
+    let begin = Instant::now();
+    // A server that comes up again refuses sessions for a moment.
+    while begin.elapsed() < Duration::from_secs(1) {
+        match client.simple_query("select").await {
+            Ok(_) => return None,
+            Err(_) if client.is_closed() => return Some(Trouble::Away),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Some(Trouble::Away)
 }
 
 fn next(look: &Look) -> Option<Known> {

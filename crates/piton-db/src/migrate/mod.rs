@@ -18,7 +18,7 @@ mod tool;
 
 use std::time::Duration;
 
-pub use foreign::Around;
+pub use foreign::{Around, seed};
 pub use state::{Applied, AppliedOne, MigrateOptions, Migration, Recorded, State};
 pub use tool::{Migrations, RecordTables, Tool};
 

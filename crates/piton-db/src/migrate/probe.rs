@@ -33,13 +33,13 @@ pub(super) struct Heard {
 
 /// Runs a command that is given a database which nobody else can mean, and listens whether it is asked for.
 pub(super) async fn hears(
-    command: impl Fn(&Database) -> Result<Command, DbError>,
+    command: impl Fn(&Database) -> Command,
     database: &Database,
 ) -> Result<Heard, DbError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let port = listener.local_addr()?.port();
     let name = format!("piton_probe_{port}_{}", std::process::id());
-    let command = command(&database.elsewhere(port, &name))?;
+    let command = command(&database.elsewhere(port, &name));
     let heard = Cell::new(false);
     let listen = async {
         loop {

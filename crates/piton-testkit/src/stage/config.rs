@@ -33,6 +33,8 @@ pub struct Settings {
     pub staging_from_production: bool,
     /// The file with the mask for staging's data.
     pub staging_mask: Option<&'static str>,
+    /// The command that seeds staging's database, which then is a fresh one.
+    pub staging_seed: Option<&'static str>,
     /// The lines of `[database]`.
     pub database: String,
     /// The text of further tables, such as checks.
@@ -73,6 +75,7 @@ impl Settings {
             after_staging: false,
             staging_from_production: true,
             staging_mask: None,
+            staging_seed: None,
             database: "migrations = \"sql\"".into(),
             more: String::new(),
             more_production: String::new(),
@@ -116,7 +119,9 @@ impl Settings {
             );
             if name == "staging" {
                 let mask = self.staging_mask.map_or_else(String::new, |file| format!(", mask = \"{file}\""));
-                if self.staging_from_production {
+                if let Some(seed) = self.staging_seed {
+                    let _ = writeln!(text, "data = {{ fresh = true, seed = {seed:?} }}");
+                } else if self.staging_from_production {
                     let _ = writeln!(text, "data = {{ from = \"production\"{mask} }}");
                 }
                 text.push('\n');

@@ -17,6 +17,15 @@ pub(crate) const RECEIPTS: Change<'static> = Change::Migration(
 pub(crate) const WRITES_RECEIPTS: Change<'static> =
     Change::Behaviour(|app| app.also_writes = vec!["receipts".into()]);
 
+/// Fills a fresh database from [`SEED_ROWS`].
+pub(crate) const SEED: &str = "psql -X -q -v ON_ERROR_STOP=1 -f seed.sql";
+
+/// What [`SEED`] reads.
+pub(crate) const SEED_ROWS: Change<'static> = Change::File(
+    "seed.sql",
+    "insert into items (id, note, created) select 'seed-' || n, 'x', '2026-01-01 UTC' from generate_series(1, 3) n;\n",
+);
+
 /// Half of the answers are 500.
 pub(crate) const BAD: Change<'static> = Change::Behaviour(|app| app.fails = 0.5);
 

@@ -11,6 +11,7 @@ mod accounts;
 mod common;
 mod end_to_end;
 mod faults;
+mod fresh;
 mod guards;
 mod identity;
 mod json_contract;

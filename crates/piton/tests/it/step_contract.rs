@@ -2,7 +2,7 @@
 //!
 //! The steps are those of the plan, so that a new one is covered by itself.
 
-use crate::common::{RECEIPTS, WRITES_RECEIPTS, has_its_turn, run_all, sampled, seed};
+use crate::common::{RECEIPTS, SEED, SEED_ROWS, WRITES_RECEIPTS, has_its_turn, run_all, sampled, seed};
 use piton_testkit::load::{Report, Running};
 use piton_testkit::stage::{Stage, World};
 
@@ -12,19 +12,26 @@ struct Case {
     environment: &'static str,
     /// Whether nothing serves there yet: no proxy, no mark, for staging not even a database.
     first: bool,
+    /// Whether its database is made fresh, and seeded.
+    fresh: bool,
 }
 
-const CASES: [Case; 4] = [
-    Case { environment: "production", first: false },
-    Case { environment: "staging", first: false },
-    Case { environment: "production", first: true },
-    Case { environment: "staging", first: true },
+const CASES: [Case; 5] = [
+    Case { environment: "production", first: false, fresh: false },
+    Case { environment: "staging", first: false, fresh: false },
+    Case { environment: "production", first: true, fresh: false },
+    Case { environment: "staging", first: true, fresh: false },
+    Case { environment: "staging", first: false, fresh: true },
 ];
 
 impl Case {
     /// Sets a stage on which this release is the next one.
     fn set(self) -> Option<Stage> {
-        let stage = crate::common::stage()?;
+        let mut stage = crate::common::stage()?;
+        if self.fresh {
+            stage.configure(|settings| settings.staging_seed = Some(SEED));
+            stage.commit("v1 with a seed", &[SEED_ROWS]);
+        }
         if !self.first || self.environment == "staging" {
             stage.deploy("production");
         }
@@ -88,7 +95,7 @@ fn staging_fails_at_each_step_and_leaves_nothing_over() {
 }
 
 #[test]
-fn first_releases_fail_at_each_step_and_leave_nothing_over() {
+fn first_and_fresh_releases_fail_at_each_step_and_leave_nothing_over() {
     if has_its_turn(2, 3) {
         sampled(&CASES[2..], 1).into_iter().for_each(|case| fails_at_each_step(*case));
     }
@@ -157,7 +164,7 @@ fn each_step_acts_twice() {
 }
 
 #[test]
-fn each_step_of_a_first_release_acts_twice() {
+fn each_step_of_a_first_or_fresh_release_acts_twice() {
     if has_its_turn(1, 2) {
         sampled(&CASES[2..], 1).into_iter().for_each(|case| acts_twice(*case));
     }
@@ -190,7 +197,7 @@ fn each_step_is_undone_twice() {
 }
 
 #[test]
-fn each_step_of_a_first_release_is_undone_twice() {
+fn each_step_of_a_first_or_fresh_release_is_undone_twice() {
     if has_its_turn(0, 2) {
         sampled(&CASES[2..], 1).into_iter().for_each(|case| undoes_twice(*case));
     }

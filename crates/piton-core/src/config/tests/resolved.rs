@@ -7,7 +7,7 @@ use piton_exec::ExposeSecret;
 use proptest::prelude::*;
 
 use super::super::{
-    CheckKind, ConfigError, Origin, Percent, ReferentialAction, Scalar, equal_secrets,
+    CheckKind, CommandLine, ConfigError, Data, Origin, Percent, ReferentialAction, Scalar, equal_secrets,
     live_keys_outside_protected, load, test_keys_inside_protected,
 };
 use super::{FULL, SMALL, folder, read, render, resolve};
@@ -184,6 +184,21 @@ fn checks_survive_the_plan() {
 }
 
 #[test]
+fn a_fresh_database_and_its_seed() {
+    let fresh = |more: &str| {
+        let text = format!(
+            "{SMALL}[database]\n[environments.staging]\nlisten = \"8081\"\nports = {{ blue = 3101, green = 3102 }}\n\
+             data = {{ fresh = true{more} }}\n"
+        );
+        let files = [(".env.staging", "DATABASE_URL=postgres:///s\n")];
+        resolve(&text, &files, "staging", &[]).unwrap_or_else(|e| panic!("{}", render(&e))).data
+    };
+    assert_eq!(fresh(""), Some(Data::Fresh { seed: None }));
+    let seed = CommandLine { program: "node".into(), args: vec!["prisma/my seed.js".into()] };
+    assert_eq!(fresh(", seed = \"node 'prisma/my seed.js'\""), Some(Data::Fresh { seed: Some(seed) }));
+}
+
+#[test]
 fn the_example_can_be_released() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/electricity-tokens");
     let text = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
@@ -197,7 +212,7 @@ fn the_example_can_be_released() {
         live_keys_outside_protected(&staging).is_empty()
             && test_keys_inside_protected(&production).is_empty()
     );
-    assert_eq!(staging.data.unwrap().environment, "production");
+    assert_eq!(staging.data.unwrap().source().unwrap().environment, "production");
 }
 
 proptest! {
@@ -234,7 +249,7 @@ fn a_mask_is_read_and_its_mistakes_are_told() {
         resolve(&text, &files, "staging", &[])
     };
     let settings = with("[columns.people]\nemail = \"email\"\n").unwrap();
-    let mask = settings.data.unwrap().mask.unwrap();
+    let mask = settings.data.unwrap().source().unwrap().mask.clone().unwrap();
     assert_eq!(mask.mask.columns["people"]["email"], Kind::Email);
     for (mask, told) in [
         ("[columns.people]\nemail = \"mail\"\n", "line 2"),

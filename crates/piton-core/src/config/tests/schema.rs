@@ -70,9 +70,10 @@ fn the_schema_knows_every_key_that_the_types_take() {
     let (schema, with_commands) = (json_schema(), with_commands());
     let with_mask =
         FULL.replace("{ from = \"production\" }", "{ from = \"production\", mask = \"mask.toml\" }");
+    let fresh = FULL.replace("{ from = \"production\" }", "{ fresh = true, seed = \"bin/seed\" }");
     let (mut in_schema, mut in_file) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, &schema, "", &mut in_schema);
-    for text in [FULL, SMALL, &with_commands, &with_mask] {
+    for text in [FULL, SMALL, &with_commands, &with_mask, &fresh] {
         assert!(types_accept(text) && schema_accepts(text));
         let tree = DeTable::parse(text).unwrap();
         keys_of_file(&DeValue::Table(tree.get_ref().clone()), "", &mut in_file);

@@ -104,6 +104,18 @@ fn an_environment_that_does_not_exist() {
 }
 
 #[test]
+fn data_from_nowhere_or_from_two_places() {
+    let from = "from = \"production\"";
+    let told = [
+        changed(from, "from = \"production\", fresh = true, seed = \"bin/seed\""),
+        changed(from, "fresh = false"),
+        changed(from, "fresh = true, mask = \"mask.toml\""),
+        changed("after = \"staging\"", "data = { fresh = true }"),
+    ];
+    insta::assert_snapshot!(told.join("\n\n"));
+}
+
+#[test]
 fn environments_that_wait_for_one_another() {
     insta::assert_snapshot!(changed("data = { from = \"production\" }", "after = \"production\""));
 }
