@@ -37,13 +37,15 @@ impl Fresh {
         let log = ctx.open_log()?;
         let secrets = secret_values(ctx.settings());
         let reports = Reports::new(ctx);
-        let mut take = |report| {
-            if let Report::Said(line) = &report {
+        let mut take = |report| match report {
+            Report::Said(line) => {
                 use std::io::Write;
+                let line = without(&secrets, &line);
                 // The log is for people; a full disk shows itself in the step's own work.
-                let _ = writeln!(&log, "{}", without(&secrets, line));
+                let _ = writeln!(&log, "{line}");
+                ctx.say(&line);
             }
-            reports.take(report);
+            other => reports.take(other),
         };
         let around = super::migrate::around(ctx, true);
         let filled = migrate::seed(&golden, seed, &self.app, &around, &mut take).await;
