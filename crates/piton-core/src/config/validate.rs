@@ -109,15 +109,15 @@ impl Validation<'_> {
         if let Some(from) = &data.from {
             self.must_exist(&path("data.from"), from);
         }
-        let (what, help) = match (&data.from, data.fresh) {
-            (Some(_), Some(_)) => ("has both `from` and `fresh`", "remove one of them"),
-            (None, None | Some(false)) => (
+        let wrong = match (&data.from, data.fresh) {
+            (Some(_), Some(_)) => Some(("has both `from` and `fresh`", "remove one of them")),
+            (None, None | Some(false)) => Some((
                 "does not say what the database is made from",
                 "write `from = \"production\"`, or `fresh = true`",
-            ),
-            _ => ("", ""),
+            )),
+            _ => None,
         };
-        if !what.is_empty() {
+        if let Some((what, help)) = wrong {
             self.refuse(&path("data"), format!("`data` {what}"), help);
         }
         if data.from.is_some() && data.seed.is_some() {

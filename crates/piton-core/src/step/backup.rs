@@ -434,7 +434,6 @@ impl Act for Proof {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let dropped = super::drop_made(ctx, &super::database_of(ctx.settings())?, &self.golden).await?;
-        Ok(json!({ "dropped": dropped }))
+        super::drop_copy(ctx, &self.golden).await
     }
 }

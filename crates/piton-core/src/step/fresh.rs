@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::backup::Reports;
-use super::{Act, Ctx, Site, Words, secret_values, without};
+use super::{Act, Ctx, Site, Words, secret_values, without, write_line};
 use crate::config::CommandLine;
-use crate::fault::{Fault, OrFault};
+use crate::fault::{Fault, Kind, OrFault};
 
 /// Makes the golden copy from nothing: an empty database, the release's migrations, the seed.
 ///
@@ -39,10 +39,8 @@ impl Fresh {
         let reports = Reports::new(ctx);
         let mut take = |report| match report {
             Report::Said(line) => {
-                use std::io::Write;
                 let line = without(&secrets, &line);
-                // The log is for people; a full disk shows itself in the step's own work.
-                let _ = writeln!(&log, "{line}");
+                write_line(&log, &line);
                 ctx.say(&line);
             }
             other => reports.take(other),
@@ -55,8 +53,8 @@ impl Fresh {
 
     fn unfilled(&self, ctx: &Ctx<'_, '_>, error: &DbError) -> Fault {
         let fault = super::migrate::fault_of(ctx, error).because(untouched(ctx));
-        match fault.what.as_str() {
-            "the migration failed" => Fault { what: "the seed failed".into(), ..fault },
+        match fault.kind {
+            Kind::Release => Fault { what: "the seed failed".into(), ..fault },
             _ => fault,
         }
     }
@@ -100,7 +98,6 @@ impl Act for Fresh {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let dropped = super::drop_made(ctx, &super::database_of(ctx.settings())?, &self.golden).await?;
-        Ok(json!({ "dropped": dropped }))
+        super::drop_copy(ctx, &self.golden).await
     }
 }

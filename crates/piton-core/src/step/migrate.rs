@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::backup::Reports;
 use super::rehearse::{Rehearsed, compared};
 use super::rewind::Rewind;
-use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without};
+use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without, write_line};
 use crate::fault::{Fault, OrFault};
 
 /// Applies the pending migrations to the environment's own database.
@@ -84,11 +84,7 @@ pub(super) async fn apply(
                 on_step(&progress.what);
                 ctx.say(&progress.what);
             }
-            Report::Said(line) => {
-                use std::io::Write;
-                // The log is for people; a full disk shows itself in the step's own work.
-                let _ = writeln!(&log, "{}", without(&secrets, &line));
-            }
+            Report::Said(line) => write_line(&log, &without(&secrets, &line)),
             ran @ Report::Ran(_) => reports.take(ran),
         })
         .await;

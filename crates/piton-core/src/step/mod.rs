@@ -36,7 +36,7 @@ use piton_db::{Database, DbError, Ran, made};
 use piton_exec::{Command, ExecError, ExposeSecret, Output, local, marker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use backup::{Backup, Proof};
 pub use build::Build;
@@ -423,15 +423,10 @@ impl<'a, 'w> Ctx<'a, 'w> {
             ..command.clone()
         };
         let secrets = secret_values(self.settings());
-        let write = |line: &str| {
-            use std::io::Write;
-            // The log is for people; a full disk shows itself in the step's own work.
-            let _ = writeln!(&log, "{line}");
-        };
-        write(&format!("$ {printed}"));
+        write_line(&log, &format!("$ {printed}"));
         let mut output = local::run_with(&command, |_, line| {
             let line = without(&secrets, line);
-            write(&line);
+            write_line(&log, &line);
             self.say(&line);
         })
         .await
@@ -528,6 +523,18 @@ fn label(ctx: &Ctx<'_, '_>, purpose: Purpose) -> Label {
 async fn drop_made(ctx: &Ctx<'_, '_>, server: &Database, name: &str) -> Result<bool, Fault> {
     let dropped = made::drop_made(&server.with_name(name), &label(ctx, Purpose::Clone)).await;
     dropped.or_fault(|| format!("{name} cannot be dropped"))
+}
+
+/// Drops a copy that a step has made, as its undo.
+async fn drop_copy(ctx: &Ctx<'_, '_>, name: &str) -> Result<Value, Fault> {
+    let dropped = drop_made(ctx, &database_of(ctx.settings())?, name).await?;
+    Ok(json!({ "dropped": dropped }))
+}
+
+/// Writes a line into a step's log, which is for people: a full disk shows itself in the step's own work.
+fn write_line(mut log: &std::fs::File, line: &str) {
+    use std::io::Write;
+    let _ = writeln!(log, "{line}");
 }
 
 /// Lists what must not appear in a log, whatever a program prints.

@@ -198,8 +198,7 @@ impl Act for Rehearse {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let dropped = super::drop_made(ctx, &super::database_of(ctx.settings())?, &self.copy).await?;
-        Ok(json!({ "dropped": dropped }))
+        super::drop_copy(ctx, &self.copy).await
     }
 }
 
