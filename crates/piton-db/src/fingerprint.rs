@@ -10,7 +10,7 @@ use crate::error::Doing;
 use crate::rowsum::RowSum;
 use crate::{Database, DbError, normalise};
 
-/// One statement in several files; `names.sql` says what it keeps to.
+/// What most databases have. The statements are in several files; `names.sql` says what they keep to.
 const LISTING: &str = concat!(
     include_str!("catalogue/names.sql"),
     include_str!("catalogue/owned.sql"),
@@ -18,13 +18,27 @@ const LISTING: &str = concat!(
     "union all\n",
     include_str!("catalogue/types.sql"),
     "union all\n",
-    include_str!("catalogue/code.sql"),
-    "union all\n",
-    include_str!("catalogue/links.sql"),
+    include_str!("catalogue/functions.sql"),
     "union all\n",
     include_str!("catalogue/notes.sql"),
     "union all\n",
+    include_str!("catalogue/grants.sql"),
+    "union all\n",
     include_str!("catalogue/privileges.sql"),
+);
+
+/// Whether there is anything for [`RARE`]: to plan that takes longer than to read what is mostly nothing.
+const RARE_THERE: &str = include_str!("catalogue/rare_there.sql");
+
+/// What few databases have.
+const RARE: &str = concat!(
+    include_str!("catalogue/names.sql"),
+    include_str!("catalogue/rare_names.sql"),
+    include_str!("catalogue/rare.sql"),
+    "union all\n",
+    include_str!("catalogue/links.sql"),
+    "union all\n",
+    include_str!("catalogue/grants.sql"),
 );
 
 /// What of the listing only a superuser may read.
@@ -115,6 +129,9 @@ impl Structure {
         let what = || "list the database's objects".to_owned();
         // The simple protocol: a parameterless statement of this size is not worth a prepared plan.
         let mut messages = client.simple_query(LISTING).await.doing(what)?;
+        if client.query_one(RARE_THERE, &[]).await.doing(what)?.get(0) {
+            messages.extend(client.simple_query(RARE).await.doing(what)?);
+        }
         // Asked first: the mention of a column that one may not read is refused, whether or not there are rows.
         let may =
             "select pg_catalog.has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'select')";

@@ -11,7 +11,6 @@ use tempfile::NamedTempFile;
 use tokio_postgres::Client;
 
 use crate::backup::{self, dump_dir, finished_table};
-use crate::error::Doing;
 use crate::fingerprint::{Change, Rows, Structure};
 use crate::identity::{self, Label, Purpose};
 use crate::large_objects::{self, LargeObject};
@@ -124,10 +123,7 @@ async fn fill(
         }
     };
     WorkMark::restore_into(into).run(&command, report, on_line).await?;
-    match manifest.made_for.from {
-        Some(_) => neutral::analyze(&client).await?,
-        None => client.batch_execute("analyze").await.doing(|| "gather the planner's statistics".into())?,
-    }
+    neutral::analyze(&client).await?;
     if owners == Owners::Restorer {
         // The roles of the other environment may not be here; what is set for everybody is the app's own.
         let mut everybodys = manifest.properties.clone();

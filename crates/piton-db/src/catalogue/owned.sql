@@ -6,31 +6,20 @@
     from rel where relkind in ('r', 'p', 'v', 'm', 'f', 'S')
     union all select 'function ' || name, proowner, proacl, 'f' from proc
     union all select kind || name, typowner, typacl, 'T' from typ
-    union all select 'operator ' || name, oprowner, null, null from operator
-    union all select 'operator family ' || name, opfowner, null, null from family
-    union all select 'operator class ' || name, opcowner, null, null from class
-    union all select 'collation ' || name, collowner, null, null from coll
-    union all select 'conversion ' || name, conowner, null, null from conversion
-    union all select 'statistics ' || name, stxowner, null, null from statistics
-    union all select 'text search configuration ' || name, cfgowner, null, null from config
-    union all select 'text search dictionary ' || name, dictowner, null, null from dict
-    union all select format('language %I', lanname), lanowner, lanacl, 'l' from lang
-    union all select format('foreign-data wrapper %I', fdwname), fdwowner, fdwacl, 'F' from wrapper
-    union all select format('foreign server %I', srvname), srvowner, srvacl, 'S' from server
-    union all select format('event trigger %I', evtname), evtowner, null, null from event
-    union all select format('publication %I', pubname), pubowner, null, null from pg_publication
-    union all select format('subscription %I', subname), subowner, null, null from pg_subscription
-    where subdbid = (select d.oid from pg_database d where d.datname = current_database())
+    union all select format('column %s.%I', rel.name, a.attname), rel.relowner, a.attacl, 'c'
+    from rel join pg_attribute a on a.attrelid = rel.oid and not a.attisdropped where a.attacl is not null
 ),
 -- What comes with the server or an extension, where its privileges are no longer the first ones: the dump carries the difference.
+-- Privileges that were once changed are never null again.
 regranted (classid, objid, objsubid, now, first) as (
     select h.classid, h.objid, h.objsubid, coalesce(h.acl, acldefault(h.kind::"char", h.owner)),
            coalesce(i.initprivs, acldefault(h.kind::"char", h.owner))
-    from (select 'pg_class'::regclass, oid, 0, case relkind when 'S' then 's' else 'r' end, relowner, relacl from pg_class
+    from (select 'pg_class'::regclass, oid, 0, case relkind when 'S' then 's' else 'r' end, relowner, relacl
+          from pg_class where relacl is not null
           union all select 'pg_class'::regclass, c.oid, a.attnum, 'c', c.relowner, a.attacl
-          from pg_class c join pg_attribute a on a.attrelid = c.oid
-          union all select 'pg_proc'::regclass, oid, 0, 'f', proowner, proacl from pg_proc
-          union all select 'pg_type'::regclass, oid, 0, 'T', typowner, typacl from pg_type
+          from pg_class c join pg_attribute a on a.attrelid = c.oid where a.attacl is not null
+          union all select 'pg_proc'::regclass, oid, 0, 'f', proowner, proacl from pg_proc where proacl is not null
+          union all select 'pg_type'::regclass, oid, 0, 'T', typowner, typacl from pg_type where typacl is not null
           union all select 'pg_namespace'::regclass, oid, 0, 'n', nspowner, nspacl from pg_namespace
           union all select 'pg_language'::regclass, oid, 0, 'l', lanowner, lanacl from pg_language
           union all select 'pg_foreign_data_wrapper'::regclass, oid, 0, 'F', fdwowner, fdwacl from pg_foreign_data_wrapper

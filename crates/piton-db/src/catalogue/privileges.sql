@@ -1,18 +1,4 @@
--- Owners and privileges. Their keys begin with `owner of `, `grants on ` and `default privileges `, by which they can be left out.
-select 'owner of ' || name, pg_get_userbyid(owner)::text from owned
-union all
-select 'grants on ' || held.name, granted.list
-from (select name, owner, coalesce(acl, acldefault(kind::"char", owner)) as acl from owned where kind is not null
-      union all
-      select format('column %s.%I', rel.name, a.attname), rel.relowner, a.attacl
-      from rel join pg_attribute a on a.attrelid = rel.oid and not a.attisdropped where a.attacl is not null) held,
-     lateral (
-       select string_agg(concat_ws(' ', coalesce(r.rolname, 'public'), a.privilege_type, case when a.is_grantable then '*' end,
-                           'by ' || case when a.grantor <> held.owner then pg_get_userbyid(a.grantor) end),
-                         ', ' order by r.rolname, a.privilege_type, pg_get_userbyid(a.grantor)) as list
-       from aclexplode(held.acl) a left join pg_roles r on r.oid = a.grantee) granted
-where granted.list is not null
-union all
+-- Privileges on the server's own objects and on those to come. Their keys begin with `grants on ` and `default privileges `.
 select format('grants on %s %s', o.type, o.identity), changed.list
 from regranted g, pg_identify_object(g.classid, g.objid, g.objsubid) o,
      lateral (

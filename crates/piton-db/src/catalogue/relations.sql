@@ -83,10 +83,6 @@ select format('index %s', rel.name),
           from pg_attribute a where a.attrelid = rel.oid and a.attnum > 0 and to_jsonb(a) ->> 'attstattarget' <> '-1'))
 from pg_index i join rel on rel.oid = i.indexrelid
 union all
-select 'statistics ' || name,
-       concat_ws(' ', pg_get_statisticsobjdef(s.oid), 'target ' || nullif(to_jsonb(s) ->> 'stxstattarget', '-1'))
-from statistics s
-union all
 select format('rule %s.%I', rel.name, r.rulename), pg_get_ruledef(r.oid) || ' enabled ' || r.ev_enabled::text
 from pg_rewrite r join rel on rel.oid = r.ev_class where r.rulename <> '_RETURN'
 union all

@@ -122,6 +122,91 @@ async fn a_user_without_rights_reads_the_listing_too() {
     assert_eq!(differing, ["connection of subscription sub", "user mapping for listed at far"]);
 }
 
+/// What the second half of the listing is for, each with what has to be there before.
+const RARE: [(&str, &str, &str); 18] = [
+    (
+        "operator public.===(integer, integer)",
+        "create function public.same(int, int) returns bool language internal immutable as 'int4eq'",
+        "create operator public.=== (leftarg = int, rightarg = int, function = public.same)",
+    ),
+    ("operator family public.fam using btree", "", "create operator family public.fam using btree"),
+    (
+        "operator class public.down using btree",
+        "",
+        "create operator class public.down for type int using btree as function 1 btint4cmp(int, int)",
+    ),
+    ("collation public.swedish", "", "create collation public.swedish (locale = 'C.UTF-8')"),
+    (
+        "conversion public.conv",
+        "",
+        "create conversion public.conv for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8",
+    ),
+    (
+        "statistics public.stat",
+        "create table public.t (a int, b int)",
+        "create statistics public.stat on a, b from public.t",
+    ),
+    (
+        "text search configuration public.words",
+        "",
+        "create text search configuration public.words (copy = simple)",
+    ),
+    (
+        "text search dictionary public.stems",
+        "",
+        "create text search dictionary public.stems (template = simple)",
+    ),
+    (
+        "text search parser public.own",
+        "",
+        "create text search parser public.own
+        (start = prsd_start, gettoken = prsd_nexttoken, end = prsd_end, lextypes = prsd_lextype)",
+    ),
+    (
+        "text search template public.own",
+        "",
+        "create text search template public.own (lexize = dsimple_lexize)",
+    ),
+    (
+        "cast integer as public.mood",
+        "create type public.mood as enum ('good')",
+        "create cast (int as public.mood) with inout",
+    ),
+    (
+        "transform for integer language sql",
+        "create function public.via(internal) returns internal language internal immutable as 'prsd_lextype'",
+        "create transform for int language sql (from sql with function public.via(internal))",
+    ),
+    ("language speech", "", "create language speech handler plpgsql_call_handler"),
+    ("access method shelf", "", "create access method shelf type table handler heap_tableam_handler"),
+    ("foreign-data wrapper wrap", "", "create foreign data wrapper wrap"),
+    (
+        "event trigger watch",
+        "create function public.seen() returns event_trigger language plpgsql as 'begin end'",
+        "create event trigger watch on ddl_command_end execute function public.seen()",
+    ),
+    ("publication pub", "", "create publication pub"),
+    (
+        "subscription sub",
+        "",
+        "create subscription sub connection 'host=nowhere' publication a with (connect = false, slot_name = none)",
+    ),
+];
+
+#[tokio::test]
+async fn what_few_databases_have_is_listed_where_there_is_nothing_else_of_it() {
+    let Some((_, db)) = fresh("rare").await else { return };
+    let client = db.connect().await.unwrap();
+    for (object, before, statement) in RARE {
+        for statement in ["begin", before, statement] {
+            client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+        let structure = Structure::read(&client).await.unwrap();
+        assert!(structure.0.contains_key(object), "{object}: {structure:#?}");
+        client.batch_execute("rollback").await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_an_extension_brought_is_not_listed() {
     let Some((_, db)) = fresh("extended").await else { return };

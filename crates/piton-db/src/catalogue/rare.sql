@@ -1,17 +1,35 @@
--- Functions and what is made of them.
-select 'function ' || name, pg_get_functiondef(oid) from proc where prokind <> 'a'
+-- Collations, text search, and what is made of functions.
+select 'collation ' || name,
+       concat_ws(' ', collprovider, collisdeterministic, collencoding, collcollate, collctype,
+         'locale ' || coalesce(j ->> 'colliculocale', j ->> 'colllocale'), 'rules ' || (j ->> 'collicurules'))
+from coll
 union all
-select 'aggregate ' || proc.name,
-       concat_ws(' ', g.aggkind, g.aggnumdirectargs, 'parallel', proc.proparallel,
-         'state', format_type(g.aggtranstype, null), g.aggtransspace, g.aggtransfn::regprocedure, 'from ' || g.agginitval,
-         'final', g.aggfinalfn::regprocedure, g.aggfinalextra, g.aggfinalmodify,
-         'combine', g.aggcombinefn::regprocedure, g.aggserialfn::regprocedure, g.aggdeserialfn::regprocedure,
-         case when g.aggmtransfn <> 0 then concat_ws(' ',
-           'moving', format_type(g.aggmtranstype, null), g.aggmtransspace, g.aggmtransfn::regprocedure,
-           g.aggminvtransfn::regprocedure, 'from ' || g.aggminitval,
-           g.aggmfinalfn::regprocedure, g.aggmfinalextra, g.aggmfinalmodify) end,
-         'sort', g.aggsortop::regoperator)
-from proc join pg_aggregate g on g.aggfnoid = proc.oid
+select 'text search configuration ' || config.name,
+       concat_ws(' ', 'parser', format('%s.%I', p.prsnamespace::regnamespace, p.prsname),
+         (select string_agg(format('%s with %s', k.alias, k.dicts), '; ' order by k.alias collate "C")
+          from (select t.alias, string_agg(m.mapdict::regdictionary::text, ', ' order by m.mapseqno) as dicts
+                from pg_ts_config_map m join ts_token_type(config.cfgparser) t on t.tokid = m.maptokentype
+                where m.mapcfg = config.oid group by t.alias) k))
+from config join pg_ts_parser p on p.oid = config.cfgparser
+union all
+select 'text search dictionary ' || dict.name,
+       concat_ws(' ', 'template', format('%s.%I', t.tmplnamespace::regnamespace, t.tmplname), dict.dictinitoption)
+from dict join pg_ts_template t on t.oid = dict.dicttemplate
+union all
+select format('text search parser %I.%I', n.nspname, p.prsname),
+       concat_ws(' ', p.prsstart::regprocedure, p.prstoken::regprocedure, p.prsend::regprocedure,
+         p.prsheadline::regprocedure, p.prslextype::regprocedure)
+from pg_ts_parser p join ns n on n.oid = p.prsnamespace
+where not exists (select from member m where m.classid = 'pg_ts_parser'::regclass and m.objid = p.oid)
+union all
+select format('text search template %I.%I', n.nspname, t.tmplname),
+       concat_ws(' ', t.tmplinit::regprocedure, t.tmpllexize::regprocedure)
+from pg_ts_template t join ns n on n.oid = t.tmplnamespace
+where not exists (select from member m where m.classid = 'pg_ts_template'::regclass and m.objid = t.oid)
+union all
+select 'statistics ' || name,
+       concat_ws(' ', pg_get_statisticsobjdef(s.oid), 'target ' || nullif(to_jsonb(s) ->> 'stxstattarget', '-1'))
+from statistics s
 union all
 select 'operator ' || name,
        concat_ws(' ', format_type(oprresult, null), oprcode::regprocedure, oprrest::regprocedure, oprjoin::regprocedure,
