@@ -180,9 +180,9 @@ install_pgbouncer() {
     return "$installed"
 }
 
-# want_migration_tools: puts the tools that apps migrate with into target/tools; one that cannot be had is not tested.
-want_migration_tools() {
-    want_python_tools || say "Alembic and Django are missing, so that they are not tested"
+# want_peers: puts what Piton works with into target/tools, migration tools and a store; one that cannot be had is not tested.
+want_peers() {
+    want_python_tools || say "Alembic, Django and moto are missing: neither they nor backups in a store are tested"
     want_golang_migrate || say "golang-migrate is missing, so that it is not tested"
     want_prisma || say "Prisma is missing, so that it is not tested"
     have sqitch || apt_install sqitch libdbd-pg-perl || say "sqitch is missing, so that it is not tested"
@@ -210,12 +210,14 @@ once() {
 
 want_python_tools() {
     have python3 || apt_install python3 python3-venv || return 1
-    once python "alembic==1.20.0 django==5.2.9 psycopg[binary]==3.2.13" make_python_tools
+    # moto is an emulator of Amazon's stores; Flask is its server's, whose own list of needs is five times as long.
+    once python "alembic==1.20.0 django==5.2.9 psycopg[binary]==3.2.13 moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.5" \
+        make_python_tools
 }
 
 make_python_tools() {
     # shellcheck disable=SC2086 # one word each
-    python3 -m venv "$made" && "$made/bin/pip" install --quiet --disable-pip-version-check $versions
+    python3 -m venv "$made" && "$made/bin/pip" install --quiet --disable-pip-version-check --no-compile $versions
 }
 
 want_golang_migrate() {

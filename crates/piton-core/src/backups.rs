@@ -1,9 +1,10 @@
-//! The backups of an environment, as they lie in its folder.
+//! The backups of an environment, as they lie in its folder and in its store.
 
 use std::path::{Path, PathBuf};
 
 use piton_db::DbError;
 use piton_db::manifest::{Manifest, Proved};
+use piton_db::store::Store;
 
 use crate::fault::Fault;
 use crate::plan::short_id;
@@ -13,8 +14,12 @@ use crate::plan::short_id;
 pub struct Stored {
     /// The release or the run that made it, after which its folder is named.
     pub id: String,
-    /// Its folder.
+    /// Its folder, or where it would be fetched to.
     pub folder: PathBuf,
+    /// Whether it is in that folder.
+    pub here: bool,
+    /// Whether the store has all of it.
+    pub stored: bool,
     /// What it holds; an error when its manifest was altered.
     pub manifest: Result<Manifest, DbError>,
     /// When it was last proved.
@@ -44,7 +49,7 @@ pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, 
             read => read,
         };
         let proved = manifest.as_ref().ok().and_then(|manifest| Proved::read(&folder, manifest));
-        Some(Stored { id, folder, manifest, proved })
+        Some(Stored { id, folder, here: true, stored: false, manifest, proved })
     });
     let is_ours = |stored: &Stored| match &stored.manifest {
         Ok(manifest) => {
@@ -56,6 +61,30 @@ pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, 
     let mut found: Vec<Stored> = stored.filter(is_ours).collect();
     found.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(found)
+}
+
+/// Adds what the store has, and tells of the others whether it has them.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn add_stored(found: &mut Vec<Stored>, folder: &Path, store: &Store) -> Result<(), DbError> {
+    let held = store.list().await?;
+    let whole = held.into_iter().filter(|(id, held)| held.whole && id.parse::<ulid::Ulid>().is_ok());
+    for (id, _) in whole {
+        if let Some(here) = found.iter_mut().find(|stored| stored.id == id) {
+            here.stored = true;
+            continue;
+        }
+        let (manifest, proved) = match store.read(&id).await {
+            Ok((manifest, proved)) => (Ok(manifest), proved),
+            Err(error @ DbError::BadManifest { .. }) => (Err(error), None),
+            Err(error) => return Err(error),
+        };
+        let folder = folder.join(&id);
+        found.push(Stored { id, folder, here: false, stored: true, manifest, proved });
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(())
 }
 
 /// Finds a backup by its identifier, by the end of it, or as the `latest`.

@@ -243,12 +243,21 @@ impl Project {
         }
     }
 
-    /// Lists an environment's backups, oldest first.
+    /// Lists an environment's backups, oldest first; with why the store cannot be read, if it cannot.
     ///
     /// # Errors
     /// When their folder cannot be read.
-    pub fn backups(&self, settings: &Settings) -> Result<Vec<Stored>, Fault> {
-        backups::list(&self.dirs.backups(settings), &settings.app, &settings.environment)
+    pub async fn backups(&self, settings: &Settings) -> Result<(Vec<Stored>, Option<Fault>), Fault> {
+        let folder = self.dirs.backups(settings);
+        let mut found = backups::list(&folder, &settings.app, &settings.environment)?;
+        let added = match step::store_of(settings) {
+            Ok(Some(store)) => backups::add_stored(&mut found, &folder, &store)
+                .await
+                .map_err(|error| step::store_unusable(&settings.environment, &error)),
+            Ok(None) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        Ok((found, added.err()))
     }
 
     /// Takes up the environment's release that is not over.

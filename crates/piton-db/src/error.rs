@@ -119,6 +119,18 @@ pub enum DbError {
     /// A file could not be used.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A store of backups could not be used.
+    #[error("could not {doing} {place}: {why}")]
+    Store {
+        /// What was wanted, as an infinitive: `read`.
+        doing: &'static str,
+        /// The store, such as `s3://bucket/prefix`.
+        place: String,
+        /// The server's or the network's reason.
+        why: String,
+        /// Whether the key may not do it.
+        denied: bool,
+    },
     /// The folder is not a finished backup.
     #[error("{} is not a finished backup: it has no manifest.json", dir.display())]
     NoManifest {

@@ -30,6 +30,7 @@ pub mod quote;
 pub mod rehearsal;
 mod rowsum;
 pub mod shared;
+pub mod store;
 pub mod swap;
 mod tables;
 mod target;

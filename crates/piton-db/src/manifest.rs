@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use crate::{DbError, dumpfile, files};
 const FORMAT: u32 = 1;
 pub(crate) const FILE: &str = "manifest.json";
 /// The file that says that the backup was proved.
-const PROVED: &str = "proved.json";
+pub(crate) const PROVED: &str = "proved.json";
 
 /// The size and checksum of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,8 +143,13 @@ impl Manifest {
             }
             Err(error) => return Err(error.into()),
         };
-        let bad = |why| DbError::BadManifest { file: file.clone(), why };
-        let sealed: Sealed = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        Self::parse(&text, &file)
+    }
+
+    /// Reads the text of a manifest, which lies in this file.
+    pub(crate) fn parse(text: &[u8], file: &Path) -> Result<Self, DbError> {
+        let bad = |why| DbError::BadManifest { file: file.to_owned(), why };
+        let sealed: Sealed = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
         if sealed.manifest.format > FORMAT {
             return Err(bad(format!(
                 "its format is {}, this Piton reads up to {FORMAT}",
@@ -211,7 +216,12 @@ pub struct Proved {
 impl Proved {
     /// Reads it from the backup's folder; `None` when the backup was not proved, or its manifest is another one since.
     pub fn read(dir: &Path, manifest: &Manifest) -> Option<Self> {
-        let proved: Self = serde_json::from_slice(&fs::read(dir.join(PROVED)).ok()?).ok()?;
+        Self::parse(&fs::read(dir.join(PROVED)).ok()?, manifest)
+    }
+
+    /// Reads its text; `None` when it is of another manifest.
+    pub(crate) fn parse(text: &[u8], manifest: &Manifest) -> Option<Self> {
+        let proved: Self = serde_json::from_slice(text).ok()?;
         (proved.manifest == manifest.hash().ok()?).then_some(proved)
     }
 
@@ -234,6 +244,15 @@ impl Proved {
         let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from)?;
         files::write(&dir.join(PROVED), &text)
     }
+}
+
+/// Names a file of a backup in its folder; a manifest that came from elsewhere may name none outside of it.
+pub(crate) fn below(dir: &Path, name: &str) -> Result<PathBuf, DbError> {
+    let path = Path::new(name);
+    if path.components().all(|part| matches!(part, Component::Normal(_))) && name != FILE && name != PROVED {
+        return Ok(dir.join(path));
+    }
+    Err(DbError::BadManifest { file: dir.join(FILE), why: format!("it names {name}, which no backup has") })
 }
 
 /// Reads every file of a backup and lists those that are altered, missing or strange.

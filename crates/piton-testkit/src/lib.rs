@@ -6,4 +6,5 @@ pub mod load;
 pub mod pooler;
 pub mod postgres;
 pub mod stage;
+pub mod store;
 pub mod tools;

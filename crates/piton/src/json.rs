@@ -127,6 +127,8 @@ pub(crate) fn backups(environment: &str, stored: &[Stored]) -> Value {
         Ok(manifest) => json!({
             "backup": stored.id,
             "folder": stored.folder,
+            "here": stored.here,
+            "stored": stored.stored,
             "damaged": null,
             "taken": manifest.snapshot_at,
             "database": manifest.source.name,
@@ -142,7 +144,13 @@ pub(crate) fn backups(environment: &str, stored: &[Stored]) -> Value {
                 "server_version": proved.server_version_num,
             })),
         }),
-        Err(error) => json!({ "backup": stored.id, "folder": stored.folder, "damaged": error.to_string() }),
+        Err(error) => json!({
+            "backup": stored.id,
+            "folder": stored.folder,
+            "here": stored.here,
+            "stored": stored.stored,
+            "damaged": error.to_string(),
+        }),
     };
     json!({ "environment": environment, "backups": stored.iter().map(one).collect::<Vec<_>>() })
 }

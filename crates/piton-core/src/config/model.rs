@@ -223,6 +223,24 @@ pub(super) struct Backup {
     pub files: Option<Vec<String>>,
     /// Public keys of age, like `age1…`: the env_file is backed up encrypted for them. Default: it is not backed up.
     pub recipients: Option<Vec<String>>,
+    /// An S3-compatible store in which every proved backup is kept, too. Default: none.
+    pub store: Option<Store>,
+}
+
+/// An S3-compatible store of backups.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    /// The bucket and what all names in it begin with, like `s3://shop-backups/piton`.
+    pub url: String,
+    /// The server, like `https://s3.example.com`. Default: Amazon's of the region.
+    pub endpoint: Option<String>,
+    /// The region. Default: `us-east-1`.
+    pub region: Option<String>,
+    /// The access key, like `${BACKUP_KEY}`. Default: the machine's own role.
+    pub access_key: Option<String>,
+    /// Its secret, like `${BACKUP_SECRET}`.
+    pub secret_key: Option<String>,
 }
 
 /// Something that has to hold before traffic moves; it has exactly one of `get`, `sql`, `command` and `table`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use piton_db::migrate::Tool;
+use piton_db::store::Place;
 use piton_exec::{ExposeSecret, Secret};
 
 use super::checks;
@@ -329,6 +330,7 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
         .enumerate()
         .map(|(i, key)| cx.required(&asked.own(&format!("backup.recipients[{i}]")), key, parse_recipient))
         .collect();
+    let store = backup.and_then(|backup| backup.store.as_ref()).map(|store| self::store(asked, store, cx));
     let mut count = |key: &str, written: Option<u32>| {
         let count = written.unwrap_or(0);
         cx.note(&asked.own(&format!("backup.{key}")), count);
@@ -342,7 +344,67 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
         to: to?,
         files: files.into_iter().collect::<Option<_>>()?,
         recipients: recipients.into_iter().collect::<Option<_>>()?,
+        store: match store {
+            Some(store) => Some(store?),
+            None => None,
+        },
     })
+}
+
+fn store(asked: Asked<'_>, store: &model::Store, cx: &mut Context<'_>) -> Option<Place> {
+    let own = |key: &str| asked.own(&format!("backup.store.{key}"));
+    let url = cx.required(&own("url"), &store.url, parse_bucket);
+    let endpoint = cx.optional(&own("endpoint"), store.endpoint.as_deref(), parse_endpoint);
+    let region = cx.text(&own("region"), store.region.as_deref().unwrap_or("us-east-1"));
+    let mut secret = |key: &str, written: Option<&str>| match written {
+        Some(written) if !has_variable(written) => {
+            cx.refuse_unseen(&format!(
+                "`{}` has a secret in it, and piton.toml is no place for secrets: write a variable, like `${{BACKUP_KEY}}`",
+                own(key)
+            ));
+            None
+        }
+        Some(written) => cx.secret(&own(key), Some(written), "").map(Some),
+        None => Some(None),
+    };
+    let access_key = secret("access_key", store.access_key.as_deref());
+    let secret_key = secret("secret_key", store.secret_key.as_deref());
+    let keys = match (access_key?, secret_key?) {
+        (Some(access), Some(secret)) => Some((access, secret)),
+        (None, None) => None,
+        (Some(_), None) => {
+            cx.refuse(&own("access_key"), format!("`{}` is missing beside it", own("secret_key")));
+            return None;
+        }
+        (None, Some(_)) => {
+            cx.refuse(&own("secret_key"), format!("`{}` is missing beside it", own("access_key")));
+            return None;
+        }
+    };
+    let (bucket, prefix) = url?;
+    Some(Place { bucket, prefix, endpoint: endpoint?, region: region?, keys })
+}
+
+/// Reads `s3://bucket/prefix`.
+fn parse_bucket(text: &str) -> Result<(String, String), ValueError> {
+    let parts = text.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
+    match parts {
+        Some((bucket, prefix)) if !bucket.is_empty() => {
+            Ok((bucket.to_owned(), prefix.trim_matches('/').to_owned()))
+        }
+        _ => Err(ValueError::new("a store is written like `s3://bucket/prefix`")),
+    }
+}
+
+/// Reads the URL of a server: plain HTTP only to this machine.
+fn parse_endpoint(text: &str) -> Result<String, ValueError> {
+    let host = text.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
+    match host {
+        Some("127.0.0.1" | "localhost") => Ok(text.to_owned()),
+        Some(_) => Err(ValueError::new("backups go over https:// to another machine")),
+        None if text.starts_with("https://") => Ok(text.to_owned()),
+        None => Err(ValueError::new("a server is written like `https://s3.example.com`")),
+    }
 }
 
 /// Reads a public key of age; a secret one does not belong here.

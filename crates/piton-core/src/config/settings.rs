@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use piton_db::mask::Mask;
 use piton_db::migrate::Tool;
+use piton_db::store::Place;
 use piton_exec::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -233,7 +234,7 @@ pub struct MaskFile {
 }
 
 /// Where backups go and how long they stay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Backup {
     /// Which stay.
     pub retention: Retention,
@@ -243,6 +244,8 @@ pub struct Backup {
     pub files: Vec<PathBuf>,
     /// Public keys of age for which the environment's file of variables is encrypted; it is not backed up without.
     pub recipients: Vec<String>,
+    /// The store that proved backups are copied into.
+    pub store: Option<Place>,
 }
 
 /// Something that has to hold before traffic moves.

@@ -250,8 +250,14 @@ async fn a_guards_refusal_ends_the_release_with_nothing_undone() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut project = Project::new();
     project.world.settings.run.ports.blue = taken.local_addr().unwrap().port();
-    let guard =
-        Guard { commit: "3f9c2e1".into(), slot: Slot::Blue, job: Job::Release, backup: None, files: None };
+    let guard = Guard {
+        commit: "3f9c2e1".into(),
+        slot: Slot::Blue,
+        job: Job::Release,
+        backup: None,
+        files: None,
+        store: false,
+    };
     let steps = vec![planned("guard", Phase::Guard, guard), project.runs("one", &["mkdir made"])];
     let (end, state) = project.run(project.begin(steps)).await;
     assert_eq!(end, End::Over(Outcome::Refused));

@@ -4,7 +4,7 @@
 
 mod order;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use crate::facts::{Facts, Source};
 use crate::gate;
 use crate::step::{
     Backup, Build, Checks, CloneData, Connect, DropCopies, Fresh, Guard, Mark, Migrate, Proof, Prune,
-    Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Watch,
+    Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
 };
 use crate::words;
 
@@ -277,6 +277,9 @@ impl Draft<'_> {
             job: Job::Release,
             backup: None,
             files: None,
+            store: self.settings.backup.store.is_some()
+                && self.settings.database.is_some()
+                && self.settings.data.is_none(),
         };
         self.add("guard", Phase::Guard, guard);
         if self.facts.unmarked {
@@ -341,8 +344,20 @@ impl Draft<'_> {
         let size = self.facts.source.as_ref().map(size_words);
         let data = from.as_ref().and(self.settings.data.as_ref()).and_then(Data::source);
         let mask = data.and_then(|data| data.mask.clone());
+        let own = from.is_none();
         self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from, mask }, size);
-        self.add("prove", Phase::Prove, Proof { folder, golden: names.golden.clone() });
+        self.add("prove", Phase::Prove, Proof { folder: folder.clone(), golden: names.golden.clone() });
+        // What staging is made from is production's, and kept there.
+        if own {
+            self.upload(folder);
+        }
+    }
+
+    /// Copies a proved backup into the store, where there is one.
+    fn upload(&mut self, folder: PathBuf) {
+        if self.settings.backup.store.is_some() {
+            self.add("prove.store", Phase::Prove, Upload { folder });
+        }
     }
 
     fn start(&mut self) {

@@ -1,6 +1,6 @@
 //! What is done for an environment besides a release: a backup, its proof, its restoration, fresh data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::{Draft, Names, Phase, Plan};
 use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::facts::Facts;
-use crate::step::{DropCopies, Guard, HandOver, Proof, Site, Unpack};
+use crate::step::{DropCopies, Fetch, Guard, HandOver, Proof, Site, Unpack};
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +72,15 @@ pub enum Order {
     Proof {
         /// The backup's folder.
         folder: PathBuf,
+        /// Whether it is there, and not only in the store.
+        here: bool,
     },
     /// A new database with a backup's contents.
     Restore {
         /// The backup's folder.
         folder: PathBuf,
+        /// Whether it is there, and not only in the store.
+        here: bool,
         /// The database's name.
         into: String,
         /// The new folder for the files of the backup, if they are wanted.
@@ -106,11 +110,17 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
     let mut draft = Draft { settings, site, facts, dirs: &dirs, slot, steps: Vec::new() };
     let job = order.job();
     let (backup, files) = match order {
-        Order::Proof { folder } => (Some(folder.clone()), None),
+        Order::Proof { folder, .. } => (Some(folder.clone()), None),
         Order::Restore { folder, files, .. } => (Some(folder.clone()), files.clone()),
         Order::Backup | Order::Clone => (None, None),
     };
-    let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files };
+    let needed = match order {
+        Order::Backup | Order::Proof { .. } => settings.backup.store.is_some(),
+        // What is here can be restored without it.
+        Order::Restore { here, .. } => !here,
+        Order::Clone => false,
+    };
+    let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files, store: needed };
     draft.add("guard", Phase::Guard, guard);
     let names = Names::of(settings, &facts.id);
     match order {
@@ -118,12 +128,15 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
             draft.anchor(&names, None);
             draft.anchor_settled(vec![names.golden]);
         }
-        Order::Proof { folder } => {
+        Order::Proof { folder, here } => {
+            draft.fetch(folder, *here);
             let proof = Proof { folder: folder.clone(), golden: names.golden.clone() };
             draft.add("prove", Phase::Prove, proof);
+            draft.upload(folder.clone());
             draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
         }
-        Order::Restore { folder, into, files } => {
+        Order::Restore { folder, here, into, files } => {
+            draft.fetch(folder, *here);
             draft.add("prove", Phase::Prove, Proof { folder: folder.clone(), golden: into.clone() });
             if let Some(into) = files {
                 draft.add("prove.files", Phase::Prove, Unpack { folder: folder.clone(), into: into.clone() });
@@ -138,4 +151,13 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
         }
     }
     draft.plan(job)
+}
+
+impl Draft<'_> {
+    /// Fetches a backup that is only in the store.
+    fn fetch(&mut self, folder: &Path, here: bool) {
+        if !here {
+            self.add("prove.fetch", Phase::Prove, Fetch { folder: folder.to_owned() });
+        }
+    }
 }

@@ -37,6 +37,9 @@ pub struct Guard {
     /// Where that one's files are wanted.
     #[serde(default)]
     pub files: Option<PathBuf>,
+    /// Whether the store of backups is needed.
+    #[serde(default)]
+    pub store: bool,
 }
 
 /// What one guard found.
@@ -50,14 +53,28 @@ pub struct Finding {
 
 impl Guard {
     /// Names the guards in their order.
-    fn names(&self) -> &'static [&'static str] {
-        match self.job {
+    fn names(&self) -> Vec<&'static str> {
+        let mut names = match self.job {
             Job::Release => {
-                &["identity", "secrets", "tools", "migrations", "disk", "ports", "order", "window", "serving"]
+                vec![
+                    "identity",
+                    "secrets",
+                    "tools",
+                    "migrations",
+                    "disk",
+                    "ports",
+                    "order",
+                    "window",
+                    "serving",
+                ]
             }
-            Job::Clone => &["identity", "secrets", "tools", "disk", "window", "serving"],
-            Job::Backup | Job::Proof | Job::Restore => &["identity", "tools", "disk"],
+            Job::Clone => vec!["identity", "secrets", "tools", "disk", "window", "serving"],
+            Job::Backup | Job::Proof | Job::Restore => vec!["identity", "tools", "disk"],
+        };
+        if self.store {
+            names.push("store");
         }
+        names
     }
 }
 
@@ -103,7 +120,7 @@ impl Guard {
             // Whatever keeps a guard from looking refuses, too: nothing was touched yet.
             let refusal =
                 self.one(guard, world, now).await.err().map(|fault| Fault { kind: Kind::Refused, ..fault });
-            findings.push(Finding { guard: (*guard).to_owned(), refusal });
+            findings.push(Finding { guard: guard.to_owned(), refusal });
         }
         findings
     }
@@ -121,6 +138,7 @@ impl Guard {
             "ports" => self.ports_guard(world).await,
             "order" => self.order_guard(world),
             "window" => window_guard(&world.settings, now),
+            "store" => store_guard(&world.settings).await,
             _ => serving_guard(world).await,
         }
     }
@@ -514,7 +532,11 @@ async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
             needs.push(Need { path: settings.backup.to.clone(), bytes, what: "the backup" });
         }
         Some(folder) => {
-            let manifest = Manifest::read(folder).or_fault(|| "the backup cannot be read".into())?;
+            let manifest = manifest_of(settings, folder).await?;
+            if !folder.exists() {
+                let (path, bytes) = (settings.backup.to.clone(), manifest.total_bytes());
+                needs.push(Need { path, bytes, what: "the backup from the store" });
+            }
             size = live.max(manifest.database_bytes.unwrap_or_default()).max(manifest.total_bytes());
             if let Some(path) = &guard.files {
                 let bytes = manifest.archives.iter().map(|archive| archive.bytes).sum();
@@ -536,6 +558,27 @@ async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
         needs.push(Need { path, bytes: copies * size, what });
     }
     room(&needs)
+}
+
+/// Reads the manifest of a backup that is in its folder, or in the store alone.
+async fn manifest_of(settings: &Settings, folder: &Path) -> Result<Manifest, Fault> {
+    match (Manifest::read(folder), super::store_of(settings)?) {
+        (Err(DbError::NoManifest { .. }), Some(store)) => {
+            let id = folder.file_name().unwrap_or_default().to_string_lossy();
+            let read = store.read(&id).await;
+            Ok(read.map_err(|error| super::store_unusable(&settings.environment, &error))?.0)
+        }
+        (read, _) => read.or_fault(|| "the backup cannot be read".into()),
+    }
+}
+
+/// The store answers and lets us look; that it can be written to is only known once something is.
+async fn store_guard(settings: &Settings) -> Result<(), Fault> {
+    if let Some(store) = super::store_of(settings)? {
+        let listed = store.list().await;
+        listed.map_err(|error| super::store_unusable(&settings.environment, &error))?;
+    }
+    Ok(())
 }
 
 /// Measures what is backed up besides the database; refuses a backup of what is not there.

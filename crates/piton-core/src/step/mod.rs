@@ -21,6 +21,7 @@ mod serving;
 mod settle;
 mod shift;
 mod slot;
+mod store;
 mod unpack;
 mod which;
 
@@ -57,6 +58,8 @@ pub use settle::{DropCopies, Prune, StopSlot, Tidy};
 pub use shift::{Shift, Watch};
 pub(crate) use slot::SLOT_MARK;
 pub use slot::StartSlot;
+pub use store::{Fetch, Upload};
+pub(crate) use store::{store_of, store_unusable};
 pub use unpack::Unpack;
 pub(crate) use which::still_the_same;
 
@@ -195,8 +198,8 @@ macro_rules! kinds {
 }
 
 kinds!(
-    Guard, Mark, Build, Backup, Proof, Rehearse, Fresh, CloneData, Migrate, StartSlot, Checks, Connect,
-    Shift, Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
+    Guard, Mark, Build, Backup, Fetch, Proof, Upload, Rehearse, Fresh, CloneData, Migrate, StartSlot, Checks,
+    Connect, Shift, Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
 );
 
 impl Step {

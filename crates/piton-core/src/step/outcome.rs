@@ -30,6 +30,11 @@ impl Step {
                 };
                 format!("{database}{files}, {}", words::bytes(number("bytes")))
             }
+            Step::Fetch(_) => format!("{} fetched", words::bytes(number("received"))),
+            Step::Upload(_) => match number("sent") {
+                0 => "is there".into(),
+                sent => format!("{} copied", words::bytes(sent)),
+            },
             Step::Proof(_) => {
                 let equal = format!(
                     "restored and equal: {} tables, {} rows, {} objects",
@@ -98,10 +103,16 @@ impl Step {
                     format!("{} removed", removed.join(", "))
                 }
             }
-            Step::Prune(_) => match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
-                0 => "none is too old".into(),
-                removed => format!("{removed} too old, removed"),
-            },
+            Step::Prune(_) => {
+                let removed = match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
+                    0 => "none is too old".into(),
+                    removed => format!("{removed} too old, removed"),
+                };
+                match text("store_kept") {
+                    why if why.is_empty() => removed,
+                    why => format!("{removed}; the store's stay: {why}"),
+                }
+            }
         }
     }
 
@@ -154,6 +165,10 @@ impl Step {
             Step::Proof(_) | Step::Rehearse(_) | Step::Fresh(_) if flag("dropped") => "copy dropped".into(),
             Step::Unpack(_) if flag("removed") => "the unpacked files are removed".into(),
             Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
+            Step::Upload(_) if outcome.get("kept").is_some() => "the store's copy is kept".into(),
+            Step::Upload(_) if !text("left").is_empty() => {
+                format!("the unfinished copy stays until it is too old: {}", text("left"))
+            }
             _ => String::new(),
         }
     }

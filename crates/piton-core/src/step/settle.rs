@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
-use piton_db::{Database, backup};
+use piton_db::store::Store;
+use piton_db::{Database, DbError, backup};
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -127,6 +128,21 @@ async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<Stri
     })
 }
 
+impl Prune {
+    /// Removes from the store what uploads have left that were cut off.
+    async fn remove_unfinished(&self, store: &Store, now: Timestamp) -> Result<(), DbError> {
+        for (id, held) in store.list().await? {
+            let Ok(made) = id.parse::<ulid::Ulid>() else { continue };
+            let made =
+                i64::try_from(made.timestamp_ms()).ok().and_then(|at| Timestamp::from_millisecond(at).ok());
+            if !held.whole && made.is_some_and(|made| !self.retention.is_young(made, now)) {
+                store.remove(&id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Act for Prune {
     fn words(&self, _site: &Site<'_>) -> Words {
         let keep = self.retention.words();
@@ -139,7 +155,14 @@ impl Act for Prune {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
         let mut removed = Vec::new();
-        let stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
+        let mut stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
+        let mut store = super::store_of(ctx.settings())?;
+        let mut kept = None;
+        if let Some(open) = &store
+            && let Err(error) = backups::add_stored(&mut stored, &self.folder, open).await
+        {
+            (store, kept) = (None, Some(error.to_string()));
+        }
         let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
         let proved: Vec<Timestamp> =
             stored.iter().filter(|stored| stored.proved.is_some()).filter_map(at).collect();
@@ -150,11 +173,20 @@ impl Act for Prune {
             let counts = stored.proved.is_some() && counted.contains(&taken);
             // This run's own backup stays whatever its age: it is the newest anchor.
             if stored.id != ctx.plan.id && !counts && !self.retention.is_young(taken, now) {
-                backup::discard(&stored.folder).await.or_fault(cannot)?;
-                removed.push(stored.folder.display().to_string());
+                if stored.here {
+                    backup::discard(&stored.folder).await.or_fault(cannot)?;
+                    removed.push(stored.folder.display().to_string());
+                }
+                if let Some(store) = store.as_ref().filter(|_| stored.stored) {
+                    kept = store.remove(&stored.id).await.err().map(|error| error.to_string()).or(kept);
+                }
             }
         }
-        Ok(json!({ "removed": removed }))
+        if let Some(store) = &store {
+            kept = self.remove_unfinished(store, now).await.err().map(|error| error.to_string()).or(kept);
+        }
+        // A key that may write and not remove is a good one, and a store that is away takes the next run's removals.
+        Ok(json!({ "removed": removed, "store_kept": kept }))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

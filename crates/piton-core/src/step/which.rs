@@ -153,6 +153,8 @@ impl Step {
             | Step::DropCopies(_) => true,
             Step::Guard(_)
             | Step::Build(_)
+            | Step::Fetch(_)
+            | Step::Upload(_)
             | Step::StartSlot(_)
             | Step::Checks(_)
             | Step::Connect(_)

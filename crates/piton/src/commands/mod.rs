@@ -51,7 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Continue(args) => block_on(hold::go_on(&open(&dir)?, &args)),
         Command::Migration(args) => block_on(migration::run(&open(&dir)?, &args)),
         Command::Backup(args) => block_on(order::backup(&open(&dir)?, &args)),
-        Command::Backups(args) => backups::run(&open(&dir)?, &args),
+        Command::Backups(args) => block_on(backups::run(&open(&dir)?, &args)),
         Command::Prove(args) => block_on(order::prove(&open(&dir)?, &args)),
         Command::Restore(args) => block_on(order::restore(&open(&dir)?, &args)),
         Command::Clone(args) => block_on(order::clone(&open(&dir)?, &args)),

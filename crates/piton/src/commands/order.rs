@@ -17,17 +17,18 @@ pub(crate) async fn backup(project: &Project, args: &cli::Order) -> Result<ExitC
 
 /// Proves a backup once more.
 pub(crate) async fn prove(project: &Project, args: &cli::Prove) -> Result<ExitCode, Error> {
-    let folder = find(project, &args.order.target.environment, &args.backup)?.folder;
-    run(project, &args.order, Order::Proof { folder }).await
+    let found = find(project, &args.order.target.environment, &args.backup).await?;
+    run(project, &args.order, Order::Proof { folder: found.folder, here: found.here }).await
 }
 
 /// Restores a backup into a new database.
 pub(crate) async fn restore(project: &Project, args: &cli::Restore) -> Result<ExitCode, Error> {
-    let folder = find(project, &args.order.target.environment, &args.backup)?.folder;
+    let backups::Stored { folder, here, .. } =
+        find(project, &args.order.target.environment, &args.backup).await?;
     let files = args.files.as_ref().map(std::path::absolute).transpose();
     let files = files
         .map_err(|error| Fault::refused("the folder for the files cannot be named").caused_by(&error))?;
-    run(project, &args.order, Order::Restore { folder, into: args.into.clone(), files }).await
+    run(project, &args.order, Order::Restore { folder, here, into: args.into.clone(), files }).await
 }
 
 /// Makes an environment's database anew from the one that it takes its data from.
@@ -46,9 +47,11 @@ async fn run(project: &Project, args: &cli::Order, order: Order) -> Result<ExitC
 }
 
 /// Finds a whole backup.
-fn find(project: &Project, environment: &str, part: &str) -> Result<backups::Stored, Error> {
+async fn find(project: &Project, environment: &str, part: &str) -> Result<backups::Stored, Error> {
     let settings = project.settings(environment)?;
-    let found = backups::find(project.backups(&settings)?, part, environment)?;
+    let (stored, unread) = project.backups(&settings).await?;
+    // What is here can be used without the store; what is not may be there.
+    let found = backups::find(stored, part, environment).map_err(|none| unread.unwrap_or(none))?;
     match &found.manifest {
         Ok(_) => Ok(found),
         Err(error) => Err(Fault::refused(format!("the backup {} is damaged", found.id))

@@ -27,6 +27,7 @@ mod processes;
 mod rehearsal;
 mod rewind;
 mod step_contract;
+mod store;
 mod tools;
 mod transcripts;
 mod way_back;

@@ -15,8 +15,10 @@ use crate::retention::Retention;
 
 const STAGING: (&str, &str) =
     (".env.staging", "DATABASE_URL=postgres://u:hunter2@localhost/et_staging\nNODE_ENV=staging\n");
-const PRODUCTION: (&str, &str) =
-    (".env.production", "NODE_ENV=production\nDATABASE_URL=postgres://u:hunter3@localhost/et\n");
+const PRODUCTION: (&str, &str) = (
+    ".env.production",
+    "NODE_ENV=production\nDATABASE_URL=postgres://u:hunter3@localhost/et\nBACKUP_KEY=key4\nBACKUP_SECRET=hunter4\n",
+);
 
 #[test]
 fn every_key_arrives() {
@@ -45,6 +47,12 @@ fn every_key_arrives() {
     assert_eq!(settings.backup.to, settings.root.join("backups/"));
     assert_eq!(settings.backup.files, [settings.root.join("uploads")]);
     assert_eq!(settings.backup.recipients.len(), 1);
+    let store = settings.backup.store.as_ref().unwrap();
+    assert_eq!(store.to_string(), "s3://shop-backups/piton");
+    assert_eq!(store.endpoint.as_deref(), Some("https://s3.example.com"));
+    assert_eq!(store.region, "eu-central-1");
+    assert_eq!(store.keys.as_ref().unwrap().1.expose_secret(), "hunter4");
+    assert!(!format!("{store:?}").contains("hunter4"));
     assert_eq!(settings.window.as_ref().unwrap().to_string(), "Tue 10:00-12:00 America/New_York");
     assert_eq!(settings.vars["NODE_ENV"].expose_secret(), "production");
     assert!(settings.shared_secrets.contains("SENTRY_DSN"));

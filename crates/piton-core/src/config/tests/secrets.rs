@@ -5,7 +5,8 @@ use super::{FULL, resolve};
 fn settings(environment: &str, vars: &str) -> Settings {
     let file = format!(".env.{environment}");
     let vars = format!("{vars}\nDATABASE_URL=postgres:///{environment}\nNODE_ENV={environment}\n");
-    resolve(FULL, &[(&file, &vars)], environment, &[]).unwrap()
+    let store = [("BACKUP_KEY", "key"), ("BACKUP_SECRET", "hunter4")];
+    resolve(FULL, &[(&file, &vars)], environment, &store).unwrap()
 }
 
 #[test]

@@ -164,6 +164,23 @@ fn a_password_in_the_file() {
 }
 
 #[test]
+fn a_store_that_cannot_be() {
+    let store = |keys: &str| {
+        let text = format!("{SMALL}[environments.production.backup.store]\n{keys}\n");
+        render(&resolve(&text, &[], "production", &[("KEY", "key")]).unwrap_err())
+    };
+    let open = store("url = \"s3://b\"\naccess_key = \"AKIA\"\nsecret_key = \"hunter2\"");
+    assert!(!open.contains("hunter2"));
+    let wrong = [
+        open,
+        store("url = \"/backups\"\nendpoint = \"http://s3.example.com\""),
+        store("url = \"s3://b\"\nendpoint = \"s3.example.com\""),
+        store("url = \"s3://b\"\naccess_key = \"${KEY}\""),
+    ];
+    insta::assert_snapshot!(wrong.join("\n"));
+}
+
+#[test]
 fn names_that_cannot_be() {
     let text = SMALL
         .replace("\"shop\"", "\"My Shop\"")

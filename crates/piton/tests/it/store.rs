@@ -1,0 +1,162 @@
+//! Backups in an S3-compatible store; tried on an emulator of Amazon's.
+
+use std::path::{Path, PathBuf};
+
+use piton_testkit::stage::Stage;
+use piton_testkit::store::{BUCKET, Store};
+
+use crate::common::live_stage;
+
+/// A stage on which production runs `v1` and keeps its backups in the store, too; `more` stands in `backup = { … }`.
+fn kept(more: &str) -> Option<(Stage, Store)> {
+    let store = Store::start()?;
+    let mut stage = live_stage()?;
+    let place = format!("url = \"s3://{BUCKET}/piton\", endpoint = \"{}\"", store.url());
+    stage.configure(|settings| {
+        let keys = "access_key = \"${STORE_KEY}\", secret_key = \"${STORE_SECRET}\"";
+        settings.backup_more = format!(", store = {{ {place}, {keys} }}{more}");
+        for (name, value) in [("STORE_KEY", "key-of-the-store"), ("STORE_SECRET", "secret-of-the-store")] {
+            settings.production.vars.insert(name.into(), value.into());
+        }
+    });
+    Some((stage, store))
+}
+
+fn backups(stage: &Stage) -> Vec<serde_json::Value> {
+    let listed = stage.piton(&["backups", "production", "--json"]).expect(0).json();
+    listed["backups"].as_array().unwrap().clone()
+}
+
+fn folder(backup: &serde_json::Value) -> PathBuf {
+    PathBuf::from(backup["folder"].as_str().unwrap())
+}
+
+fn files(folder: &Path, below: &str) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = format!("{below}{}", entry.file_name().to_str().unwrap());
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path(), &format!("{name}/")));
+        } else if name != ".made-by-piton" {
+            found.push((name, std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Where a backup's objects lie in the bucket.
+fn place(stage: &Stage, backup: &serde_json::Value) -> String {
+    format!("piton/{}/production/{}", stage.name(), backup["backup"].as_str().unwrap())
+}
+
+#[test]
+fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
+    let uploads = tempfile::tempdir().unwrap();
+    // More than what goes over in one piece, of bytes that cannot be packed.
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let bytes: Vec<u8> = noise.take(9 << 20).collect();
+    std::fs::write(uploads.path().join("film.bin"), &bytes).unwrap();
+    let Some((stage, store)) = kept(&format!(", files = [{:?}]", uploads.path())) else { return };
+    stage.piton(&["backup", "production"]).expect(0).says("is proved").says("MB copied");
+    let listed = backups(&stage);
+    assert_eq!([&listed[0]["stored"], &listed[1]["stored"]], [false, true], "the release's own was before");
+    let (taken, here) = (&listed[1], folder(&listed[1]));
+    let place = place(&stage, taken);
+    let local = files(&here, "");
+    assert_eq!(store.names().len(), local.len());
+    for (name, text) in &local {
+        let (status, body) = store.request("GET", &format!("{place}/{name}"), b"").unwrap();
+        assert!(status == 200 && body == *text, "{name}");
+    }
+    let text = stage.piton(&["backups", "production"]).expect(0).stdout;
+    assert!(text.contains("here, store") && !text.contains("secret-of-the-store"), "{text}");
+
+    // The machine's own are lost.
+    std::fs::remove_dir_all(here.parent().unwrap()).unwrap();
+    let listed = backups(&stage);
+    assert_eq!(listed.len(), 1);
+    assert_eq!([&listed[0]["here"], &listed[0]["stored"]], [false, true]);
+    let into = format!("{}_restored", stage.database("production"));
+    let unpacked = stage.folder().join("unpacked");
+    stage
+        .piton(&["restore", "production", "latest", "--into", &into, "--files", unpacked.to_str().unwrap()])
+        .expect(0)
+        .says("MB fetched")
+        .says(&format!("{into} holds the backup"));
+    let rows = "select count(*), md5(string_agg(t::text, ',' order by id)) from items t";
+    assert_eq!(stage.sql(&into, rows), stage.sql(&stage.database("production"), rows));
+    let folder_name = uploads.path().file_name().unwrap();
+    assert!(std::fs::read(unpacked.join(folder_name).join("film.bin")).unwrap() == bytes);
+    assert!(
+        files(&here, "").iter().zip(&local).all(|(a, b)| a.0 == b.0),
+        "as the folder that it was made in"
+    );
+    stage.sql("postgres", &format!("drop database {into}"));
+
+    // A later proof is written down there, too.
+    let before = listed[0]["proved"]["at"].as_str().unwrap().to_owned();
+    stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
+    std::fs::remove_dir_all(&here).unwrap();
+    let listed = backups(&stage);
+    assert!(*listed[0]["proved"]["at"].as_str().unwrap() > *before, "{listed:?}");
+
+    // Somebody has written to the store.
+    let rows_of = local.iter().map(|(name, _)| name).find(|name| name.ends_with(".dat.gz")).unwrap();
+    store.request("PUT", &format!("{place}/{rows_of}"), b"not what was there").unwrap();
+    stage
+        .piton(&["prove", "production", "latest"])
+        .expect(3)
+        .says("altered after it was made")
+        .says("it holds the rows of");
+    let file = format!("{place}/manifest.json");
+    let (_, manifest) = store.request("GET", &file, b"").unwrap();
+    let outside = String::from_utf8(manifest).unwrap().replace(rows_of, "../../outside");
+    store.request("PUT", &file, outside.as_bytes()).unwrap();
+    std::fs::remove_dir_all(&here).unwrap();
+    let listed = backups(&stage);
+    assert!(listed[0]["damaged"].as_str().unwrap().contains("altered"), "{listed:?}");
+}
+
+#[test]
+fn what_is_cut_off_or_too_old_goes_from_the_store_and_a_store_that_is_away_is_said() {
+    let Some((mut stage, store)) = kept("") else { return };
+    let cut_off = &[("PITON_CRASH_AT", "done prove.store:before")];
+    stage.piton_with_env(&["backup", "production"], cut_off).expect(137);
+    let first = backups(&stage).pop().unwrap();
+    let manifest = format!("{}/manifest.json", place(&stage, &first));
+    stage.piton(&["resume", "production"]).expect(0).says("is there");
+    assert_eq!(store.request("GET", &manifest, b"").unwrap().0, 200);
+
+    stage.piton_with_env(&["backup", "production"], cut_off).expect(137);
+    let second = backups(&stage).pop().unwrap();
+    let place_of_second = place(&stage, &second);
+    store.request("DELETE", &format!("{place_of_second}/manifest.json"), b"").unwrap();
+    assert!(store.names().iter().any(|name| name.starts_with(&place_of_second)));
+    stage.piton(&["abort", "production"]).expect(0);
+    assert!(!store.names().iter().any(|name| name.starts_with(&place_of_second)), "not whole, so removed");
+    assert_eq!(backups(&stage).last().unwrap()["here"], true, "the proved one stays here");
+
+    stage.configure(|settings| settings.keep = "1s");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    stage.piton(&["backup", "production"]).expect(0).says("too old, removed");
+    let left = backups(&stage);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let place_of_third = place(&stage, &left[0]);
+    assert!(store.names().iter().all(|name| name.starts_with(&place_of_third)), "{:?}", store.names());
+
+    drop(store);
+    let refused =
+        stage.piton(&["backup", "production"]).expect(2).says("the store of backups cannot be used");
+    assert!(refused.stderr.contains("backup.store of production"), "{}", refused.stderr);
+    let listed =
+        stage.piton(&["backups", "production"]).expect(1).says("the store of backups cannot be used");
+    assert!(listed.stdout.lines().count() == 2, "what is here is listed: {}", listed.stdout);
+    let into = format!("{}_restored", stage.database("production"));
+    stage.piton(&["restore", "production", "latest", "--into", &into]).expect(0);
+    stage.sql("postgres", &format!("drop database {into}"));
+}
