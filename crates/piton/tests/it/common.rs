@@ -41,6 +41,28 @@ pub(crate) fn live_stage() -> Option<Stage> {
     Some(stage)
 }
 
+/// As [`stage`]; in a short run for one half of the tests that call it, which goes by their names and the seed.
+pub(crate) fn stage_in_turn() -> Option<Stage> {
+    is_of_this_half().then(stage)?
+}
+
+/// As [`live_stage`] and [`stage_in_turn`].
+pub(crate) fn live_stage_in_turn() -> Option<Stage> {
+    is_of_this_half().then(live_stage)?
+}
+
+fn is_of_this_half() -> bool {
+    // libtest names the thread after the test, where each has its own.
+    let thread = std::thread::current();
+    let name = thread.name().filter(|name| *name != "main");
+    let digest = |name: &str| {
+        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    run_all() || name.is_none_or(|name| (digest(name) >> 32) % 2 == seed() % 2)
+}
+
 /// Releases `v2` with these changes under load, as far as the watch, which then lasts for ten minutes.
 pub(crate) fn watched(stage: &mut Stage, changes: &[Change<'_>]) -> (Piton, Running) {
     stage.configure(|settings| settings.watch = "10m");

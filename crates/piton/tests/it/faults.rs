@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage, stage};
+use crate::common::{
+    RECEIPTS, Tmpfs, assert_no_failures_but_of, assert_nothing_failed, live_stage_in_turn, stage_in_turn,
+};
 use piton_testkit::load::Running;
 use piton_testkit::postgres::StopMode;
 use piton_testkit::stage::{Change, Stage, World};
@@ -33,7 +35,7 @@ fn nobody_noticed(stage: &Stage, load: Running) {
 
 #[test]
 fn disk_full_during_the_backup() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let Some(small) = Tmpfs::mount(stage.folder(), "40m") else { return };
     std::fs::create_dir_all(small.path().join("backups/production")).unwrap();
     let filler = small.path().join("filler");
@@ -113,7 +115,7 @@ fn an_abort_without_the_server_stands_and_goes_on_when_it_is_back() {
 
 #[test]
 fn a_build_that_does_not_make_the_app_is_found_out_before_anything_else() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.command = "bin/server".into());
     stage.commit("v2", &[]);
     let before = stage.world();
@@ -126,7 +128,7 @@ fn a_build_that_does_not_make_the_app_is_found_out_before_anything_else() {
 
 #[test]
 fn a_verdict_stands_although_there_is_nothing_to_go_back_to() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| {
         settings.steps = vec!["100%"];
         settings.watch = "10m";
@@ -161,7 +163,7 @@ fn a_verdict_stands_although_there_is_nothing_to_go_back_to() {
 
 #[test]
 fn a_built_folder_that_was_removed_by_hand() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     let built = |fact: &str| !fact.contains("artifacts/");
     let before = world(&stage).only(built);
@@ -179,7 +181,7 @@ fn a_built_folder_that_was_removed_by_hand() {
 
 #[test]
 fn a_kill_while_a_folder_that_was_removed_by_hand_is_built_anew() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     let killed = |at: &str| {
         stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", at)]).expect(137);
@@ -206,7 +208,7 @@ fn a_kill_while_a_folder_that_was_removed_by_hand_is_built_anew() {
 
 /// Releases an app that cannot serve, by itself and with `--stay`.
 fn app_is_refused(change: Change<'static>, words: &[&str]) {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.ready_within = "2s");
     stage.commit("v2", &[RECEIPTS, change]);
     let before = world(&stage);
@@ -246,7 +248,7 @@ fn an_app_that_ends_at_its_start() {
 
 #[test]
 fn a_migration_that_fails_on_the_copy() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let wrong = "create table half (a int);\ninsert into half values (1);\nselect 1 / 0;";
     stage.commit("v2", &[Change::Migration("002_wrong.sql", wrong)]);
     let before = world(&stage);
@@ -279,7 +281,7 @@ fn fails_on_the_live_database(stage: &Stage, sql: &str) {
 
 #[test]
 fn a_migration_that_fails_half_way_in_a_transaction() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let load = visitors(&stage);
     let sql = "create table half (a int);\nalter table items add unique (note);";
     fails_on_the_live_database(&stage, sql);
@@ -296,7 +298,7 @@ fn a_migration_that_fails_half_way_in_a_transaction() {
 
 #[test]
 fn a_migration_that_fails_half_way_statement_by_statement() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let load = visitors(&stage);
     let production = stage.database("production");
     let rows = "select count(*) from items";
@@ -329,7 +331,7 @@ fn a_migration_that_fails_half_way_statement_by_statement() {
 
 #[test]
 fn a_migration_that_an_earlier_release_left_half_applied() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let load = visitors(&stage);
     let production = stage.database("production");
     let refuses =
@@ -379,7 +381,7 @@ fn a_migration_that_an_earlier_release_left_half_applied() {
 
 #[test]
 fn a_concurrent_index_that_fails_as_the_only_statement() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let before = world(&stage);
     let load = visitors(&stage);
     let production = stage.database("production");
@@ -398,7 +400,7 @@ fn a_concurrent_index_that_fails_as_the_only_statement() {
 
 #[test]
 fn a_server_without_room_for_the_migration() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let full = "do $$ begin raise exception 'could not extend file' using errcode = 'disk_full'; end $$;";
     stage.commit("v2", &[Change::Migration("002_large.sql", full)]);
     let before = world(&stage);
@@ -413,7 +415,7 @@ fn a_server_without_room_for_the_migration() {
 
 #[test]
 fn a_check_whose_session_is_ended() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let check = "[[check]]\nname = \"cut off\"\nsql = \"select pg_terminate_backend(pg_backend_pid())\"\nexpect = true\n";
     stage.configure(|settings| settings.more = check.into());
     stage.commit("v2", &[]);
@@ -425,7 +427,7 @@ fn a_check_whose_session_is_ended() {
 
 #[test]
 fn disk_full_when_the_release_is_copied() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let Some(small) = Tmpfs::mount(stage.folder(), "1m") else { return };
     let slots = stage.root().join(".piton/environments/production/slots");
     let moved = small.path().join("slots");
@@ -449,7 +451,7 @@ fn disk_full_when_the_release_is_copied() {
 
 #[test]
 fn a_structure_that_somebody_changed_after_the_backup() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done rehearse:after")]).expect(137);
     stage.sql(&stage.database("production"), "create table by_hand (a int)");
@@ -463,7 +465,7 @@ fn a_structure_that_somebody_changed_after_the_backup() {
 
 #[test]
 fn a_dump_that_was_altered_by_one_byte() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     let before = world(&stage);
     let load = visitors(&stage);
@@ -497,7 +499,7 @@ fn kill(pid: &serde_json::Value) {
 
 #[test]
 fn the_proxy_killed_during_the_shift() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["30% for 3s", "100%"]);
     stage.commit("v2", &[RECEIPTS]);
     let load = stage.load("production").start().unwrap();
@@ -530,7 +532,7 @@ fn first_release(stage: &Stage) {
 
 #[test]
 fn a_first_release_that_is_undone_finishes_what_it_works_on() {
-    let Some(stage) = stage() else { return };
+    let Some(stage) = stage_in_turn() else { return };
     stage.commit("slow", &[Change::Behaviour(|app| app.delay_ms = 12_000)]);
     first_release(&stage);
     let mut visitor = TcpStream::connect(stage.listen("production")).unwrap();
@@ -545,7 +547,7 @@ fn a_first_release_that_is_undone_finishes_what_it_works_on() {
 
 #[test]
 fn a_first_releases_proxy_that_somebody_started_is_stopped_or_keeps_its_folder() {
-    let Some(stage) = stage() else { return };
+    let Some(stage) = stage_in_turn() else { return };
     let folder = stage.root().join(".piton/environments/production/proxy");
     let listen = stage.listen("production").to_string();
     let proxy = stage.spawn(&["proxy", "--state", &folder.display().to_string(), "--listen", &listen], &[]);
@@ -568,7 +570,7 @@ fn a_first_releases_proxy_that_somebody_started_is_stopped_or_keeps_its_folder()
 
 #[test]
 fn the_old_app_killed_before_a_rollback() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let (deploy, load) = crate::common::watched(&mut stage, &[]);
     let live = stage.status("production")["live"]["release"].as_str().unwrap().to_owned();
     for marked in piton_exec::marker::find("PITON_RELEASE", &live) {
@@ -583,7 +585,7 @@ fn the_old_app_killed_before_a_rollback() {
 
 #[test]
 fn a_release_that_cannot_start_again_keeps_nobody_from_being_served() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| {
         settings.steps = vec!["20% for 20s", "100%"];
         settings.ready_within = "3s";
@@ -616,7 +618,7 @@ fn a_release_that_cannot_start_again_keeps_nobody_from_being_served() {
 /// A process that slept through its lease wakes up and finds itself replaced.
 #[test]
 fn a_stopped_piton_is_fenced_off() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["20% for 3s", "100%"]);
     stage.commit("v2", &[]);
     let load = stage.load("production").start().unwrap();

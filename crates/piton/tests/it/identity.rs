@@ -1,6 +1,6 @@
 //! Which database a release works on, whatever its URL says, and that nothing of people's is dropped with one.
 
-use crate::common::{RECEIPTS, live_stage, stage};
+use crate::common::{RECEIPTS, live_stage_in_turn, stage_in_turn};
 use piton_testkit::postgres::StopMode;
 use piton_testkit::stage::{Output, Stage};
 
@@ -28,7 +28,7 @@ fn rename(stage: &Stage, from: &str, to: &str) {
 
 #[test]
 fn a_database_is_the_same_under_another_name_of_its_server() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     kill_at(&stage, "production", "done migrate:after");
     by_another_name(&mut stage);
@@ -38,7 +38,7 @@ fn a_database_is_the_same_under_another_name_of_its_server() {
 
 #[test]
 fn another_database_behind_the_same_name_is_told() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     kill_at(&stage, "production", "done migrate:after");
     let (production, away) = (stage.database("production"), format!("{}_away", stage.database("production")));
@@ -91,7 +91,7 @@ fn kept(stage: &Stage, said: &Output) -> String {
 
 #[test]
 fn what_was_written_into_staging_is_kept_when_its_database_goes_back() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.deploy("staging");
     let (production, staging) = (stage.database("production"), stage.database("staging"));
     stage.sql(&staging, "insert into items (id, note) values ('of-before', '')");
@@ -106,7 +106,7 @@ fn what_was_written_into_staging_is_kept_when_its_database_goes_back() {
 
 #[test]
 fn what_was_written_into_staging_is_kept_when_it_falls_by_itself() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     // The first release: there is no database before it.
     written_into_staging(&stage);
     let said = stage.piton(&["abort", "staging"]).expect(0).says("no database, as before");
@@ -133,7 +133,7 @@ fn create_staging(stage: &Stage) -> String {
 
 #[test]
 fn an_empty_database_that_a_person_made_is_replaced() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     create_staging(&stage);
     stage.deploy("staging");
     assert_eq!(stage.databases(), [stage.database("production"), stage.database("staging")]);
@@ -142,7 +142,7 @@ fn an_empty_database_that_a_person_made_is_replaced() {
 
 #[test]
 fn what_a_person_loads_during_the_release_is_not_replaced() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let staging = create_staging(&stage);
     kill_at(&stage, "staging", "done prove:after");
     stage.sql(&staging, "create table precious (a int)");
@@ -154,7 +154,7 @@ fn what_a_person_loads_during_the_release_is_not_replaced() {
 
 #[test]
 fn what_a_person_loads_into_the_replaced_database_is_kept_and_told() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     create_staging(&stage);
     kill_at(&stage, "staging", "done migrate.data:after");
     let old = stage.databases().into_iter().find(|name| name.contains("_old_")).expect("the replaced one");
@@ -176,7 +176,7 @@ fn with_own_data(stage: &mut Stage, database: &str) {
 
 #[test]
 fn a_mistake_in_productions_variables_switches_no_guard_off() {
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     let production = stage.database("production");
     with_own_data(&mut stage, &production);
     let url = stage.url("production");
@@ -198,7 +198,7 @@ fn a_mistake_in_productions_variables_switches_no_guard_off() {
 
 #[test]
 fn a_database_that_may_be_productions_is_not_adopted() {
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     let (production, staging) = (stage.database("production"), create_staging(&stage));
     for database in [&production, &staging] {
         stage.sql(database, "create table precious (a int)");

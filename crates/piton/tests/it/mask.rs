@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use piton_testkit::stage::Stage;
 
-use crate::common::live_stage;
+use crate::common::live_stage_in_turn;
 
 const MASK: &str = "empty = [\"outbox\"]\n\n[columns.customers]\nemail = \"email\"\nname = \"name\"\nphone = \"digits\"\n\n[columns.items]\nnote = \"keep\"\n";
 
@@ -13,7 +13,7 @@ const ORIGINALS: [&str; 3] = ["@mail.example", "Originaldottir", "555 0199"];
 
 /// A production with customers, whose staging is made with a mask.
 fn with_customers() -> Option<Stage> {
-    let mut stage = live_stage()?;
+    let mut stage = live_stage_in_turn()?;
     let production = stage.database("production");
     stage.sql(
         &production,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use piton_testkit::stage::Stage;
 
-use crate::common::{RECEIPTS, WRITES_RECEIPTS, assert_nothing_failed, live_stage, stage};
+use crate::common::{RECEIPTS, WRITES_RECEIPTS, assert_nothing_failed, live_stage_in_turn, stage_in_turn};
 
 const ROWS: &str = "select count(*), md5(string_agg(t::text, ',' order by id)) from items t";
 
@@ -36,7 +36,7 @@ fn flip_a_bit(folder: &Path) {
 
 #[test]
 fn a_backup_is_taken_under_a_writer_proved_listed_and_restored() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
     let before = stage.databases();
     let load = stage.load("production").start().unwrap();
@@ -84,7 +84,7 @@ fn a_backup_is_taken_under_a_writer_proved_listed_and_restored() {
 
 #[test]
 fn a_backup_is_restored_by_hand_as_the_documentation_says() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.piton(&["backup", "production"]).expect(0);
     let taken = backups(&stage, "production").pop().unwrap();
     let text = include_str!("../../../../docs/backup.md");
@@ -109,7 +109,7 @@ fn a_backup_is_restored_by_hand_as_the_documentation_says() {
 
 #[test]
 fn files_and_variables_are_backed_up_proved_and_restored() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let key = stage.folder().join("key.txt");
     let Ok(made) = std::process::Command::new("age-keygen").arg("-o").arg(&key).output() else {
         return piton_testkit::postgres::skip("age");
@@ -187,7 +187,7 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
 
 #[test]
 fn a_backup_with_a_flipped_bit_is_told_by_its_file() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.piton(&["backup", "production"]).expect(0);
     let before = stage.databases();
     let taken = backups(&stage, "production").pop().unwrap();
@@ -208,7 +208,7 @@ fn a_backup_with_a_flipped_bit_is_told_by_its_file() {
 
 #[test]
 fn staging_gets_fresh_data_while_its_app_runs() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
     stage.deploy("staging");
     let (production, staging) = (stage.database("production"), stage.database("staging"));
@@ -231,7 +231,7 @@ fn staging_gets_fresh_data_while_its_app_runs() {
 
 #[test]
 fn what_is_written_into_cloned_data_stays_when_the_clone_is_undone() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.deploy("staging");
     let staging = stage.database("staging");
     let before = stage.sql(&staging, ROWS);
@@ -251,7 +251,7 @@ fn what_is_written_into_cloned_data_stays_when_the_clone_is_undone() {
 
 #[test]
 fn stagings_own_backup_is_of_its_own_data() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.deploy("staging");
     let staging = stage.database("staging");
     stage.sql(&staging, "delete from items; insert into items values ('own', 'of staging', now())");
@@ -270,7 +270,7 @@ fn stagings_own_backup_is_of_its_own_data() {
 
 #[test]
 fn a_backup_that_is_not_proved_takes_the_place_of_none_that_is() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| {
         settings.keep = "1s";
         settings.backup_more = ", last = 2".into();
@@ -291,7 +291,7 @@ fn a_backup_that_is_not_proved_takes_the_place_of_none_that_is() {
 
 #[test]
 fn a_backup_that_cannot_be_taken_stands_in_nobodys_way() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let (to, aside) = (stage.root().join("backups"), stage.folder().join("backups"));
     std::fs::rename(&to, &aside).unwrap();
     std::fs::write(&to, "").unwrap();
@@ -304,7 +304,7 @@ fn a_backup_that_cannot_be_taken_stands_in_nobodys_way() {
 
 #[test]
 fn a_database_that_was_lost_is_restored() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
     let rows = stage.sql(&production, ROWS);
     stage.piton(&["backup", "production"]).expect(0);
@@ -320,7 +320,7 @@ fn a_database_that_was_lost_is_restored() {
 
 #[test]
 fn a_restored_database_may_be_put_in_place_while_it_is_handed_over() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let name = format!("{}_restored", stage.database("production"));
     let restore = ["restore", "production", "latest", "--into", &name];
     stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done settle.hand-over:before")]).expect(137);
@@ -331,7 +331,7 @@ fn a_restored_database_may_be_put_in_place_while_it_is_handed_over() {
 
 #[test]
 fn a_commit_that_this_clone_has_not_got_is_backed_up_all_the_same() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let serving = stage.git(&["rev-parse", "HEAD"]);
     stage.git(&["commit", "--quiet", "--amend", "--message", "the same, said otherwise"]);
     stage.git(&["reflog", "expire", "--expire=now", "--all"]);
@@ -342,7 +342,7 @@ fn a_commit_that_this_clone_has_not_got_is_backed_up_all_the_same() {
 
 #[test]
 fn a_killed_order_is_carried_on_or_undone() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let before = stage.databases();
     for (step, way_on, code) in
         [("prove", "resume", 0), ("backup", "abort", 0), ("settle.copies", "resume", 0)]
@@ -382,7 +382,7 @@ fn a_killed_order_is_carried_on_or_undone() {
 
 #[test]
 fn what_cannot_be_ordered_is_refused() {
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     stage.piton(&["backups", "production"]).expect(0).says("no backup yet");
     stage.piton(&["prove", "production", "latest"]).expect(2).says("piton backup production");
     stage.piton(&["backup", "prodction"]).expect(2).says("production");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{assert_no_failures_but_of, assert_nothing_failed, live_stage};
+use crate::common::{assert_no_failures_but_of, assert_nothing_failed, live_stage_in_turn};
 use piton_testkit::stage::{Change, Stage};
 use rustix::process::Signal;
 use serde_json::json;
@@ -53,7 +53,7 @@ fn of_slot(stage: &Stage, slot: &str, is_file: bool) -> PathBuf {
 
 #[test]
 fn every_program_that_ran_is_in_the_journal() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let events = stage.events("production");
     let of_kind = |kind: &str| -> Vec<(String, String, u64)> {
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
@@ -86,7 +86,7 @@ fn every_program_that_ran_is_in_the_journal() {
 
 #[test]
 fn a_stranger_that_took_the_port_gets_no_traffic() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done build:after")]).expect(137);
     let [_, _, green] = stage.settings().production.ports;
@@ -100,7 +100,7 @@ fn a_stranger_that_took_the_port_gets_no_traffic() {
 
 #[test]
 fn a_stranger_on_the_port_of_an_app_that_died_is_not_taken_for_it() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     kill_live_app(&stage);
     let [_, blue, _] = stage.settings().production.ports;
     stranger_on(blue);
@@ -110,7 +110,7 @@ fn a_stranger_on_the_port_of_an_app_that_died_is_not_taken_for_it() {
 
 #[test]
 fn an_app_may_listen_through_a_child() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let through_a_child = format!("sh -c '{} & wait'", stage.settings().command);
     stage.configure(|settings| settings.command = through_a_child);
     stage.commit("v2", &[]);
@@ -123,7 +123,7 @@ fn an_app_may_listen_through_a_child() {
 
 #[test]
 fn an_app_that_ends_with_its_secrets_on_its_lips() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let url = stage.url("production").replace("production-password", "production%2Dpassword");
     stage.configure(|settings| {
         settings.production.vars.insert("DATABASE_URL".into(), url.clone());
@@ -170,7 +170,7 @@ impl Drop for Session {
 
 #[test]
 fn a_session_that_came_to_the_number_of_a_dead_app_lives_on() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let record = of_slot(&stage, "blue", true);
     let mut leader: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
     kill_live_app(&stage);
@@ -184,7 +184,7 @@ fn a_session_that_came_to_the_number_of_a_dead_app_lives_on() {
 
 #[test]
 fn an_app_that_takes_long_to_start_again_keeps_its_lease() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let behaviour = of_slot(&stage, "blue", false).join("built.json");
     kill_live_app(&stage);
     let good = std::fs::read_to_string(&behaviour).unwrap();
@@ -215,7 +215,7 @@ fn an_app_that_takes_long_to_start_again_keeps_its_lease() {
 
 #[test]
 fn a_second_interrupt_ends_a_process_that_is_busy() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let (deploy, load) = crate::common::watched(&mut stage, &[]);
     // Whoever wants to append an event waits ten seconds for this.
     let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();
@@ -287,7 +287,7 @@ fn pass_on(mut client: &UnixStream, mut proxy: &UnixStream, loses: &AtomicBool) 
 
 #[test]
 fn an_order_whose_answer_is_lost_leaves_no_traffic_on_the_release() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["50% for 1s", "100%"]);
     stage.commit("v2", &[]);
     let interceptor = Interceptor::on(&stage);
@@ -306,7 +306,7 @@ fn an_order_whose_answer_is_lost_leaves_no_traffic_on_the_release() {
 /// A watch that could not go on has sent the traffic back: taken up again, it gives it to the release and judges from then on.
 #[test]
 fn a_watch_that_failed_is_taken_up_with_the_traffic_on_the_release() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.watch = "3s");
     stage.commit("v2", &[]);
     let load = stage.load("production").start().unwrap();
@@ -339,7 +339,7 @@ fn journal_without_room_for(stage: &Stage, kind: &str) -> rusqlite::Connection {
 
 #[test]
 fn a_verdict_that_could_not_be_written_is_not_forgotten() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["50% for 20s", "100%"]);
     // Every answer: a good one that was under way when it was judged would speak for it.
     stage.commit("v2", &[Change::Behaviour(|app| app.fails = 1.0)]);
@@ -357,7 +357,7 @@ fn a_verdict_that_could_not_be_written_is_not_forgotten() {
 
 #[test]
 fn a_watch_that_failed_sends_nobody_to_an_app_that_has_died_since() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| (settings.watch, settings.ready_within) = ("10m", "3s"));
     stage.commit("v2", &[]);
     let load = stage.load("production").start().unwrap();
@@ -378,7 +378,7 @@ fn a_watch_that_failed_sends_nobody_to_an_app_that_has_died_since() {
 
 #[test]
 fn a_release_is_carried_on_by_itself() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let (deploy, load) = crate::common::watched(&mut stage, &[]);
     deploy.kill();
     stage.piton(&["resume", "production", "--detach"]).expect(0).says("piton watch production follows it");

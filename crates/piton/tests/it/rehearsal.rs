@@ -6,7 +6,7 @@ use piton_testkit::load::Report;
 use piton_testkit::stage::{Change, Piton, Stage};
 use serde_json::Value;
 
-use crate::common::{BAD, assert_nothing_failed, live_stage, stage};
+use crate::common::{BAD, assert_nothing_failed, live_stage_in_turn, stage_in_turn};
 
 /// A migration that keeps `items` to itself for most of its time.
 const SLOW: Change<'static> =
@@ -22,7 +22,7 @@ fn outcome(stage: &Stage, step: &str) -> Value {
 
 #[test]
 fn locks_and_waits_are_in_the_line_the_journal_and_a_file() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[SLOW]);
     let load = stage.load("production").start().unwrap();
     let deploy = stage.piton(&["deploy", "production"]).expect(0);
@@ -92,7 +92,7 @@ fn holds_items(stage: &Stage) -> bool {
 
 #[test]
 fn behind_an_idle_transaction_the_release_stands_and_names_it() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[QUICK]);
     let load = stage.load("production").start().unwrap();
     // A superuser's: production's own user may not see how old it is.
@@ -121,7 +121,7 @@ fn behind_an_idle_transaction_the_release_stands_and_names_it() {
 
 #[test]
 fn behind_a_nightly_dump_the_migration_waits_for_its_end_and_nobody_else_does() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let rows =
         "insert into items select 'wide-' || n, repeat(md5(n::text), 20) from generate_series(1, 5000) n";
     stage.sql(&stage.database("production"), rows);
@@ -145,7 +145,7 @@ fn behind_a_nightly_dump_the_migration_waits_for_its_end_and_nobody_else_does() 
 
 #[test]
 fn a_structure_that_was_not_rehearsed_is_told_by_its_objects() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let sql = r"do $$ begin
         if current_database() not like '%\_copy\_%' then create table surprise (); end if;
     end $$";
@@ -156,7 +156,7 @@ fn a_structure_that_was_not_rehearsed_is_told_by_its_objects() {
 
 #[test]
 fn the_serving_releases_checks_are_made_on_the_new_schema() {
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     let checks = "[[check]]\nname = \"notes\"\nsql = \"select count(note) > 0 from items\"\nexpect = \"t\"\n\
                   [[check]]\nname = \"home\"\nget = \"/\"\n";
     stage.configure(|settings| settings.more = checks.into());

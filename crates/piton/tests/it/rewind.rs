@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::common::{RECEIPTS, live_stage, stage};
+use crate::common::{RECEIPTS, live_stage_in_turn, stage_in_turn};
 use piton_testkit::stage::{Change, Piton, Stage};
 use rustix::process::Signal;
 
@@ -28,7 +28,7 @@ fn has_receipts(stage: &Stage) -> bool {
 
 #[test]
 fn what_somebody_else_made_meanwhile_stays() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     migrated(&stage);
     let production = stage.database("production");
@@ -43,7 +43,7 @@ fn what_somebody_else_made_meanwhile_stays() {
 
 #[test]
 fn what_is_written_without_a_table_stays() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
     as_the_app(&stage, "create sequence numbers; select lo_from_bytea(42, 'old')");
     stage.commit("v2", &[RECEIPTS]);
@@ -63,7 +63,7 @@ fn what_is_written_without_a_table_stays() {
 
 #[test]
 fn what_the_migration_itself_made_goes() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let filled = "create table filled as select id from items; alter table items add column n int default 3;";
     stage.commit("v2", &[Change::Migration("002_filled.sql", filled)]);
     let before = stage.world().only(|fact| !fact.starts_with("file backups") && !fact.contains("artifacts/"));
@@ -103,7 +103,7 @@ fn what_was_written_before_a_renaming_migration_stays() {
         ("alter table empty drop text", "insert into empty values ('new')", "select count(*) from empty"),
     ];
     for (renaming, meanwhile, found) in crate::common::sampled(&all, 2) {
-        let Some(stage) = live_stage() else { return };
+        let Some(stage) = live_stage_in_turn() else { return };
         let production = stage.database("production");
         as_the_app(
             &stage,
@@ -119,7 +119,7 @@ fn what_was_written_before_a_renaming_migration_stays() {
 
 #[test]
 fn a_migration_goes_back_over_what_it_renamed_and_filled_itself() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
     as_the_app(
         &stage,
@@ -148,7 +148,7 @@ fn what_somebody_changed_after_the_migration_stays() {
             "create table piton.mine (a int); insert into piton.mine values (7)",
         ),
     ] {
-        let Some(stage) = live_stage() else { return };
+        let Some(stage) = live_stage_in_turn() else { return };
         stage.commit("v2", &[Change::Migration("002_more.sql", migration)]);
         migrated(&stage);
         let production = stage.database("production");
@@ -160,7 +160,7 @@ fn what_somebody_changed_after_the_migration_stays() {
 
 #[test]
 fn a_migration_is_tried_with_the_databases_own_settings() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
     as_the_app(
         &stage,
@@ -178,7 +178,7 @@ fn a_migration_is_tried_with_the_databases_own_settings() {
 
 #[test]
 fn a_migration_that_reaches_beyond_its_database_is_not_tried() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit(
         "v2",
         &[Change::Migration("002_role.sql", "create table more (a int);\ncreate role reporter;")],
@@ -195,7 +195,7 @@ const THEIR_LOCK: &str = "select 1 from pg_locks where locktype = 'advisory' and
 
 #[test]
 fn a_migration_that_commits_after_its_piton_died_goes_back_all_the_same() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[Change::Migration("002_receipts.sql", "create table receipts (a int)")]);
     // Until it has noted what it found: then it would take the lock and begin.
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "noted migrate:after")]).expect(137);
@@ -240,7 +240,7 @@ fn rows_called_late(stage: &Stage) -> Vec<String> {
 
 #[test]
 fn traffic_goes_back_before_anything_is_counted() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let deploy = watched(&mut stage);
     let stage = &stage;
     let told = "select 1 from pg_locks where locktype = 'advisory' and objid = 4711";
@@ -272,7 +272,7 @@ fn traffic_goes_back_before_anything_is_counted() {
 #[test]
 fn a_person_is_asked_about_the_database_when_traffic_is_back() {
     for (answer, late) in [("n", "1"), ("y", "0")] {
-        let Some(mut stage) = live_stage() else { return };
+        let Some(mut stage) = live_stage_in_turn() else { return };
         let mut deploy = Some(watched(&mut stage));
         let mut rollback = stage.spawn_on_terminal(&["rollback", "production", "--database"]);
         // A question that is never answered leaves the release standing, and its resumption as well.
@@ -307,7 +307,7 @@ fn a_person_is_asked_about_the_database_when_traffic_is_back() {
 
 #[test]
 fn who_goes_back_to_a_release_that_the_migration_broke_is_asked_about_the_database() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["50% for 10m", "100%"]);
     // Neither knows the new name.
     stage.commit("v2", &[Change::Migration("002_renames.sql", "alter table items rename note to text")]);
@@ -346,7 +346,7 @@ fn who_goes_back_to_a_release_that_the_migration_broke_is_asked_about_the_databa
 
 #[test]
 fn a_rollback_that_is_left_goes_on_by_itself() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let deploy = watched(&mut stage);
     let stage = &stage;
     let production = stage.database("production");
@@ -367,7 +367,7 @@ fn a_rollback_that_is_left_goes_on_by_itself() {
 
 #[test]
 fn who_cannot_be_asked_finds_traffic_back_and_the_database_waiting() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let deploy = watched(&mut stage);
     let said = stage.piton(&["rollback", "production", "--database"]).expect(4);
     said.says("Written since the backup").says("piton rollback production --database --yes");
@@ -398,7 +398,7 @@ fn answer_of(address: SocketAddr) -> String {
 
 #[test]
 fn a_request_that_takes_long_is_answered_and_the_migration_stays() {
-    let Some(stage) = stage() else { return };
+    let Some(stage) = stage_in_turn() else { return };
     stage.commit("slow", &[Change::Behaviour(|app| app.delay_ms = 9_000)]);
     stage.deploy("production");
     stage.commit("v2", &[RECEIPTS]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use piton_testkit::stage::{Change, Output, Stage};
 use piton_testkit::tools::{self, FROM_ENVIRONMENT};
 
-use crate::common::{assert_no_failures_but_of, stage};
+use crate::common::{assert_no_failures_but_of, stage_in_turn};
 
 /// Runs `piton` with the tools in its `PATH`.
 fn piton(stage: &Stage, args: &[&str]) -> Output {
@@ -57,7 +57,7 @@ fn alembic_stage() -> Option<Stage> {
     if !tools::is_there("python/bin/alembic") {
         return None;
     }
-    let mut stage = stage()?;
+    let mut stage = stage_in_turn()?;
     stage.configure(|settings| settings.database = "migrations = \"alembic\"".into());
     stage.write("alembic.ini", "[alembic]\nscript_location = alembic\n");
     stage.write("alembic/env.py", &tools::alembic_env(FROM_ENVIRONMENT));
@@ -140,7 +140,7 @@ fn what_packages_of_django_bring_is_rehearsed_and_goes_back() {
     if !tools::is_there("python/bin/django-admin") {
         return;
     }
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     stage.configure(|settings| settings.database = "migrations = \"django\"".into());
     let settings = |packages: &[&str]| tools::django_settings(FROM_ENVIRONMENT, packages);
     stage.write("settings.py", &settings(&[]));
@@ -194,7 +194,7 @@ fn a_release_with_prisma_that_fails_on_the_live_database() {
     if !tools::is_there("prisma/node_modules/.bin/prisma") {
         return;
     }
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     let packages = std::fs::canonicalize(tools::folder().join("prisma/node_modules")).unwrap();
     let link = format!("ln -sfn {} node_modules", Path::new(&packages).display());
     stage.configure(|settings| {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::common::{BAD, assert_no_failures_but_of, live_stage, stage};
+use crate::common::{BAD, assert_no_failures_but_of, live_stage_in_turn, stage_in_turn};
 use piton_testkit::stage::{Change, Stage};
 
 /// Sets a stage on which production runs `v1`, which needs the variable `OLD`; `v2`, which does not, is under way, and was
 /// killed at an event of its release.
 fn under_way(changes: &[Change<'_>], steps: Vec<&'static str>, killed_at: &str) -> Option<Stage> {
-    let mut stage = stage()?;
+    let mut stage = stage_in_turn()?;
     let plain = stage.settings().command.clone();
     stage.configure(|settings| {
         settings.ready_within = "5s";
@@ -161,7 +161,7 @@ fn a_way_back_that_is_there_is_not_given_up() {
 
 #[test]
 fn the_folder_of_a_slot_is_copied_anew_when_it_is_gone_or_damaged() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let folder = slot(&stage, "blue");
     stage.end_all();
     std::fs::remove_dir_all(&folder).unwrap();
