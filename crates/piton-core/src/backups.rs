@@ -52,10 +52,7 @@ pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, 
         Some(Stored { id, folder, here: true, stored: false, manifest, proved })
     });
     let is_ours = |stored: &Stored| match &stored.manifest {
-        Ok(manifest) => {
-            let whose = &manifest.made_for;
-            whose.release == stored.id && whose.app == app && whose.environment == environment
-        }
+        Ok(manifest) => is_of(manifest, &stored.id, app, environment),
         Err(_) => true,
     };
     let mut found: Vec<Stored> = stored.filter(is_ours).collect();
@@ -63,21 +60,37 @@ pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, 
     Ok(found)
 }
 
+/// Tells whether a backup under this name is the environment's, and not one that somebody keeps for themselves.
+fn is_of(manifest: &Manifest, id: &str, app: &str, environment: &str) -> bool {
+    let whose = &manifest.made_for;
+    whose.release == id && whose.app == app && whose.environment == environment
+}
+
 /// Adds what the store has, and tells of the others whether it has them.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn add_stored(found: &mut Vec<Stored>, folder: &Path, store: &Store) -> Result<(), DbError> {
+pub async fn add_stored(
+    found: &mut Vec<Stored>,
+    store: &Store,
+    folder: &Path,
+    app: &str,
+    environment: &str,
+) -> Result<(), DbError> {
     let held = store.list().await?;
     let whole = held.into_iter().filter(|(id, held)| held.whole && id.parse::<ulid::Ulid>().is_ok());
-    for (id, _) in whole {
+    for (id, held) in whole {
+        let all = |manifest: &Manifest| held.files >= manifest.files.len() as u64;
         if let Some(here) = found.iter_mut().find(|stored| stored.id == id) {
-            here.stored = true;
+            here.stored = here.manifest.as_ref().is_ok_and(all);
             continue;
         }
         let (manifest, proved) = match store.read(&id).await {
+            Ok((manifest, _)) if !all(&manifest) || !is_of(&manifest, &id, app, environment) => continue,
             Ok((manifest, proved)) => (Ok(manifest), proved),
             Err(error @ DbError::BadManifest { .. }) => (Err(error), None),
+            // Somebody has removed it meanwhile.
+            Err(DbError::NoManifest { .. }) => continue,
             Err(error) => return Err(error),
         };
         let folder = folder.join(&id);

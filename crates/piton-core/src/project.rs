@@ -251,9 +251,11 @@ impl Project {
         let folder = self.dirs.backups(settings);
         let mut found = backups::list(&folder, &settings.app, &settings.environment)?;
         let added = match step::store_of(settings) {
-            Ok(Some(store)) => backups::add_stored(&mut found, &folder, &store)
-                .await
-                .map_err(|error| step::store_unusable(&settings.environment, &error)),
+            Ok(Some(store)) => {
+                backups::add_stored(&mut found, &store, &folder, &settings.app, &settings.environment)
+                    .await
+                    .map_err(|error| step::store_unusable(&settings.environment, &error))
+            }
             Ok(None) => Ok(()),
             Err(fault) => Err(fault),
         };

@@ -20,7 +20,7 @@ use crate::properties::Properties;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects, neutral};
+use crate::{Database, DbError, dumpfile, files, large_objects, neutral, versions};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -163,6 +163,7 @@ async fn dump_claimed(
     };
     let foreign_views = neutral::foreign_views(&client).await?;
     let properties = Properties::read(&client, &source.name).await?;
+    let collations = versions::collations(&client).await?;
     let size = client
         .query_one("select pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
         .await
@@ -192,6 +193,7 @@ async fn dump_claimed(
         large_objects,
         foreign_views,
         properties,
+        collations,
         database_bytes: u64::try_from(size.get::<_, i64>(0)).ok(),
         files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),

@@ -131,6 +131,14 @@ pub enum DbError {
         /// Whether the key may not do it.
         denied: bool,
     },
+    /// A file in a store is not as the manifest has it.
+    #[error("in {place}, {damage}")]
+    Damaged {
+        /// The backup, such as `s3://bucket/prefix/ID`.
+        place: String,
+        /// Which file, and how.
+        damage: crate::manifest::Damage,
+    },
     /// The folder is not a finished backup.
     #[error("{} is not a finished backup: it has no manifest.json", dir.display())]
     NoManifest {

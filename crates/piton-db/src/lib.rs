@@ -36,6 +36,7 @@ mod tables;
 mod target;
 mod tls;
 pub mod tools;
+pub mod versions;
 
 pub use error::{DbError, SqlError, Trouble};
 pub use progress::{OnProgress, OnReport, Progress, Ran, Report};

@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::large_objects::LargeObject;
 use crate::properties::Properties;
 use crate::tables::Table;
+use crate::versions::Collations;
 use crate::{DbError, dumpfile, files};
 
 /// The version of the manifest's format; newer ones are refused.
@@ -91,6 +92,9 @@ pub struct Manifest {
     pub foreign_views: BTreeMap<u32, String>,
     /// What belongs to the database and not to its contents.
     pub properties: Properties,
+    /// The versions of the collations that it sorts by.
+    #[serde(default, skip_serializing_if = "Collations::is_empty")]
+    pub collations: Collations,
     /// How much room the database took, with its indexes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_bytes: Option<u64>,

@@ -113,8 +113,13 @@ pub(crate) async fn foreign_views(client: &Client) -> Result<BTreeMap<u32, Strin
 /// Gathers the planner's statistics of a copy's own rows: of a table with foreign partitions they would be read, too.
 pub(crate) async fn analyze(client: &Client) -> Result<(), DbError> {
     let what = || "gather the planner's statistics".to_owned();
-    let query =
-        format!("{FOREIGN} select name from relation where relkind in ('r', 'p', 'm') and not is_foreign");
+    // A partition is analysed with its parent.
+    let query = format!(
+        "{FOREIGN} select name from relation r where relkind in ('r', 'p', 'm') and not is_foreign
+           and not exists (
+             select from pg_catalog.pg_inherits i join relation p on p.oid = i.inhparent
+             where i.inhrelid = r.oid and p.relkind = 'p' and not p.is_foreign)"
+    );
     let rows = client.query(&query, &[]).await.doing(what)?;
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     if names.is_empty() {

@@ -20,6 +20,7 @@ use crate::progress::{self, OnProgress, OnReport, Progress, Report};
 use crate::properties::DEFAULT_TABLESPACE;
 use crate::rowsum::RowSum;
 use crate::tools::{Tools, WorkMark, wanted_success};
+use crate::versions::{self, OtherVersion};
 use crate::{Database, DbError, neutral};
 
 /// Whose a restored copy is.
@@ -109,6 +110,7 @@ async fn fill(
         // Before the restore: only who may create in a schema can be given an object in it, and `public` is the owner's.
         manifest.properties.apply_owner(&client, &into.dbname).await?;
     }
+    versions::create_extensions(&client, &manifest.structure).await?;
     let list = match manifest.made_for.from {
         Some(_) => Some(harmless(&tools, manifest, dir, report).await?),
         None => None,
@@ -249,6 +251,8 @@ pub struct Proof {
     pub objects: u64,
     /// What differs; the backup is proved when this is empty.
     pub differences: Vec<Difference>,
+    /// What the server has in another version than the original's: told apart, because it is no fault of the backup.
+    pub versions: Vec<OtherVersion>,
 }
 
 impl Proof {
@@ -289,7 +293,10 @@ pub async fn compare(
     }
     let rows = read_rows(&client, manifest, progress).await?;
     let mut differences = differing_rows(&manifest.rows, &rows);
-    differences.extend(wanted.changes_to(&structure).into_iter().map(Difference::Object));
+    let (mut versions, changes) = versions::other_extensions(wanted.changes_to(&structure));
+    versions
+        .extend(versions::other_collations(&manifest.collations, &versions::own_collations(&client).await?));
+    differences.extend(changes.into_iter().map(Difference::Object));
     let sequences = backup::sequences(&client).await?;
     for (name, source) in &manifest.sequences {
         let restored = sequences.get(name).map(|at| at.last);
@@ -304,6 +311,7 @@ pub async fn compare(
         rows: rows.values().map(|table| table.rows).sum(),
         objects: structure.0.len() as u64,
         differences,
+        versions,
     })
 }
 

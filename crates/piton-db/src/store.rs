@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
 use piton_exec::{ExposeSecret, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::manifest::{self, Manifest, Proved};
+use crate::manifest::{self, Damage, Manifest, Proved};
 use crate::progress::{OnReport, Progress, Report};
 use crate::{DbError, files};
 
@@ -52,10 +52,10 @@ pub struct Store {
 /// What is in the store of one backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Whether its manifest is there, and so everything.
+    /// Whether its manifest is there, which comes last and goes first.
     pub whole: bool,
-    /// How many objects.
-    pub objects: u64,
+    /// How many objects, it and what says that it was proved left out.
+    pub files: u64,
 }
 
 /// From how many bytes on a file goes in parts, and how long one is.
@@ -78,22 +78,24 @@ impl Store {
             .with_region(&place.region)
             // The server compares what it got with what was sent, and refuses what differs.
             .with_checksum_algorithm(Checksum::SHA256)
-            .with_retry(RetryConfig {
-                max_retries: 5,
-                retry_timeout: Duration::from_secs(60),
-                ..RetryConfig::default()
-            });
+            // Not every store has it, and one at a time is all that is asked for.
+            .with_disable_bulk_delete(true)
+            .with_retry(RetryConfig { max_retries: 5, ..RetryConfig::default() });
+        // A part takes as long as a slow line needs; the client's own 30 s are for more than that.
+        let mut client = ClientOptions::new().with_timeout(Duration::from_secs(600));
         if let Some(endpoint) = &place.endpoint {
-            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+            builder = builder.with_endpoint(endpoint);
+            client = client.with_allow_http(endpoint.starts_with("http://"));
         }
+        builder = builder.with_client_options(client);
         if let Some((key, secret)) = &place.keys {
             builder = builder
                 .with_access_key_id(key.expose_secret())
                 .with_secret_access_key(secret.expose_secret());
         }
-        let shown = place.to_string();
+        let shown = format!("{place}/{app}/{environment}");
         let objects = builder.build().map_err(unusable(&shown, "use"))?;
-        let folder = Key::from(place.prefix.as_str()).join(app).join(environment);
+        let folder = Key::from(format!("{}/{app}/{environment}", place.prefix));
         Ok(Self { objects: Arc::new(objects), folder, shown })
     }
 
@@ -108,8 +110,11 @@ impl Store {
             let mut below = object.location.prefix_match(&self.folder).into_iter().flatten();
             let (Some(id), Some(name)) = (below.next(), below.next()) else { continue };
             let held = held.entry(id.as_ref().to_owned()).or_default();
-            held.objects += 1;
-            held.whole |= name.as_ref() == manifest::FILE && below.next().is_none();
+            match (name.as_ref(), below.next()) {
+                (manifest::FILE, None) => held.whole = true,
+                (manifest::PROVED, None) => {}
+                _ => held.files += 1,
+            }
         }
         Ok(held)
     }
@@ -120,14 +125,26 @@ impl Store {
     /// [`DbError::NoManifest`] when the backup is not whole, [`DbError::BadManifest`] when its manifest was altered, and
     /// [`DbError::Store`].
     pub async fn read(&self, id: &str) -> Result<(Manifest, Option<Proved>), DbError> {
-        let file = Path::new(&self.shown).join(id).join(manifest::FILE);
-        let Some(text) = self.bytes(id, manifest::FILE).await? else {
-            return Err(DbError::NoManifest { dir: Path::new(&self.shown).join(id) });
-        };
-        let manifest = Manifest::parse(&text, &file)?;
+        let (manifest, _) = self.manifest(id).await?;
         let proved = self.bytes(id, manifest::PROVED).await?;
         let proved = proved.and_then(|text| Proved::parse(&text, &manifest));
         Ok((manifest, proved))
+    }
+
+    /// Reads a manifest, with its text.
+    async fn manifest(&self, id: &str) -> Result<(Manifest, Vec<u8>), DbError> {
+        let dir = Path::new(&self.shown).join(id);
+        let text = self.bytes(id, manifest::FILE).await?;
+        let text = text.ok_or_else(|| DbError::NoManifest { dir: dir.clone() })?;
+        Ok((Manifest::parse(&text, &dir.join(manifest::FILE))?, text))
+    }
+
+    /// Takes back that a backup was proved.
+    ///
+    /// # Errors
+    /// [`DbError::Store`].
+    pub async fn not_proved(&self, id: &str) -> Result<(), DbError> {
+        self.delete(&self.key(id, manifest::PROVED)?).await
     }
 
     /// Copies a backup from its folder into the store; what is there already of it stays.
@@ -148,16 +165,16 @@ impl Store {
                 done: number as u64,
                 total,
             }));
-            let key = self.key(id, name);
+            let key = self.key(id, name)?;
             // An object is there whole or not at all, and the files of a backup never change.
             if there.get(&key) != Some(&sum.size) {
                 self.upload(&dir.join(name), &key).await?;
                 sent += sum.size;
             }
         }
-        for name in [manifest::FILE, manifest::PROVED] {
+        for name in [manifest::PROVED, manifest::FILE] {
             if dir.join(name).exists() {
-                self.upload(&dir.join(name), &self.key(id, name)).await?;
+                self.upload(&dir.join(name), &self.key(id, name)?).await?;
             }
         }
         Ok(sent)
@@ -165,37 +182,46 @@ impl Store {
 
     /// Copies a backup from the store into a folder, which is then as the one that it was made in.
     ///
-    /// A finished backup in the folder stays as it is; what an unfinished attempt left there is removed first. The files'
-    /// checksums are the proof's to compare.
+    /// A finished backup in the folder stays as it is; what an unfinished attempt left there is removed first. Every file is
+    /// compared with its checksum before the folder counts as a backup.
     ///
     /// # Errors
-    /// As [`Store::read`]; [`DbError::ForeignFolder`] when the folder holds other files.
+    /// As [`Store::read`]; [`DbError::Damaged`] when a file was altered; [`DbError::ForeignFolder`] when the folder holds others.
     pub async fn get(&self, id: &str, dir: &Path, report: OnReport<'_>) -> Result<u64, DbError> {
         match Manifest::read(dir) {
             Ok(_) => return Ok(0),
             Err(DbError::NoManifest { .. }) => {}
             Err(other) => return Err(other),
         }
-        let (manifest, _) = self.read(id).await?;
+        let (manifest, text) = self.manifest(id).await?;
+        let there = self.sizes(id).await?;
         files::claim(dir)?;
         let total = manifest.files.len() as u64;
-        let mut received = 0;
-        for (number, name) in manifest.files.keys().enumerate() {
+        for (number, (name, wanted)) in manifest.files.iter().enumerate() {
             report(Report::Progress(Progress {
                 doing: "fetch",
                 what: name.clone(),
                 done: number as u64,
                 total,
             }));
-            let path = manifest::below(dir, name)?;
-            received += self.download(&self.key(id, name), &path).await?;
-        }
-        for name in [manifest::PROVED, manifest::FILE] {
-            if let Some(text) = self.bytes(id, name).await? {
-                files::write(&dir.join(name), &text)?;
+            let (path, key) = (manifest::below(dir, name)?, self.key(id, name)?);
+            let altered = || Damage::Altered(name.clone(), wanted.table.clone());
+            let damaged = |damage| DbError::Damaged { place: format!("{}/{id}", self.shown), damage };
+            match there.get(&key) {
+                None => return Err(damaged(Damage::Missing(name.clone(), wanted.table.clone()))),
+                Some(size) if *size != wanted.size => return Err(damaged(altered())),
+                Some(_) => {}
+            }
+            let found = self.download(&key, &path, wanted.size).await?;
+            if found.to_hex().as_str() != wanted.blake3 {
+                return Err(damaged(altered()));
             }
         }
-        Ok(received)
+        if let Some(proved) = self.bytes(id, manifest::PROVED).await? {
+            files::write(&dir.join(manifest::PROVED), &proved)?;
+        }
+        files::write(&dir.join(manifest::FILE), &text)?;
+        Ok(manifest.total_bytes())
     }
 
     /// Removes a backup, or what was begun of one, from the store; one that is not there is as good as removed.
@@ -203,21 +229,26 @@ impl Store {
     /// # Errors
     /// [`DbError::Store`].
     pub async fn remove(&self, id: &str) -> Result<(), DbError> {
-        let last = [manifest::PROVED, manifest::FILE].map(|name| self.key(id, name));
+        // First what tells of it: half of a backup is none.
+        let first = [self.key(id, manifest::FILE)?, self.key(id, manifest::PROVED)?];
         let there = self.sizes(id).await?;
-        // A removal that was cut off leaves what is still known for a backup, and can be carried on.
-        let first = there.keys().filter(|key| !last.contains(key));
-        for key in first.chain(last.iter().filter(|key| there.contains_key(key))) {
-            match self.objects.delete(key).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(self.failed("remove a backup from")(error)),
-            }
+        let rest = there.keys().filter(|key| !first.contains(key));
+        for key in first.iter().filter(|key| there.contains_key(key)).chain(rest) {
+            self.delete(key).await?;
         }
         Ok(())
     }
 
-    fn key(&self, id: &str, name: &str) -> Key {
-        name.split('/').fold(self.folder.clone().join(id), |key, part| key.join(part))
+    async fn delete(&self, key: &Key) -> Result<(), DbError> {
+        match self.objects.delete(key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("remove a backup from")(error)),
+        }
+    }
+
+    fn key(&self, id: &str, name: &str) -> Result<Key, DbError> {
+        let key = Key::parse(format!("{}/{id}/{name}", self.folder));
+        key.map_err(|error| self.failed("name a file in")(error.into()))
     }
 
     async fn sizes(&self, id: &str) -> Result<BTreeMap<Key, u64>, DbError> {
@@ -228,7 +259,8 @@ impl Store {
 
     /// Reads a small object; `None` when there is none.
     async fn bytes(&self, id: &str, name: &str) -> Result<Option<Vec<u8>>, DbError> {
-        let read = async { self.objects.get(&self.key(id, name)).await?.bytes().await };
+        let key = self.key(id, name)?;
+        let read = async { self.objects.get(&key).await?.bytes().await };
         match read.await {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -238,7 +270,7 @@ impl Store {
 
     async fn upload(&self, from: &Path, to: &Key) -> Result<(), DbError> {
         let failed = self.failed("write to");
-        let mut file = tokio::fs::File::open(from).await?;
+        let mut file = tokio::fs::File::from_std(fs_err::File::open(from)?.into_parts().0);
         let size = file.metadata().await?.len();
         if size <= PART {
             let mut text = Vec::new();
@@ -261,20 +293,25 @@ impl Store {
         }
     }
 
-    async fn download(&self, from: &Key, to: &Path) -> Result<u64, DbError> {
-        let failed = self.failed("read");
+    /// Downloads an object of this size in parts, each with its own attempts; returns the checksum of what came.
+    async fn download(&self, from: &Key, to: &Path, size: u64) -> Result<blake3::Hash, DbError> {
         if let Some(folder) = to.parent() {
             fs_err::create_dir_all(folder)?;
         }
-        let mut file = tokio::fs::File::create_new(to).await?;
-        let mut bytes = self.objects.get(from).await.map_err(failed)?.into_stream();
-        let mut size = 0;
-        while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
-            file.write_all(&chunk).await?;
-            size += chunk.len() as u64;
+        let mut file = tokio::fs::File::from_std(fs_err::File::create_new(to)?.into_parts().0);
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < size {
+            let part = at..size.min(at + PART);
+            let bytes = self.objects.get_range(from, part.clone()).await.map_err(self.failed("read"))?;
+            hasher.update(&bytes);
+            file.write_all(&bytes).await?;
+            at = part.end;
         }
+        // What a last write has met is told by a flush alone.
+        file.flush().await?;
         file.sync_all().await?;
-        Ok(size)
+        Ok(hasher.finalize())
     }
 
     fn failed(&self, doing: &'static str) -> impl Fn(object_store::Error) -> DbError + Copy {
@@ -304,8 +341,28 @@ fn unusable(place: &str, doing: &'static str) -> impl Fn(object_store::Error) ->
     move |error| DbError::Store {
         doing,
         place: place.to_owned(),
-        // It prints its causes itself.
-        why: error.to_string(),
+        why: said(&error.to_string()),
         denied: matches!(error, PermissionDenied { .. } | Unauthenticated { .. }),
+    }
+}
+
+/// Returns what a store said, in a line: of its XML the code and the message alone, for it repeats the request, keys and all.
+fn said(text: &str) -> String {
+    let Some((before, xml)) = text.split_once('<') else { return text.to_owned() };
+    let tag = |name: &str| xml.split_once(&format!("<{name}>"))?.1.split_once("</").map(|(value, _)| value);
+    let words = [tag("Code"), tag("Message")].into_iter().flatten();
+    words.fold(before.trim_end_matches([' ', ':']).to_owned(), |line, word| format!("{line}: {word}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_store_says_the_request_is_left_out() {
+        let answer = "Server returned 403 Forbidden: <?xml version=\"1.0\"?><Error><Code>AccessDenied</Code>\
+                      <Message>No.</Message><AWSAccessKeyId>AKIA</AWSAccessKeyId></Error>";
+        assert_eq!(said(answer), "Server returned 403 Forbidden: AccessDenied: No.");
+        assert_eq!(said("connection refused"), "connection refused");
     }
 }

@@ -8,3 +8,4 @@ pub mod postgres;
 pub mod stage;
 pub mod store;
 pub mod tools;
+pub mod turns;

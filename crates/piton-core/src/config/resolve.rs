@@ -389,21 +389,33 @@ fn store(asked: Asked<'_>, store: &model::Store, cx: &mut Context<'_>) -> Option
 fn parse_bucket(text: &str) -> Result<(String, String), ValueError> {
     let parts = text.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
     match parts {
-        Some((bucket, prefix)) if !bucket.is_empty() => {
+        Some((bucket, prefix)) if is_bucket(bucket) && !prefix.contains("//") => {
             Ok((bucket.to_owned(), prefix.trim_matches('/').to_owned()))
         }
         _ => Err(ValueError::new("a store is written like `s3://bucket/prefix`")),
     }
 }
 
-/// Reads the URL of a server: plain HTTP only to this machine.
+fn is_bucket(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !name.is_empty() && name.bytes().all(fits)
+}
+
+/// Reads the URL of a server, which has no user in it: plain HTTP only to this machine.
 fn parse_endpoint(text: &str) -> Result<String, ValueError> {
-    let host = text.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
-    match host {
-        Some("127.0.0.1" | "localhost") => Ok(text.to_owned()),
-        Some(_) => Err(ValueError::new("backups go over https:// to another machine")),
-        None if text.starts_with("https://") => Ok(text.to_owned()),
-        None => Err(ValueError::new("a server is written like `https://s3.example.com`")),
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:/[]_".contains(&byte);
+    match text.split_once("://") {
+        Some(("https", rest)) if !rest.is_empty() && rest.bytes().all(fits) => Ok(text.to_owned()),
+        Some(("http", rest)) if rest.bytes().all(fits) => {
+            let here = ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| {
+                rest.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+            });
+            if here {
+                return Ok(text.to_owned());
+            }
+            Err(ValueError::new("backups go over https:// to another machine"))
+        }
+        _ => Err(ValueError::new("a server is written like `https://s3.example.com`")),
     }
 }
 

@@ -74,6 +74,8 @@ pub enum Order {
         folder: PathBuf,
         /// Whether it is there, and not only in the store.
         here: bool,
+        /// Whether it is of the environment's own data, and so kept in its store.
+        own: bool,
     },
     /// A new database with a backup's contents.
     Restore {
@@ -114,12 +116,8 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
         Order::Restore { folder, files, .. } => (Some(folder.clone()), files.clone()),
         Order::Backup | Order::Clone => (None, None),
     };
-    let needed = match order {
-        Order::Backup | Order::Proof { .. } => settings.backup.store.is_some(),
-        // What is here can be restored without it.
-        Order::Restore { here, .. } => !here,
-        Order::Clone => false,
-    };
+    // What is here needs no store, and what is taken is better than nothing where that is away.
+    let needed = matches!(order, Order::Proof { here: false, .. } | Order::Restore { here: false, .. });
     let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files, store: needed };
     draft.add("guard", Phase::Guard, guard);
     let names = Names::of(settings, &facts.id);
@@ -128,11 +126,13 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
             draft.anchor(&names, None);
             draft.anchor_settled(vec![names.golden]);
         }
-        Order::Proof { folder, here } => {
+        Order::Proof { folder, here, own } => {
             draft.fetch(folder, *here);
             let proof = Proof { folder: folder.clone(), golden: names.golden.clone() };
             draft.add("prove", Phase::Prove, proof);
-            draft.upload(folder.clone());
+            if *own {
+                draft.upload(folder.clone());
+            }
             draft.add("settle.copies", Phase::Settle, DropCopies { names: vec![names.golden] });
         }
         Order::Restore { folder, here, into, files } => {

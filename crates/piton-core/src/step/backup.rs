@@ -8,6 +8,7 @@ use piton_db::manifest::{self, MadeFor, Manifest, Proved};
 use piton_db::mask::{MaskKey, Problem};
 use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
+use piton_db::versions::OtherVersion;
 use piton_db::{Database, DbError, Progress, Report, locate, neutral};
 use piton_exec::{Command, local};
 use serde::{Deserialize, Serialize};
@@ -110,7 +111,7 @@ impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
 }
 
 /// Names the command that goes on, or does it anew, once the surroundings let it.
-fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
+pub(super) fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
     let environment = &ctx.plan.environment;
     match ctx.plan.job {
         Job::Backup => format!("piton backup {environment}"),
@@ -293,6 +294,24 @@ impl Proof {
     }
 }
 
+/// A copy that the database may go back to has its extensions in the same versions: an update would come along unasked.
+fn may_take_its_place(ctx: &Ctx<'_, '_>, versions: &[OtherVersion]) -> Result<(), Fault> {
+    let extensions: Vec<&OtherVersion> = versions.iter().filter(|other| other.is_extension()).collect();
+    if extensions.is_empty() {
+        return Ok(());
+    }
+    let environment = &ctx.plan.environment;
+    let mut fault = Fault::release(format!("{environment}'s extensions cannot be restored as they are"))
+        .because("that is done in the schemas public and pg_catalog, where the server has the version");
+    fault.why.extend(extensions.iter().map(|other| format!("in the restored copy, {other}")));
+    let updates: Vec<String> =
+        extensions.iter().map(|other| format!("alter {} update", other.what)).collect();
+    Err(fault.hint(format!(
+        "psql, on {environment}'s database: {}; then piton deploy {environment}",
+        updates.join("; ")
+    )))
+}
+
 /// Names what belongs to a backup besides the database.
 async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
     let settings = ctx.settings();
@@ -348,11 +367,19 @@ const MOST_PROBLEMS: usize = 40;
 fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     let job = ctx.plan.job;
     let anew = if job.takes_data() { job } else { Job::Backup };
+    let environment = &ctx.plan.environment;
+    let other = match &ctx.settings().backup.store {
+        Some(store) => {
+            format!(
+                "; with this folder moved away, piton prove {environment} fetches it anew if it is in {store}"
+            )
+        }
+        None => String::new(),
+    };
     Fault::release("the backup was altered after it was made").hint(format!(
-        "look who writes to {}; piton {} {} takes a new one",
+        "look who writes to {}; piton {} {environment} takes a new one{other}",
         folder.display(),
         anew.command(),
-        ctx.plan.environment
     ))
 }
 
@@ -424,7 +451,16 @@ impl Act for Proof {
             return Err(self.is_not_proved(fault));
         }
         self.record(&manifest, &golden, &proof).await?;
-        let mut outcome = json!({ "tables": proof.tables, "rows": proof.rows, "objects": proof.objects });
+        if ctx.plan.job == Job::Release && owners == Owners::Kept {
+            may_take_its_place(ctx, &proof.versions)?;
+        }
+        let versions: Vec<String> = proof.versions.iter().map(ToString::to_string).collect();
+        let mut outcome = json!({
+            "tables": proof.tables,
+            "rows": proof.rows,
+            "objects": proof.objects,
+            "versions": versions,
+        });
         if owners == Owners::Restorer {
             // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
             let taken = neutral::apply(&golden, &manifest).await;

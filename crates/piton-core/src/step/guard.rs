@@ -562,13 +562,15 @@ async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
 
 /// Reads the manifest of a backup that is in its folder, or in the store alone.
 async fn manifest_of(settings: &Settings, folder: &Path) -> Result<Manifest, Fault> {
-    match (Manifest::read(folder), super::store_of(settings)?) {
-        (Err(DbError::NoManifest { .. }), Some(store)) => {
+    match Manifest::read(folder) {
+        Err(error @ DbError::NoManifest { .. }) => {
+            let unreadable = || Fault::refused("the backup cannot be read").caused_by(&error);
+            let store = super::store_of(settings)?.ok_or_else(unreadable)?;
             let id = folder.file_name().unwrap_or_default().to_string_lossy();
             let read = store.read(&id).await;
             Ok(read.map_err(|error| super::store_unusable(&settings.environment, &error))?.0)
         }
-        (read, _) => read.or_fault(|| "the backup cannot be read".into()),
+        read => read.or_fault(|| "the backup cannot be read".into()),
     }
 }
 

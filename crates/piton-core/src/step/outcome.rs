@@ -43,6 +43,12 @@ impl Step {
                     number("objects")
                 );
                 let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
+                let versions = outcome.get("versions").and_then(Value::as_array).into_iter().flatten();
+                let versions: Vec<&str> = versions.filter_map(Value::as_str).collect();
+                let equal = match versions.is_empty() {
+                    true => equal,
+                    false => format!("{equal}; {}", versions.join("; ")),
+                };
                 match taken.and_then(|taken| taken.in_words()) {
                     Some(taken) => format!("{equal}; off: {taken}"),
                     None => equal,
@@ -104,7 +110,9 @@ impl Step {
                 }
             }
             Step::Prune(_) => {
-                let removed = match outcome.get("removed").and_then(Value::as_array).map_or(0, Vec::len) {
+                let count = |key: &str| outcome.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+                // Most are in both places.
+                let removed = match count("removed").max(count("removed_from_store")) {
                     0 => "none is too old".into(),
                     removed => format!("{removed} too old, removed"),
                 };

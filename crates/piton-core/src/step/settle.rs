@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::{Act, Ctx, Site, Words, build, slot};
 use crate::backups::{self, Stored};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
+use crate::journal::State;
 use crate::retention::{Retention, is_older};
 use crate::{files, words};
 
@@ -129,17 +131,31 @@ async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<Stri
 }
 
 impl Prune {
-    /// Removes from the store what uploads have left that were cut off.
-    async fn remove_unfinished(&self, store: &Store, now: Timestamp) -> Result<(), DbError> {
-        for (id, held) in store.list().await? {
-            let Ok(made) = id.parse::<ulid::Ulid>() else { continue };
-            let made =
-                i64::try_from(made.timestamp_ms()).ok().and_then(|at| Timestamp::from_millisecond(at).ok());
-            if !held.whole && made.is_some_and(|made| !self.retention.is_young(made, now)) {
-                store.remove(&id).await?;
+    /// Removes from the store what uploads of this journal's runs have left that were cut off.
+    async fn remove_unfinished(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        store: &Store,
+        now: Timestamp,
+    ) -> Result<Result<Vec<String>, DbError>, Fault> {
+        let is_old = |state: &State| {
+            let ended = state.ended.as_ref().map(|(_, ended)| *ended);
+            state.plan.environment == ctx.plan.environment
+                && ended.is_some_and(|ended| !self.retention.is_young(ended, now))
+        };
+        let ended = ctx.releases()?.into_iter().filter(is_old);
+        let old: BTreeSet<String> = ended.map(|state| state.plan.id.clone()).collect();
+        let remove = async {
+            let mut removed = Vec::new();
+            for (id, held) in store.list().await? {
+                if !held.whole && old.contains(&id) {
+                    store.remove(&id).await?;
+                    removed.push(id);
+                }
             }
-        }
-        Ok(())
+            Ok(removed)
+        };
+        Ok(remove.await)
     }
 }
 
@@ -154,14 +170,18 @@ impl Act for Prune {
         if self.folder.is_dir() {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
-        let mut removed = Vec::new();
+        let (mut removed, mut removed_there) = (Vec::new(), Vec::new());
         let mut stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
-        let mut store = super::store_of(ctx.settings())?;
-        let mut kept = None;
-        if let Some(open) = &store
-            && let Err(error) = backups::add_stored(&mut stored, &self.folder, open).await
-        {
-            (store, kept) = (None, Some(error.to_string()));
+        let (mut store, mut kept) = match super::store_of(ctx.settings()) {
+            Ok(store) => (store, None),
+            Err(fault) => (None, Some(fault.what)),
+        };
+        if let Some(open) = &store {
+            let (app, environment) = (&ctx.plan.app, &ctx.plan.environment);
+            let added = backups::add_stored(&mut stored, open, &self.folder, app, environment).await;
+            if let Err(error) = added {
+                (store, kept) = (None, Some(error.to_string()));
+            }
         }
         let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
         let proved: Vec<Timestamp> =
@@ -178,15 +198,21 @@ impl Act for Prune {
                     removed.push(stored.folder.display().to_string());
                 }
                 if let Some(store) = store.as_ref().filter(|_| stored.stored) {
-                    kept = store.remove(&stored.id).await.err().map(|error| error.to_string()).or(kept);
+                    match store.remove(&stored.id).await {
+                        Ok(()) => removed_there.push(stored.id),
+                        Err(error) => kept = Some(error.to_string()),
+                    }
                 }
             }
         }
         if let Some(store) = &store {
-            kept = self.remove_unfinished(store, now).await.err().map(|error| error.to_string()).or(kept);
+            match self.remove_unfinished(ctx, store, now).await? {
+                Ok(ids) => removed_there.extend(ids),
+                Err(error) => kept = Some(error.to_string()),
+            }
         }
-        // A key that may write and not remove is a good one, and a store that is away takes the next run's removals.
-        Ok(json!({ "removed": removed, "store_kept": kept }))
+        // A key may be one that cannot remove, and what a store that is away keeps goes with the next run.
+        Ok(json!({ "removed": removed, "removed_from_store": removed_there, "store_kept": kept }))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

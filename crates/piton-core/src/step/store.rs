@@ -6,10 +6,10 @@ use piton_db::{DbError, backup};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::backup::Reports;
+use super::backup::{Reports, way_on};
 use super::{Act, Ctx, Site, Words, disk};
 use crate::config::Settings;
-use crate::fault::{Fault, Kind, OrFault};
+use crate::fault::{Fault, OrFault};
 use crate::files;
 
 /// Copies the proved backup into the store.
@@ -76,8 +76,11 @@ impl Act for Upload {
         let store = planned(ctx)?;
         let reports = Reports::new(ctx);
         let sent = store.put(&self.folder, &id(&self.folder), &mut |report| reports.take(report)).await;
-        let environment = &ctx.plan.environment;
-        Ok(json!({ "sent": sent.map_err(|error| store_unusable(environment, &error))? }))
+        let sent = sent.map_err(|error| match error {
+            DbError::Store { .. } => store_unusable(&ctx.plan.environment, &error),
+            _ => Fault::surroundings("the backup cannot be read").caused_by(&error),
+        });
+        Ok(json!({ "sent": sent.map_err(|fault| then_on(ctx, &self.folder, fault))? }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -94,6 +97,13 @@ impl Act for Upload {
     }
 }
 
+/// Adds the command that goes on, or does it anew, to what has to be mended before.
+fn then_on(ctx: &Ctx<'_, '_>, folder: &Path, fault: Fault) -> Fault {
+    let way_on = way_on(ctx, folder);
+    let hint = fault.hint.as_ref().map_or_else(|| "mend it".into(), Clone::clone);
+    fault.hint(format!("{hint}; then {way_on}"))
+}
+
 impl Act for Fetch {
     fn words(&self, site: &Site<'_>) -> Words {
         Words::new(
@@ -103,36 +113,50 @@ impl Act for Fetch {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let store = planned(ctx)?;
+        let (store, id) = (planned(ctx)?, id(&self.folder));
         if let Some(parent) = self.folder.parent() {
             files::private_folder(parent).or_fault(|| format!("{} cannot be made", parent.display()))?;
         }
         let reports = Reports::new(ctx);
-        let got = store.get(&id(&self.folder), &self.folder, &mut |report| reports.take(report)).await;
-        let received = got.map_err(|error| match error {
-            DbError::Io(error) if disk::says_full(&error.to_string()) => {
-                Fault::surroundings("the backup cannot be fetched")
-                    .caused_by(&error)
-                    .hint(disk::mend(&self.folder, &format!("piton resume {}", ctx.plan.environment)))
+        let error = match store.get(&id, &self.folder, &mut |report| reports.take(report)).await {
+            Ok(received) => return Ok(json!({ "received": received })),
+            Err(error) => error,
+        };
+        let fault = match &error {
+            DbError::Damaged { .. } | DbError::BadManifest { .. } => {
+                let fault = Fault::release("the backup was altered in the store").caused_by(&error);
+                // Taken back there, so that nobody relies on it.
+                return Err(match store.not_proved(&id).await {
+                    Ok(()) => fault,
+                    Err(error) => fault.because(format!("and the proof before it stays there: {error}")),
+                }
+                .hint(format!(
+                    "look who writes to the store; piton backups {} lists the others",
+                    ctx.plan.environment
+                )));
             }
-            DbError::BadManifest { .. } => Fault {
-                kind: Kind::Release,
-                ..Fault::surroundings("the backup was altered in the store").caused_by(&error)
-            },
-            _ => store_unusable(&ctx.plan.environment, &error),
-        })?;
-        Ok(json!({ "received": received }))
+            DbError::Store { .. } => store_unusable(&ctx.plan.environment, &error),
+            _ if disk::says_full(&error.to_string()) => {
+                return Err(Fault::surroundings("the backup cannot be fetched")
+                    .caused_by(&error)
+                    .hint(disk::mend(&self.folder, &way_on(ctx, &self.folder))));
+            }
+            _ => Fault::surroundings("the backup cannot be fetched").caused_by(&error),
+        };
+        Err(then_on(ctx, &self.folder, fault))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         match Manifest::read(&self.folder) {
             Ok(_) | Err(DbError::BadManifest { .. }) => Ok(json!({ "kept": self.folder })),
-            Err(_) => {
-                backup::discard(&self.folder)
-                    .await
-                    .or_fault(|| "what was fetched cannot be removed".into())?;
-                Ok(Value::Null)
-            }
+            Err(DbError::NoManifest { .. }) => match backup::discard(&self.folder).await {
+                // Somebody else's files: this has not begun there.
+                Ok(()) | Err(DbError::ForeignFolder { .. }) => Ok(Value::Null),
+                Err(error) => {
+                    Err(Fault::surroundings("what was fetched cannot be removed").caused_by(&error))
+                }
+            },
+            Err(error) => Err(Fault::surroundings("the backup cannot be read").caused_by(&error)),
         }
     }
 }

@@ -10,14 +10,17 @@
     from rel join pg_attribute a on a.attrelid = rel.oid and not a.attisdropped where a.attacl is not null
 ),
 -- What comes with the server or an extension, where its privileges are no longer the first ones: the dump carries the difference.
--- Privileges that were once changed are never null again.
+-- Privileges that were once changed are never null again, but those of a column.
 regranted (classid, objid, objsubid, now, first) as (
     select h.classid, h.objid, h.objsubid, coalesce(h.acl, acldefault(h.kind::"char", h.owner)),
            coalesce(i.initprivs, acldefault(h.kind::"char", h.owner))
     from (select 'pg_class'::regclass, oid, 0, case relkind when 'S' then 's' else 'r' end, relowner, relacl
           from pg_class where relacl is not null
           union all select 'pg_class'::regclass, c.oid, a.attnum, 'c', c.relowner, a.attacl
-          from pg_class c join pg_attribute a on a.attrelid = c.oid where a.attacl is not null
+          from pg_class c join pg_attribute a on a.attrelid = c.oid
+          where a.attacl is not null or exists (
+            select from pg_init_privs p
+            where p.classoid = 'pg_class'::regclass and p.objoid = a.attrelid and p.objsubid = a.attnum)
           union all select 'pg_proc'::regclass, oid, 0, 'f', proowner, proacl from pg_proc where proacl is not null
           union all select 'pg_type'::regclass, oid, 0, 'T', typowner, typacl from pg_type where typacl is not null
           union all select 'pg_namespace'::regclass, oid, 0, 'n', nspowner, nspacl from pg_namespace

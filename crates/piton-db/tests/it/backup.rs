@@ -15,11 +15,11 @@ use piton_db::prove::{Difference, Owners, compare, restore};
 use piton_db::tools::Tools;
 use piton_db::{Database, DbError, Report, RowSum, Table, facts, locate, properties, quote};
 use piton_exec::{local, marker};
-use piton_testkit::postgres::{Cluster, eventually};
+use piton_testkit::postgres::{Cluster, eventually, skip};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::Client;
 
-use crate::{HARD, fresh, label, quiet, run};
+use crate::{HARD, fresh, label, number, quiet, run};
 
 pub(crate) fn shop() -> MadeFor {
     MadeFor {
@@ -59,6 +59,44 @@ async fn rows(client: &Client, tables: &[Table]) -> Rows {
         rows.insert(table.quoted(), sum);
     }
     rows
+}
+
+#[tokio::test]
+async fn extensions_come_back_in_their_versions_and_other_versions_are_told_apart() {
+    let Some((_, source)) = fresh("versions").await else { return };
+    let client = source.connect().await.unwrap();
+    let there = "select count(*) from pg_catalog.pg_available_extensions where name in ('hstore', 'citext')";
+    let icu = "select count(*) from pg_catalog.pg_collation where collname = 'sv-x-icu'";
+    if number(&client, there).await < 2 {
+        return skip("the contributed modules of PostgreSQL");
+    }
+    if number(&client, icu).await == 0 {
+        return skip("PostgreSQL with ICU");
+    }
+    run(
+        &source,
+        "create extension hstore version '1.6'; create schema apart; create extension citext schema apart version '1.5';
+         create collation swedish (provider = icu, locale = 'sv'); create table t (a text collate swedish, h hstore);
+         create index on t (a); insert into t values ('ö', 'a=>1');
+         update pg_catalog.pg_collation set collversion = '1' where collname = 'swedish'",
+    )
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("backup");
+    let manifest = backed_up(&source, &dir).await;
+    let golden = golden(&source, &dir).await;
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
+    assert_eq!(proof.differences, []);
+    let told: Vec<String> = proof.versions.iter().map(ToString::to_string).collect();
+    let [citext, collation] = &told[..] else { panic!("{told:?}") };
+    assert!(citext.starts_with("extension citext is 1.") && citext.ends_with(", and was 1.5"), "{citext}");
+    assert!(
+        collation.starts_with("collation public.swedish is ") && collation.ends_with(", and was 1"),
+        "{collation}"
+    );
+    let client = golden.connect().await.unwrap();
+    let version = client.query_one("select extversion from pg_extension where extname = 'hstore'", &[]).await;
+    assert_eq!(version.unwrap().get::<_, String>(0), "1.6", "as it was, not as the server would make it");
 }
 
 #[tokio::test]

@@ -329,6 +329,10 @@ pub(crate) const CHANGES: &[(&str, &[&str])] = &[
     ("grant usage on foreign data wrapper wrap to listed_too", &["grants on foreign-data wrapper wrap"]),
     ("grant usage on foreign server far to listed_too", &["grants on foreign server far"]),
     (
+        "revoke select (subname) on pg_catalog.pg_subscription from public",
+        &["grants on table column pg_catalog.pg_subscription.subname"],
+    ),
+    (
         "revoke execute on function pg_catalog.pg_sleep(double precision) from public",
         &["grants on function pg_catalog.pg_sleep(double precision)"],
     ),

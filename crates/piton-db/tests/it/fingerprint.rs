@@ -197,6 +197,8 @@ const RARE: [(&str, &str, &str); 18] = [
 async fn what_few_databases_have_is_listed_where_there_is_nothing_else_of_it() {
     let Some((_, db)) = fresh("rare").await else { return };
     let client = db.connect().await.unwrap();
+    let there = client.query_one(include_str!("../../src/catalogue/rare_there.sql"), &[]).await.unwrap();
+    assert!(!there.get::<_, bool>(0), "there is something else of it");
     for (object, before, statement) in RARE {
         for statement in ["begin", before, statement] {
             client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));

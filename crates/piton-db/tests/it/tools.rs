@@ -10,6 +10,7 @@ use piton_db::{Database, DbError, Report};
 use piton_exec::{EnvValue, Secret};
 use piton_testkit::postgres::Cluster;
 use piton_testkit::tools::{self, FROM_ENVIRONMENT};
+use piton_testkit::turns;
 use tempfile::TempDir;
 
 use super::{database, fresh, number, run as run_sql};
@@ -51,7 +52,8 @@ struct App {
 
 impl App {
     async fn new(kit: Kit, dbname: &str) -> Option<Self> {
-        if !tools::is_there(kit.program) {
+        // A tool takes a second to start.
+        if !tools::is_there(kit.program) || !turns::is_of_this_half() {
             return None;
         }
         let (cluster, db) = fresh(dbname).await?;

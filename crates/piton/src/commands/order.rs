@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use piton_core::backups;
-use piton_core::fault::Fault;
+use piton_core::fault::{Fault, Kind};
 use piton_core::plan::Order;
 use piton_core::project::Project;
 
@@ -18,7 +18,8 @@ pub(crate) async fn backup(project: &Project, args: &cli::Order) -> Result<ExitC
 /// Proves a backup once more.
 pub(crate) async fn prove(project: &Project, args: &cli::Prove) -> Result<ExitCode, Error> {
     let found = find(project, &args.order.target.environment, &args.backup).await?;
-    run(project, &args.order, Order::Proof { folder: found.folder, here: found.here }).await
+    let own = found.manifest.as_ref().is_ok_and(|manifest| manifest.made_for.from.is_none());
+    run(project, &args.order, Order::Proof { folder: found.folder, here: found.here, own }).await
 }
 
 /// Restores a backup into a new database.
@@ -50,8 +51,15 @@ async fn run(project: &Project, args: &cli::Order, order: Order) -> Result<ExitC
 async fn find(project: &Project, environment: &str, part: &str) -> Result<backups::Stored, Error> {
     let settings = project.settings(environment)?;
     let (stored, unread) = project.backups(&settings).await?;
-    // What is here can be used without the store; what is not may be there.
-    let found = backups::find(stored, part, environment).map_err(|none| unread.unwrap_or(none))?;
+    // What is here can be used without the store; which is the latest, and what is not here, the store knows.
+    let found = match (backups::find(stored, part, environment), unread) {
+        (Ok(found), Some(unread)) if part == "latest" => {
+            let known = format!("of those that are here, {} is the latest", found.id);
+            return Err(Fault { kind: Kind::Refused, ..unread.because(known) }.into());
+        }
+        (Err(_), Some(unread)) => return Err(Fault { kind: Kind::Refused, ..unread }.into()),
+        (found, _) => found?,
+    };
     match &found.manifest {
         Ok(_) => Ok(found),
         Err(error) => Err(Fault::refused(format!("the backup {} is damaged", found.id))

@@ -2,6 +2,7 @@
 
 use piton_testkit::load::{Report, Running};
 use piton_testkit::stage::{Change, Piton, Stage};
+pub(crate) use piton_testkit::turns::{has_its_turn, is_of_this_half, run_all, sampled, seed};
 
 /// A migration that adds a table.
 pub(crate) const RECEIPTS: Change<'static> = Change::Migration(
@@ -51,18 +52,6 @@ pub(crate) fn live_stage_in_turn() -> Option<Stage> {
     is_of_this_half().then(live_stage)?
 }
 
-fn is_of_this_half() -> bool {
-    // libtest names the thread after the test, where each has its own.
-    let thread = std::thread::current();
-    let name = thread.name().filter(|name| *name != "main");
-    let digest = |name: &str| {
-        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-    };
-    run_all() || name.is_none_or(|name| (digest(name) >> 32) % 2 == seed() % 2)
-}
-
 /// Releases `v2` with these changes under load, as far as the watch, which then lasts for ten minutes.
 pub(crate) fn watched(stage: &mut Stage, changes: &[Change<'_>]) -> (Piton, Running) {
     stage.configure(|settings| settings.watch = "10m");
@@ -88,36 +77,6 @@ pub(crate) fn assert_nothing_failed(stage: &Stage, report: &Report) {
     assert!(!report.acknowledged.is_empty(), "the load has written nothing");
     let lost = stage.lost_writes(report, &stage.database("production"));
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-}
-
-/// Tells whether everything is tried, as `scripts/campaign` asks for, or what a short run has time for.
-pub(crate) fn run_all() -> bool {
-    std::env::var("PITON_CAMPAIGN").is_ok_and(|value| value == "1")
-}
-
-/// Returns all cases where everything is tried; in a short run so many of them, from the seed on.
-pub(crate) fn sampled<T>(all: &[T], count: usize) -> Vec<&T> {
-    let from = usize::try_from(seed() % all.len() as u64).unwrap();
-    let count = if run_all() { all.len() } else { count };
-    all.iter().cycle().skip(from).take(count).collect()
-}
-
-/// Tells whether everything is tried, or this is the one of so many whose turn a short run has come to.
-pub(crate) fn has_its_turn(number: u64, of: u64) -> bool {
-    // Mixed: what is sampled within a turn goes by the seed's own last bits.
-    run_all() || (seed().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % of == number
-}
-
-/// Returns the seed of what a short run leaves to chance: `PITON_SEED`, or a new one, which is printed.
-pub(crate) fn seed() -> u64 {
-    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let seed = *SEED.get_or_init(|| {
-        let given = std::env::var("PITON_SEED").ok().and_then(|seed| seed.parse().ok());
-        given.unwrap_or_else(|| u64::from(std::process::id()))
-    });
-    // Each time: what a test that passes has printed is not shown.
-    println!("PITON_SEED={seed}");
-    seed
 }
 
 /// A small file system; it is unmounted when dropped.

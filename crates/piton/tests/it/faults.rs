@@ -67,6 +67,33 @@ fn disk_full_during_the_backup() {
 }
 
 #[test]
+fn an_extension_that_cannot_be_restored_as_it_is_ends_the_release_with_what_mends_it() {
+    let Some(stage) = live_stage_in_turn() else { return };
+    let production = stage.database("production");
+    let there =
+        "select count(*) from pg_available_extension_versions where name = 'citext' and version = '1.5'";
+    if stage.sql("postgres", there) != ["1"] {
+        return piton_testkit::postgres::skip("the contributed modules of PostgreSQL");
+    }
+    let old = format!(
+        "set role \"{}\"; create schema apart; create extension citext schema apart version '1.5'",
+        stage.role("production")
+    );
+    stage.sql(&production, &old);
+    stage.commit("v2", &[]);
+    stage
+        .piton(&["deploy", "production"])
+        .expect(3)
+        .says("in the restored copy, extension citext is ")
+        .says("alter extension citext update; then piton deploy production");
+    let told = stage.piton(&["backup", "production"]).expect(0).says("extension citext is ");
+    assert!(told.stderr.contains(", and was 1.5"), "a backup is proved all the same: {}", told.stderr);
+    stage.sql(&production, "alter extension citext update");
+    let told = stage.piton(&["backup", "production"]).expect(0);
+    assert!(!told.stderr.contains("citext"), "{}", told.stderr);
+}
+
+#[test]
 fn postgresql_stopped_during_the_migration() {
     let Some(stage) = Stage::set_with_own_server(env!("CARGO_BIN_EXE_piton")) else { return };
     stage.deploy("production");

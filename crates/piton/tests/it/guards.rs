@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::SystemTime;
 
-use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage, stage};
+use crate::common::{RECEIPTS, Tmpfs, assert_no_failures_but_of, live_stage_in_turn, stage_in_turn};
 use piton_testkit::pooler::{Pooler, StartupOptions};
 use piton_testkit::stage::{Change, Output, Stage};
 
@@ -31,7 +31,7 @@ fn productions_by_another_name(stage: &Stage) -> String {
 
 #[test]
 fn staging_on_productions_database_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let url = productions_by_another_name(&stage);
     stage.configure(|settings| settings.staging.vars.extend([("DATABASE_URL".into(), url)]));
     let mend = format!("{}_staging", stage.database("production"));
@@ -44,7 +44,7 @@ fn staging_on_productions_database_is_refused() {
 
 #[test]
 fn the_mark_alone_tells_productions_database() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let url = productions_by_another_name(&stage);
     stage.configure(|settings| {
         settings.staging.vars.extend([("DATABASE_URL".into(), url)]);
@@ -57,7 +57,7 @@ fn the_mark_alone_tells_productions_database() {
 
 #[test]
 fn an_unmarked_production_is_told_by_the_server() {
-    let Some(mut stage) = stage() else { return };
+    let Some(mut stage) = stage_in_turn() else { return };
     let url = productions_by_another_name(&stage);
     stage.configure(|settings| {
         settings.staging.vars.extend([("DATABASE_URL".into(), url)]);
@@ -68,7 +68,7 @@ fn an_unmarked_production_is_told_by_the_server() {
 
 #[test]
 fn a_database_that_piton_did_not_make_is_not_replaced() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let (database, role) = (stage.database("staging"), stage.role("staging"));
     stage.sql("postgres", &format!("create database \"{database}\" owner \"{role}\""));
     for (make, holds) in [
@@ -82,7 +82,7 @@ fn a_database_that_piton_did_not_make_is_not_replaced() {
 
 #[test]
 fn equal_secrets_are_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.staging.vars = settings.production.vars.clone());
     let said = refused(&stage, "staging", &["share the secret", "SESSION_SECRET", "[secrets] shared"]);
     let secret = &stage.settings().production.vars["SESSION_SECRET"];
@@ -101,7 +101,7 @@ fn equal_secrets_are_refused() {
 
 #[test]
 fn keys_in_the_wrong_place_are_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     for (environment, key, kind) in
         [("staging", "sk_live_0a1b2c", "live"), ("production", "sk_test_0a1b2c", "test")]
     {
@@ -121,7 +121,7 @@ fn keys_in_the_wrong_place_are_refused() {
 
 #[test]
 fn a_missing_tool_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.build = vec!["no-such-tool --fast".into()]);
     let words =
         ["no-such-tool was not found", "build.run needs it: no-such-tool --fast", "install no-such-tool"];
@@ -130,7 +130,7 @@ fn a_missing_tool_is_refused() {
 
 #[test]
 fn a_program_that_nobody_makes_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| {
         settings.build = vec![];
         settings.command = "bin/server".into();
@@ -146,7 +146,7 @@ fn a_program_that_nobody_makes_is_refused() {
 
 #[test]
 fn a_database_that_is_not_there_is_refused_with_what_makes_it() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let (database, port) = (stage.database("production"), stage.cluster().port());
     let nowhere = stage.url("production").replace(&format!("{port}/{database}"), &format!("{port}/nowhere"));
     stage.configure(|settings| settings.production.vars.extend([("DATABASE_URL".into(), nowhere)]));
@@ -156,7 +156,7 @@ fn a_database_that_is_not_there_is_refused_with_what_makes_it() {
 
 #[test]
 fn variables_that_are_not_here_are_named_with_who_needs_them() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.remove(".env.production");
     let said = stage.piton(&["deploy", "staging"]).expect(2);
     said.says("staging takes its data from production").says("piton config production");
@@ -165,7 +165,7 @@ fn variables_that_are_not_here_are_named_with_who_needs_them() {
 
 #[test]
 fn too_little_disk_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let Some(small) = Tmpfs::mount(stage.folder(), "1m") else { return };
     stage.configure(|settings| settings.backups = small.path().to_owned());
     refused(&stage, "production", &["too little disk for the backup", "are needed", "du -xh"]);
@@ -173,7 +173,7 @@ fn too_little_disk_is_refused() {
 
 #[test]
 fn a_port_in_use_is_refused_with_its_owner() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let port = stage.settings().production.ports[2];
     let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     let me = std::process::id();
@@ -183,7 +183,7 @@ fn a_port_in_use_is_refused_with_its_owner() {
 
 #[test]
 fn a_port_on_which_another_folder_serves_is_not_freed_by_a_kill() {
-    let (Some(stage), Some(mut other)) = (live_stage(), stage()) else { return };
+    let (Some(stage), Some(mut other)) = (live_stage_in_turn(), stage_in_turn()) else { return };
     let (theirs, own) = (stage.settings().production.ports, other.settings().production.ports);
     for (whose, ports) in [("blue's port", theirs), ("the proxy's port", [theirs[0], own[1], own[2]])] {
         other.configure(|settings| settings.production.ports = ports);
@@ -195,7 +195,7 @@ fn a_port_on_which_another_folder_serves_is_not_freed_by_a_kill() {
 
 #[test]
 fn what_another_app_or_no_environment_asks_is_refused() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[RECEIPTS]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done migrate:after")]).expect(137);
     let toml = std::fs::read_to_string(stage.root().join("piton.toml")).unwrap();
@@ -212,7 +212,7 @@ fn what_another_app_or_no_environment_asks_is_refused() {
 
 #[test]
 fn the_second_operator_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.watch = "10m");
     stage.commit("v2", &[]);
     let load = stage.load("production").start().unwrap();
@@ -232,7 +232,7 @@ fn the_second_operator_is_refused() {
 
 #[test]
 fn production_takes_only_what_staging_has_run() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     stage.configure(|settings| settings.after_staging = true);
     refused(
@@ -244,7 +244,7 @@ fn production_takes_only_what_staging_has_run() {
 
 #[test]
 fn outside_of_the_window_is_refused() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let day = closes_the_window(&mut stage);
     let words = ["production takes releases", day, "it opens next", "piton plan production"];
     refused(&stage, "production", &words);
@@ -261,7 +261,7 @@ fn closes_the_window(stage: &mut Stage) -> &'static str {
 
 #[test]
 fn a_release_is_aborted_whatever_the_window() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done guard:after")]).expect(137);
     closes_the_window(&mut stage);
@@ -273,7 +273,7 @@ fn a_release_is_aborted_whatever_the_window() {
 
 #[test]
 fn a_release_whose_guards_refuse_is_not_carried_on_by_itself() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "started guard:after")]).expect(137);
     stage.configure(|settings| settings.build = vec!["no-such-tool".into()]);
@@ -283,7 +283,7 @@ fn a_release_whose_guards_refuse_is_not_carried_on_by_itself() {
 
 #[test]
 fn another_database_is_neither_shown_nor_put_back_and_the_request_does_not_wait() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.watch = "6s");
     stage.commit("v2", &[RECEIPTS]);
     let load = stage.load("production").start().unwrap();
@@ -313,7 +313,7 @@ fn another_database_is_neither_shown_nor_put_back_and_the_request_does_not_wait(
 
 #[test]
 fn a_pooler_is_refused_with_what_names_the_server() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let (direct, database) = (stage.url("production"), stage.database("production"));
     let through = |stage: &mut Stage, url: String| {
         stage.configure(|settings| settings.production.vars.extend([("DATABASE_URL".into(), url)]));
@@ -337,7 +337,7 @@ fn a_pooler_is_refused_with_what_names_the_server() {
 
 #[test]
 fn without_a_way_back_a_release_is_refused() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     stage.end_all();
     refused(
@@ -351,7 +351,7 @@ fn without_a_way_back_a_release_is_refused() {
 
 #[test]
 fn an_app_that_hangs_is_named_by_its_number() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     let launched = stage.events("production").into_iter().rev().find(|event| {
         let command = event["event"]["command"].as_str().unwrap_or_default();
         event["event"]["event"] == "launched" && !command.contains("proxy")
@@ -372,7 +372,7 @@ fn an_app_that_hangs_is_named_by_its_number() {
 
 #[test]
 fn who_may_not_log_in_is_not_sent_to_the_server() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let url = stage.url("production");
     let (_, at) = url.split_once('@').unwrap();
     let nobody = format!("postgresql://nobody_here@{at}");
@@ -382,14 +382,14 @@ fn who_may_not_log_in_is_not_sent_to_the_server() {
 
 #[test]
 fn two_environments_do_not_share_a_port() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.production.ports[2] = settings.staging.ports[1]);
     refused(&stage, "production", &["production and staging both use port", "listen and ports"]);
 }
 
 #[test]
 fn the_servers_own_database_is_nobodys_environment() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     let url = format!("postgresql://another@127.0.0.1:{}/postgres", stage.cluster().port());
     stage.configure(|settings| settings.staging.vars.extend([("DATABASE_URL".into(), url)]));
     refused(&stage, "staging", &["the server's own postgres"]);
@@ -397,7 +397,7 @@ fn the_servers_own_database_is_nobodys_environment() {
 
 #[test]
 fn an_app_that_died_and_a_release_that_waits_are_said() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.steps = vec!["20% for 60s", "100%"]);
     stage.commit("v2", &[]);
     let deploy = stage.spawn(&["deploy", "production"], &[]);
@@ -414,7 +414,7 @@ fn an_app_that_died_and_a_release_that_waits_are_said() {
 
 #[test]
 fn a_refusal_is_that_of_the_command_that_detaches() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.after_staging = true);
     stage.commit("v2", &[]);
     let said = stage.piton(&["deploy", "production", "--detach", "--json"]).expect(2);
@@ -425,7 +425,7 @@ fn a_refusal_is_that_of_the_command_that_detaches() {
 
 #[test]
 fn a_kill_while_a_release_detaches_leaves_it_to_be_resumed() {
-    let Some(stage) = live_stage() else { return };
+    let Some(stage) = live_stage_in_turn() else { return };
     stage.commit("v2", &[]);
     let detach = ["deploy", "production", "--detach"];
     // The process that detaches dies before the other one is started.
@@ -442,7 +442,7 @@ fn a_kill_while_a_release_detaches_leaves_it_to_be_resumed() {
 
 #[test]
 fn the_lease_of_a_release_that_detaches_is_never_free() {
-    let Some(mut stage) = live_stage() else { return };
+    let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.watch = "10m");
     stage.commit("v2", &[]);
     let journal = rusqlite::Connection::open(stage.root().join(".piton/journal.db")).unwrap();

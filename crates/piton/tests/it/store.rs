@@ -92,11 +92,22 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
     assert_eq!(stage.sql(&into, rows), stage.sql(&stage.database("production"), rows));
     let folder_name = uploads.path().file_name().unwrap();
     assert!(std::fs::read(unpacked.join(folder_name).join("film.bin")).unwrap() == bytes);
-    assert!(
-        files(&here, "").iter().zip(&local).all(|(a, b)| a.0 == b.0),
-        "as the folder that it was made in"
-    );
+    let but_for_the_proof = |files: Vec<(String, Vec<u8>)>| {
+        files.into_iter().filter(|(name, _)| name != "proved.json").collect::<Vec<_>>()
+    };
+    assert!(but_for_the_proof(files(&here, "")) == but_for_the_proof(local.clone()), "as it was made");
     stage.sql("postgres", &format!("drop database {into}"));
+
+    // Killed when all is fetched, and taken up; fetched in part, and given up.
+    std::fs::remove_dir_all(&here).unwrap();
+    let killed = &[("PITON_CRASH_AT", "done prove.fetch:before")];
+    stage.piton_with_env(&["prove", "production", "latest"], killed).expect(137);
+    stage.piton(&["resume", "production"]).expect(0).says("is proved");
+    std::fs::remove_dir_all(&here).unwrap();
+    stage.piton_with_env(&["prove", "production", "latest"], killed).expect(137);
+    std::fs::remove_file(here.join("manifest.json")).unwrap();
+    stage.piton(&["abort", "production"]).expect(0);
+    assert!(!here.exists(), "an unfinished one goes");
 
     // A later proof is written down there, too.
     let before = listed[0]["proved"]["at"].as_str().unwrap().to_owned();
@@ -111,13 +122,14 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
     stage
         .piton(&["prove", "production", "latest"])
         .expect(3)
-        .says("altered after it was made")
+        .says("the backup was altered in the store")
         .says("it holds the rows of");
+    assert!(!here.exists(), "what was fetched of it is removed");
+    assert!(backups(&stage)[0]["proved"].is_null(), "nobody relies on it");
     let file = format!("{place}/manifest.json");
     let (_, manifest) = store.request("GET", &file, b"").unwrap();
     let outside = String::from_utf8(manifest).unwrap().replace(rows_of, "../../outside");
     store.request("PUT", &file, outside.as_bytes()).unwrap();
-    std::fs::remove_dir_all(&here).unwrap();
     let listed = backups(&stage);
     assert!(listed[0]["damaged"].as_str().unwrap().contains("altered"), "{listed:?}");
 }
@@ -146,17 +158,27 @@ fn what_is_cut_off_or_too_old_goes_from_the_store_and_a_store_that_is_away_is_sa
     stage.piton(&["backup", "production"]).expect(0).says("too old, removed");
     let left = backups(&stage);
     assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!([&left[0]["here"], &left[0]["stored"]], [true, true]);
     let place_of_third = place(&stage, &left[0]);
     assert!(store.names().iter().all(|name| name.starts_with(&place_of_third)), "{:?}", store.names());
 
     drop(store);
     let refused =
-        stage.piton(&["backup", "production"]).expect(2).says("the store of backups cannot be used");
+        stage.piton(&["deploy", "production"]).expect(2).says("the store of backups cannot be used");
     assert!(refused.stderr.contains("backup.store of production"), "{}", refused.stderr);
+    // Better here alone than not at all.
+    stage
+        .piton(&["backup", "production"])
+        .expect(3)
+        .says("the store of backups cannot be used")
+        .says("the backup is kept");
     let listed =
         stage.piton(&["backups", "production"]).expect(1).says("the store of backups cannot be used");
-    assert!(listed.stdout.lines().count() == 2, "what is here is listed: {}", listed.stdout);
+    assert_eq!(listed.stdout.lines().count(), 3, "what is here is listed: {}", listed.stdout);
     let into = format!("{}_restored", stage.database("production"));
-    stage.piton(&["restore", "production", "latest", "--into", &into]).expect(0);
+    let latest = stage.piton(&["restore", "production", "latest", "--into", &into]).expect(2);
+    let (_, rest) = latest.stderr.split_once("of those that are here, ").unwrap();
+    let id = rest.split_whitespace().next().unwrap();
+    stage.piton(&["restore", "production", id, "--into", &into]).expect(0);
     stage.sql("postgres", &format!("drop database {into}"));
 }
