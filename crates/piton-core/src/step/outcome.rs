@@ -43,12 +43,6 @@ impl Step {
                     number("objects")
                 );
                 let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
-                let versions = outcome.get("versions").and_then(Value::as_array).into_iter().flatten();
-                let versions: Vec<&str> = versions.filter_map(Value::as_str).collect();
-                let equal = match versions.is_empty() {
-                    true => equal,
-                    false => format!("{equal}; {}", versions.join("; ")),
-                };
                 match taken.and_then(|taken| taken.in_words()) {
                     Some(taken) => format!("{equal}; off: {taken}"),
                     None => equal,
@@ -126,7 +120,15 @@ impl Step {
 
     /// Tells what else came of the step, in a line of its own.
     pub fn outcome_more(&self, outcome: &Value) -> Option<String> {
-        matches!(self, Step::Rehearse(_)).then(|| rehearsal::more(outcome)).flatten()
+        match self {
+            Step::Rehearse(_) => rehearsal::more(outcome),
+            Step::Proof(_) => {
+                let versions = outcome.get("versions").and_then(Value::as_array).into_iter().flatten();
+                let versions: Vec<&str> = versions.filter_map(Value::as_str).collect();
+                (!versions.is_empty()).then(|| versions.join("; "))
+            }
+            _ => None,
+        }
     }
 
     /// Tells what came of undoing the step; empty when there was nothing to undo.
