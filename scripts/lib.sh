@@ -217,7 +217,7 @@ want_python_tools() {
 
 make_python_tools() {
     # shellcheck disable=SC2086 # one word each
-    python3 -m venv "$made" && "$made/bin/pip" install --quiet --disable-pip-version-check --no-compile $versions
+    python3 -m venv "$made" && "$made/bin/pip" install --quiet --disable-pip-version-check $versions
 }
 
 want_golang_migrate() {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use piton_db::DbError;
-use piton_db::manifest::{Manifest, Proved};
+use piton_db::manifest::{Damage, Manifest, Proved};
 use piton_db::store::Store;
 
 use crate::fault::Fault;
@@ -24,6 +24,8 @@ pub struct Stored {
     pub manifest: Result<Manifest, DbError>,
     /// When it was last proved.
     pub proved: Option<Proved>,
+    /// Whether the store's copy counts as proved where the one that is here does not: that one may have been damaged since.
+    pub proved_there: bool,
 }
 
 /// Lists an environment's backups, oldest first, those with a damaged manifest among them.
@@ -49,7 +51,7 @@ pub fn list(folder: &Path, app: &str, environment: &str) -> Result<Vec<Stored>, 
             read => read,
         };
         let proved = manifest.as_ref().ok().and_then(|manifest| Proved::read(&folder, manifest));
-        Some(Stored { id, folder, here: true, stored: false, manifest, proved })
+        Some(Stored { id, folder, here: true, stored: false, manifest, proved, proved_there: false })
     });
     let is_ours = |stored: &Stored| match &stored.manifest {
         Ok(manifest) => is_of(manifest, &stored.id, app, environment),
@@ -82,11 +84,23 @@ pub async fn add_stored(
     for (id, held) in whole {
         let all = |manifest: &Manifest| held.files >= manifest.files.len() as u64;
         if let Some(here) = found.iter_mut().find(|stored| stored.id == id) {
-            here.stored = here.manifest.as_ref().is_ok_and(all);
+            here.stored = here.manifest.as_ref().map_or(true, all);
+            if here.stored && here.proved.is_none() {
+                here.proved_there = match store.read(&id).await {
+                    Ok((_, proved)) => proved.is_some(),
+                    Err(error @ DbError::Store { .. }) => return Err(error),
+                    Err(_) => false,
+                };
+            }
             continue;
         }
         let (manifest, proved) = match store.read(&id).await {
-            Ok((manifest, _)) if !all(&manifest) || !is_of(&manifest, &id, app, environment) => continue,
+            Ok((manifest, _)) if !is_of(&manifest, &id, app, environment) => continue,
+            Ok((manifest, _)) if !all(&manifest) => {
+                let place = format!("{store}/{id}");
+                let damage = Damage::Missing("one of its files".into(), None);
+                (Err(DbError::Damaged { place, damage }), None)
+            }
             Ok((manifest, proved)) => (Ok(manifest), proved),
             Err(error @ DbError::BadManifest { .. }) => (Err(error), None),
             // Somebody has removed it meanwhile.
@@ -94,7 +108,7 @@ pub async fn add_stored(
             Err(error) => return Err(error),
         };
         let folder = folder.join(&id);
-        found.push(Stored { id, folder, here: false, stored: true, manifest, proved });
+        found.push(Stored { id, folder, here: false, stored: true, manifest, proved, proved_there: false });
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(())

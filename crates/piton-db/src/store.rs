@@ -49,6 +49,13 @@ pub struct Store {
     shown: String,
 }
 
+/// Prints as `s3://bucket/prefix/app/environment`.
+impl std::fmt::Display for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
 /// What is in the store of one backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -80,9 +87,14 @@ impl Store {
             .with_checksum_algorithm(Checksum::SHA256)
             // Not every store has it, and one at a time is all that is asked for.
             .with_disable_bulk_delete(true)
-            .with_retry(RetryConfig { max_retries: 5, ..RetryConfig::default() });
-        // A part takes as long as a slow line needs; the client's own 30 s are for more than that.
-        let mut client = ClientOptions::new().with_timeout(Duration::from_secs(600));
+            // Long enough for a second attempt, and shorter than what a signature holds.
+            .with_retry(RetryConfig {
+                max_retries: 5,
+                retry_timeout: Duration::from_secs(600),
+                ..RetryConfig::default()
+            });
+        // A part takes as long as a slow line needs, more than the client's own 30 s.
+        let mut client = ClientOptions::new().with_timeout(Duration::from_secs(180));
         if let Some(endpoint) = &place.endpoint {
             builder = builder.with_endpoint(endpoint);
             client = client.with_allow_http(endpoint.starts_with("http://"));

@@ -62,16 +62,21 @@ pub(crate) async fn create_extensions(client: &Client, structure: &Structure) ->
     }
     let rows = client
         .query(
-            "select pg_catalog.quote_ident(v.name::text), v.version
+            "select pg_catalog.quote_ident(v.name::text), v.version, v.version <> a.default_version
              from pg_catalog.pg_available_extension_versions v
              join pg_catalog.pg_available_extensions a on a.name = v.name
-             where a.installed_version is null and v.version <> a.default_version",
+             where a.installed_version is null",
             &[],
         )
         .await
         .doing(|| "list the extensions' versions".into())?;
-    let others: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    wanted.retain(|(name, version, _)| others.iter().any(|(other, of)| other == name && of == version));
+    let can: BTreeMap<(String, String), bool> =
+        rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
+    let other = |name: &str, version: &str| can.get(&(name.to_owned(), version.to_owned())).copied();
+    wanted.retain(|(name, version, _)| other(name, version).is_some());
+    if !wanted.iter().any(|(name, version, _)| other(name, version) == Some(true)) {
+        return Ok(());
+    }
     // One may need another, which `cascade` would make in the wrong version: those that fail are tried again after the rest.
     loop {
         let mut left = Vec::new();

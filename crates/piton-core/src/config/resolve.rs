@@ -389,7 +389,7 @@ fn store(asked: Asked<'_>, store: &model::Store, cx: &mut Context<'_>) -> Option
 fn parse_bucket(text: &str) -> Result<(String, String), ValueError> {
     let parts = text.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
     match parts {
-        Some((bucket, prefix)) if is_bucket(bucket) && !prefix.contains("//") => {
+        Some((bucket, prefix)) if is_bucket(bucket) && is_prefix(prefix.trim_matches('/')) => {
             Ok((bucket.to_owned(), prefix.trim_matches('/').to_owned()))
         }
         _ => Err(ValueError::new("a store is written like `s3://bucket/prefix`")),
@@ -399,6 +399,13 @@ fn parse_bucket(text: &str) -> Result<(String, String), ValueError> {
 fn is_bucket(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     !name.is_empty() && name.bytes().all(fits)
+}
+
+/// What every store and tool spells the same.
+fn is_prefix(prefix: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    prefix.is_empty()
+        || prefix.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(fits))
 }
 
 /// Reads the URL of a server, which has no user in it: plain HTTP only to this machine.

@@ -370,8 +370,9 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     let environment = &ctx.plan.environment;
     let other = match &ctx.settings().backup.store {
         Some(store) => {
+            let id = folder.file_name().unwrap_or_default().to_string_lossy();
             format!(
-                "; with this folder moved away, piton prove {environment} fetches it anew if it is in {store}"
+                "; with this folder moved away, piton prove {environment} {id} fetches it from {store}, if it is there"
             )
         }
         None => String::new(),

@@ -184,13 +184,14 @@ impl Act for Prune {
             }
         }
         let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
+        let is_proved = |stored: &Stored| stored.proved.is_some() || stored.proved_there;
         let proved: Vec<Timestamp> =
-            stored.iter().filter(|stored| stored.proved.is_some()).filter_map(at).collect();
+            stored.iter().filter(|stored| is_proved(stored)).filter_map(at).collect();
         let counted = self.retention.counted(&proved, &TimeZone::system());
         let now = Timestamp::now();
         for stored in stored {
             let Some(taken) = at(&stored) else { continue };
-            let counts = stored.proved.is_some() && counted.contains(&taken);
+            let counts = is_proved(&stored) && counted.contains(&taken);
             // This run's own backup stays whatever its age: it is the newest anchor.
             if stored.id != ctx.plan.id && !counts && !self.retention.is_young(taken, now) {
                 if stored.here {

@@ -11,6 +11,7 @@ use super::{Act, Ctx, Site, Words, disk};
 use crate::config::Settings;
 use crate::fault::{Fault, OrFault};
 use crate::files;
+use crate::plan::Job;
 
 /// Copies the proved backup into the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,11 +81,21 @@ impl Act for Upload {
             DbError::Store { .. } => store_unusable(&ctx.plan.environment, &error),
             _ => Fault::surroundings("the backup cannot be read").caused_by(&error),
         });
-        Ok(json!({ "sent": sent.map_err(|fault| then_on(ctx, &self.folder, fault))? }))
+        // What was taken is here, and proved: to prove it again copies it.
+        let later = match ctx.plan.job {
+            Job::Backup => format!("piton prove {} {}", ctx.plan.environment, id(&self.folder)),
+            _ => way_on(ctx, &self.folder),
+        };
+        Ok(json!({ "sent": sent.map_err(|fault| then(fault, &later))? }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let (Some(store), id) = (store_of(ctx.settings())?, id(&self.folder)) else { return Ok(Value::Null) };
+        let id = id(&self.folder);
+        let store = match store_of(ctx.settings()) {
+            Ok(Some(store)) => store,
+            Ok(None) => return Ok(Value::Null),
+            Err(fault) => return Ok(json!({ "left": fault.what })),
+        };
         let removed = async {
             match store.list().await?.get(&id) {
                 Some(held) if held.whole => Ok(json!({ "kept": id })),
@@ -97,11 +108,10 @@ impl Act for Upload {
     }
 }
 
-/// Adds the command that goes on, or does it anew, to what has to be mended before.
-fn then_on(ctx: &Ctx<'_, '_>, folder: &Path, fault: Fault) -> Fault {
-    let way_on = way_on(ctx, folder);
+/// Adds the command that follows to what has to be mended before.
+fn then(fault: Fault, command: &str) -> Fault {
     let hint = fault.hint.as_ref().map_or_else(|| "mend it".into(), Clone::clone);
-    fault.hint(format!("{hint}; then {way_on}"))
+    fault.hint(format!("{hint}; then {command}"))
 }
 
 impl Act for Fetch {
@@ -123,6 +133,11 @@ impl Act for Fetch {
             Err(error) => error,
         };
         let fault = match &error {
+            DbError::BadManifest { file, .. } if file.starts_with(&self.folder) => {
+                return Err(Fault::release("the backup's manifest is damaged")
+                    .caused_by(&error)
+                    .hint(format!("with {} moved away it is fetched anew", self.folder.display())));
+            }
             DbError::Damaged { .. } | DbError::BadManifest { .. } => {
                 let fault = Fault::release("the backup was altered in the store").caused_by(&error);
                 // Taken back there, so that nobody relies on it.
@@ -143,7 +158,7 @@ impl Act for Fetch {
             }
             _ => Fault::surroundings("the backup cannot be fetched").caused_by(&error),
         };
-        Err(then_on(ctx, &self.folder, fault))
+        Err(then(fault, &way_on(ctx, &self.folder)))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

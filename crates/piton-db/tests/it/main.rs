@@ -1,6 +1,7 @@
 //! Every operation against a real server.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
+mod adapters;
 mod backup;
 mod blockers;
 mod catalogue;
@@ -14,7 +15,6 @@ mod rehearsal;
 mod shared;
 mod swap;
 mod target;
-mod tools;
 
 use std::task::Poll;
 

@@ -57,14 +57,19 @@ async fn find(project: &Project, environment: &str, part: &str) -> Result<backup
             let known = format!("of those that are here, {} is the latest", found.id);
             return Err(Fault { kind: Kind::Refused, ..unread.because(known) }.into());
         }
-        (Err(_), Some(unread)) => return Err(Fault { kind: Kind::Refused, ..unread }.into()),
+        (Err(none), Some(unread)) => {
+            return Err(Fault { kind: Kind::Refused, ..unread.because(none.what) }.into());
+        }
         (found, _) => found?,
     };
     match &found.manifest {
         Ok(_) => Ok(found),
         Err(error) => Err(Fault::refused(format!("the backup {} is damaged", found.id))
             .caused_by(error)
-            .hint(format!("piton backups {environment} lists the others"))
+            .hint(match found.here && found.stored {
+                true => format!("with {} moved away it is fetched from the store", found.folder.display()),
+                false => format!("piton backups {environment} lists the others"),
+            })
             .into()),
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod accounts;
+mod adapters;
 mod common;
 mod end_to_end;
 mod faults;
@@ -28,6 +29,5 @@ mod rehearsal;
 mod rewind;
 mod step_contract;
 mod store;
-mod tools;
 mod transcripts;
 mod way_back;

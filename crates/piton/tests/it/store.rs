@@ -162,6 +162,21 @@ fn what_is_cut_off_or_too_old_goes_from_the_store_and_a_store_that_is_away_is_sa
     let place_of_third = place(&stage, &left[0]);
     assert!(store.names().iter().all(|name| name.starts_with(&place_of_third)), "{:?}", store.names());
 
+    // Spoiled here and whole there: it counts, and neither goes.
+    stage.configure(|settings| settings.backup_more.push_str(", last = 2"));
+    let id = left[0]["backup"].as_str().unwrap();
+    let (name, _) =
+        files(&folder(&left[0]), "").into_iter().find(|(name, _)| name.ends_with(".dat.gz")).unwrap();
+    std::fs::write(folder(&left[0]).join(name), "spoiled").unwrap();
+    stage
+        .piton(&["prove", "production", id])
+        .expect(3)
+        .says("altered after it was made")
+        .says(&format!("piton prove production {id} fetches it from s3://"));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    stage.piton(&["backup", "production"]).expect(0).says("none is too old");
+    assert!(store.names().iter().any(|name| name.starts_with(&place_of_third)), "{:?}", store.names());
+
     drop(store);
     let refused =
         stage.piton(&["deploy", "production"]).expect(2).says("the store of backups cannot be used");
@@ -174,7 +189,7 @@ fn what_is_cut_off_or_too_old_goes_from_the_store_and_a_store_that_is_away_is_sa
         .says("the backup is kept");
     let listed =
         stage.piton(&["backups", "production"]).expect(1).says("the store of backups cannot be used");
-    assert_eq!(listed.stdout.lines().count(), 3, "what is here is listed: {}", listed.stdout);
+    assert_eq!(listed.stdout.lines().count(), 4, "what is here is listed: {}", listed.stdout);
     let into = format!("{}_restored", stage.database("production"));
     let latest = stage.piton(&["restore", "production", "latest", "--into", &into]).expect(2);
     let (_, rest) = latest.stderr.split_once("of those that are here, ").unwrap();
