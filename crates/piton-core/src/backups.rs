@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use piton_db::DbError;
 use piton_db::manifest::{Damage, Manifest, Proved};
-use piton_db::store::Store;
+use piton_db::store::{Held, Store};
 
 use crate::fault::Fault;
 use crate::plan::short_id;
@@ -68,7 +68,7 @@ fn is_of(manifest: &Manifest, id: &str, app: &str, environment: &str) -> bool {
     whose.release == id && whose.app == app && whose.environment == environment
 }
 
-/// Adds what the store has, and tells of the others whether it has them.
+/// Adds what the store has, and tells of the others whether it has them; returns what in the store is not whole.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -78,9 +78,10 @@ pub async fn add_stored(
     folder: &Path,
     app: &str,
     environment: &str,
-) -> Result<(), DbError> {
-    let held = store.list().await?;
-    let whole = held.into_iter().filter(|(id, held)| held.whole && id.parse::<ulid::Ulid>().is_ok());
+) -> Result<Vec<String>, DbError> {
+    let is_backup = |(id, _): &(String, Held)| id.parse::<ulid::Ulid>().is_ok();
+    let (whole, unfinished): (Vec<_>, Vec<_>) =
+        store.list().await?.into_iter().filter(is_backup).partition(|(_, held)| held.whole);
     for (id, held) in whole {
         let all = |manifest: &Manifest| held.files >= manifest.files.len() as u64;
         if let Some(here) = found.iter_mut().find(|stored| stored.id == id) {
@@ -111,7 +112,7 @@ pub async fn add_stored(
         found.push(Stored { id, folder, here: false, stored: true, manifest, proved, proved_there: false });
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(())
+    Ok(unfinished.into_iter().map(|(id, _)| id).collect())
 }
 
 /// Finds a backup by its identifier, by the end of it, or as the `latest`.

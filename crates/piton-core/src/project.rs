@@ -254,6 +254,7 @@ impl Project {
             Ok(Some(store)) => {
                 backups::add_stored(&mut found, &store, &folder, &settings.app, &settings.environment)
                     .await
+                    .map(drop)
                     .map_err(|error| step::store_unusable(&settings.environment, &error))
             }
             Ok(None) => Ok(()),

@@ -13,7 +13,7 @@ use piton_exec::{ExposeSecret, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::manifest::{self, Damage, Manifest, Proved};
-use crate::progress::{OnReport, Progress, Report};
+use crate::progress::{OnProgress, Progress};
 use crate::{DbError, files};
 
 /// A store's connection, as `piton.toml` has it.
@@ -165,18 +165,13 @@ impl Store {
     ///
     /// # Errors
     /// As [`Manifest::read`], and [`DbError::Store`].
-    pub async fn put(&self, dir: &Path, id: &str, report: OnReport<'_>) -> Result<u64, DbError> {
+    pub async fn put(&self, dir: &Path, id: &str, progress: OnProgress<'_>) -> Result<u64, DbError> {
         let manifest = Manifest::read(dir)?;
         let there = self.sizes(id).await?;
         let total = manifest.files.len() as u64;
         let mut sent = 0;
         for (number, (name, sum)) in manifest.files.iter().enumerate() {
-            report(Report::Progress(Progress {
-                doing: "store",
-                what: name.clone(),
-                done: number as u64,
-                total,
-            }));
+            progress(Progress { doing: "store", what: name.clone(), done: number as u64, total });
             let key = self.key(id, name)?;
             // An object is there whole or not at all, and the files of a backup never change.
             if there.get(&key) != Some(&sum.size) {
@@ -199,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`]; [`DbError::Damaged`] when a file was altered; [`DbError::ForeignFolder`] when the folder holds others.
-    pub async fn get(&self, id: &str, dir: &Path, report: OnReport<'_>) -> Result<u64, DbError> {
+    pub async fn get(&self, id: &str, dir: &Path, progress: OnProgress<'_>) -> Result<u64, DbError> {
         match Manifest::read(dir) {
             Ok(_) => return Ok(0),
             Err(DbError::NoManifest { .. }) => {}
@@ -210,12 +205,7 @@ impl Store {
         files::claim(dir)?;
         let total = manifest.files.len() as u64;
         for (number, (name, wanted)) in manifest.files.iter().enumerate() {
-            report(Report::Progress(Progress {
-                doing: "fetch",
-                what: name.clone(),
-                done: number as u64,
-                total,
-            }));
+            progress(Progress { doing: "fetch", what: name.clone(), done: number as u64, total });
             let (path, key) = (manifest::below(dir, name)?, self.key(id, name)?);
             let altered = || Damage::Altered(name.clone(), wanted.table.clone());
             let damaged = |damage| DbError::Damaged { place: format!("{}/{id}", self.shown), damage };

@@ -77,7 +77,7 @@ fn named(program: &str) -> Tools {
     Tools { pg_dump: "pg_dump".into(), pg_restore: "pg_restore".into(), version: program.into(), major: 0 }
 }
 
-fn say(ctx: &Ctx<'_, '_>, progress: &Progress) {
+pub(super) fn say(ctx: &Ctx<'_, '_>, progress: &Progress) {
     ctx.say(&format!("{} of {} · {}", progress.done, progress.total, progress.what));
 }
 
@@ -110,14 +110,18 @@ impl<'a, 'c, 'w> Reports<'a, 'c, 'w> {
     }
 }
 
+/// Returns the identifier of a backup, after which its folder is named.
+pub(super) fn id(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Names the command that goes on, or does it anew, once the surroundings let it.
 pub(super) fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
     let environment = &ctx.plan.environment;
     match ctx.plan.job {
         Job::Backup => format!("piton backup {environment}"),
         Job::Proof => {
-            let id = folder.file_name().unwrap_or_default().to_string_lossy();
-            format!("piton prove {environment} {id}")
+            format!("piton prove {environment} {}", id(folder))
         }
         Job::Release | Job::Restore | Job::Clone => format!("piton resume {environment}"),
     }
@@ -370,7 +374,7 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     let environment = &ctx.plan.environment;
     let other = match &ctx.settings().backup.store {
         Some(store) => {
-            let id = folder.file_name().unwrap_or_default().to_string_lossy();
+            let id = id(folder);
             format!(
                 "; with this folder moved away, piton prove {environment} {id} fetches it from {store}, if it is there"
             )

@@ -566,8 +566,7 @@ async fn manifest_of(settings: &Settings, folder: &Path) -> Result<Manifest, Fau
         Err(error @ DbError::NoManifest { .. }) => {
             let unreadable = || Fault::refused("the backup cannot be read").caused_by(&error);
             let store = super::store_of(settings)?.ok_or_else(unreadable)?;
-            let id = folder.file_name().unwrap_or_default().to_string_lossy();
-            let read = store.read(&id).await;
+            let read = store.read(&super::backup::id(folder)).await;
             Ok(read.map_err(|error| super::store_unusable(&settings.environment, &error))?.0)
         }
         read => read.or_fault(|| "the backup cannot be read".into()),

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
-use piton_db::store::Store;
-use piton_db::{Database, DbError, backup};
+use piton_db::{Database, backup};
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -131,31 +130,15 @@ async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<Stri
 }
 
 impl Prune {
-    /// Removes from the store what uploads of this journal's runs have left that were cut off.
-    async fn remove_unfinished(
-        &self,
-        ctx: &Ctx<'_, '_>,
-        store: &Store,
-        now: Timestamp,
-    ) -> Result<Result<Vec<String>, DbError>, Fault> {
+    /// Returns the releases of this journal that ended too long ago for what their uploads have left in part.
+    fn ended_long_ago(&self, ctx: &Ctx<'_, '_>, now: Timestamp) -> Result<BTreeSet<String>, Fault> {
         let is_old = |state: &State| {
             let ended = state.ended.as_ref().map(|(_, ended)| *ended);
             state.plan.environment == ctx.plan.environment
                 && ended.is_some_and(|ended| !self.retention.is_young(ended, now))
         };
         let ended = ctx.releases()?.into_iter().filter(is_old);
-        let old: BTreeSet<String> = ended.map(|state| state.plan.id.clone()).collect();
-        let remove = async {
-            let mut removed = Vec::new();
-            for (id, held) in store.list().await? {
-                if !held.whole && old.contains(&id) {
-                    store.remove(&id).await?;
-                    removed.push(id);
-                }
-            }
-            Ok(removed)
-        };
-        Ok(remove.await)
+        Ok(ended.map(|state| state.plan.id.clone()).collect())
     }
 }
 
@@ -170,17 +153,18 @@ impl Act for Prune {
         if self.folder.is_dir() {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
-        let (mut removed, mut removed_there) = (Vec::new(), Vec::new());
+        let (mut removed, mut removed_there, mut too_old) = (Vec::new(), Vec::new(), Vec::new());
         let mut stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
         let (mut store, mut kept) = match super::store_of(ctx.settings()) {
             Ok(store) => (store, None),
             Err(fault) => (None, Some(fault.what)),
         };
+        let mut unfinished = Vec::new();
         if let Some(open) = &store {
             let (app, environment) = (&ctx.plan.app, &ctx.plan.environment);
-            let added = backups::add_stored(&mut stored, open, &self.folder, app, environment).await;
-            if let Err(error) = added {
-                (store, kept) = (None, Some(error.to_string()));
+            match backups::add_stored(&mut stored, open, &self.folder, app, environment).await {
+                Ok(ids) => unfinished = ids,
+                Err(error) => (store, kept) = (None, Some(error.to_string())),
             }
         }
         let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
@@ -198,18 +182,19 @@ impl Act for Prune {
                     backup::discard(&stored.folder).await.or_fault(cannot)?;
                     removed.push(stored.folder.display().to_string());
                 }
-                if let Some(store) = store.as_ref().filter(|_| stored.stored) {
-                    match store.remove(&stored.id).await {
-                        Ok(()) => removed_there.push(stored.id),
-                        Err(error) => kept = Some(error.to_string()),
-                    }
+                if stored.stored {
+                    too_old.push(stored.id);
                 }
             }
         }
         if let Some(store) = &store {
-            match self.remove_unfinished(ctx, store, now).await? {
-                Ok(ids) => removed_there.extend(ids),
-                Err(error) => kept = Some(error.to_string()),
+            let old = self.ended_long_ago(ctx, now)?;
+            too_old.extend(unfinished.into_iter().filter(|id| old.contains(id)));
+            for id in too_old {
+                match store.remove(&id).await {
+                    Ok(()) => removed_there.push(id),
+                    Err(error) => kept = Some(error.to_string()),
+                }
             }
         }
         // A key may be one that cannot remove, and what a store that is away keeps goes with the next run.

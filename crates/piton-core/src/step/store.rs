@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use piton_db::manifest::Manifest;
 use piton_db::store::Store;
@@ -6,7 +6,7 @@ use piton_db::{DbError, backup};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::backup::{Reports, way_on};
+use super::backup::{id, say, way_on};
 use super::{Act, Ctx, Site, Words, disk};
 use crate::config::Settings;
 use crate::fault::{Fault, OrFault};
@@ -57,10 +57,6 @@ fn planned(ctx: &Ctx<'_, '_>) -> Result<Store, Fault> {
     })
 }
 
-fn id(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 fn shown(site: &Site<'_>) -> String {
     site.settings.backup.store.as_ref().map_or_else(|| "the store".into(), ToString::to_string)
 }
@@ -75,8 +71,7 @@ impl Act for Upload {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let store = planned(ctx)?;
-        let reports = Reports::new(ctx);
-        let sent = store.put(&self.folder, &id(&self.folder), &mut |report| reports.take(report)).await;
+        let sent = store.put(&self.folder, &id(&self.folder), &mut |progress| say(ctx, &progress)).await;
         let sent = sent.map_err(|error| match error {
             DbError::Store { .. } => store_unusable(&ctx.plan.environment, &error),
             _ => Fault::surroundings("the backup cannot be read").caused_by(&error),
@@ -127,8 +122,7 @@ impl Act for Fetch {
         if let Some(parent) = self.folder.parent() {
             files::private_folder(parent).or_fault(|| format!("{} cannot be made", parent.display()))?;
         }
-        let reports = Reports::new(ctx);
-        let error = match store.get(&id, &self.folder, &mut |report| reports.take(report)).await {
+        let error = match store.get(&id, &self.folder, &mut |progress| say(ctx, &progress)).await {
             Ok(received) => return Ok(json!({ "received": received })),
             Err(error) => error,
         };
