@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use piton_db::DbError;
 use piton_db::manifest::{Damage, Manifest, Proved};
 use piton_db::store::{Held, Store};
 
+use crate::config::Settings;
 use crate::fault::Fault;
 use crate::plan::short_id;
+use crate::step;
 
 /// A backup.
 #[derive(Debug)]
@@ -68,19 +71,43 @@ fn is_of(manifest: &Manifest, id: &str, app: &str, environment: &str) -> bool {
     whose.release == id && whose.app == app && whose.environment == environment
 }
 
-/// Adds what the store has, and tells of the others whether it has them; returns what in the store is not whole.
+/// A store with what Piton has begun in it and not finished, or not finished removing, and when it last did.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) unfinished: Vec<(String, Timestamp)>,
+}
+
+/// Lists an environment's backups as [`list`] does, and what its store has; with it that store.
+///
+/// A store that cannot be read is a fault beside what is here.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub async fn add_stored(
+/// When the folder cannot be read.
+pub(crate) async fn list_both(
+    settings: &Settings,
+    folder: &Path,
+) -> Result<(Vec<Stored>, Result<Option<Opened>, Fault>), Fault> {
+    let mut found = list(folder, &settings.app, &settings.environment)?;
+    let store = match step::store_of(settings) {
+        Ok(None) => return Ok((found, Ok(None))),
+        Ok(Some(store)) => store,
+        Err(fault) => return Ok((found, Err(fault))),
+    };
+    let unfinished = add_stored(&mut found, &store, folder, settings).await;
+    let opened = unfinished.map(|unfinished| Some(Opened { store, unfinished }));
+    Ok((found, opened.map_err(|error| step::store_unusable(&settings.environment, &error))))
+}
+
+/// Adds what the store has, and tells of the others whether it has them; returns what of ours in the store is not whole.
+async fn add_stored(
     found: &mut Vec<Stored>,
     store: &Store,
     folder: &Path,
-    app: &str,
-    environment: &str,
-) -> Result<Vec<String>, DbError> {
+    settings: &Settings,
+) -> Result<Vec<(String, Timestamp)>, DbError> {
     let is_backup = |(id, _): &(String, Held)| id.parse::<ulid::Ulid>().is_ok();
-    let (whole, unfinished): (Vec<_>, Vec<_>) =
+    let (whole, parts): (Vec<_>, Vec<_>) =
         store.list().await?.into_iter().filter(is_backup).partition(|(_, held)| held.whole);
     for (id, held) in whole {
         let all = |manifest: &Manifest| held.files >= manifest.files.len() as u64;
@@ -96,7 +123,7 @@ pub async fn add_stored(
             continue;
         }
         let (manifest, proved) = match store.read(&id).await {
-            Ok((manifest, _)) if !is_of(&manifest, &id, app, environment) => continue,
+            Ok((manifest, _)) if !is_of(&manifest, &id, &settings.app, &settings.environment) => continue,
             Ok((manifest, _)) if !all(&manifest) => {
                 let place = format!("{store}/{id}");
                 let damage = Damage::Missing("one of its files".into(), None);
@@ -112,7 +139,8 @@ pub async fn add_stored(
         found.push(Stored { id, folder, here: false, stored: true, manifest, proved, proved_there: false });
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(unfinished.into_iter().map(|(id, _)| id).collect())
+    let ours = parts.into_iter().filter(|(_, held)| held.ours);
+    Ok(ours.map(|(id, held)| (id, Timestamp::from_second(held.changed).unwrap_or_default())).collect())
 }
 
 /// Finds a backup by its identifier, by the end of it, or as the `latest`.

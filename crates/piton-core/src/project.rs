@@ -248,19 +248,8 @@ impl Project {
     /// # Errors
     /// When their folder cannot be read.
     pub async fn backups(&self, settings: &Settings) -> Result<(Vec<Stored>, Option<Fault>), Fault> {
-        let folder = self.dirs.backups(settings);
-        let mut found = backups::list(&folder, &settings.app, &settings.environment)?;
-        let added = match step::store_of(settings) {
-            Ok(Some(store)) => {
-                backups::add_stored(&mut found, &store, &folder, &settings.app, &settings.environment)
-                    .await
-                    .map(drop)
-                    .map_err(|error| step::store_unusable(&settings.environment, &error))
-            }
-            Ok(None) => Ok(()),
-            Err(fault) => Err(fault),
-        };
-        Ok((found, added.err()))
+        let (found, store) = backups::list_both(settings, &self.dirs.backups(settings)).await?;
+        Ok((found, store.err()))
     }
 
     /// Takes up the environment's release that is not over.

@@ -9,7 +9,7 @@ use fs_err as fs;
 use crate::{DbError, manifest};
 
 /// The file that says that Piton made a folder and may empty it.
-const MARKER: &str = ".made-by-piton";
+pub(crate) const MARKER: &str = ".made-by-piton";
 
 /// Makes an empty folder with the marker in it; leftovers of an unfinished attempt are removed.
 pub(crate) fn claim(dir: &Path) -> Result<(), DbError> {

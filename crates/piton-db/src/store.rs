@@ -59,10 +59,14 @@ impl std::fmt::Display for Store {
 /// What is in the store of one backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
+    /// Whether what says that Piton made it is there, which comes first and goes last.
+    pub ours: bool,
     /// Whether its manifest is there, which comes last and goes first.
     pub whole: bool,
-    /// How many objects, it and what says that it was proved left out.
+    /// How many of its files.
     pub files: u64,
+    /// When its last object came, in seconds of the store's clock since 1970.
+    pub changed: i64,
 }
 
 /// From how many bytes on a file goes in parts, and how long one is.
@@ -122,7 +126,9 @@ impl Store {
             let mut below = object.location.prefix_match(&self.folder).into_iter().flatten();
             let (Some(id), Some(name)) = (below.next(), below.next()) else { continue };
             let held = held.entry(id.as_ref().to_owned()).or_default();
+            held.changed = held.changed.max(object.last_modified.timestamp());
             match (name.as_ref(), below.next()) {
+                (files::MARKER, None) => held.ours = true,
                 (manifest::FILE, None) => held.whole = true,
                 (manifest::PROVED, None) => {}
                 _ => held.files += 1,
@@ -159,7 +165,7 @@ impl Store {
         self.delete(&self.key(id, manifest::PROVED)?).await
     }
 
-    /// Copies a backup from its folder into the store; what is there already of it stays.
+    /// Copies a backup from its folder into the store; what is there already of it stays, unless its proof was taken back.
     ///
     /// Returns how many bytes went over.
     ///
@@ -168,22 +174,25 @@ impl Store {
     pub async fn put(&self, dir: &Path, id: &str, progress: OnProgress<'_>) -> Result<u64, DbError> {
         let manifest = Manifest::read(dir)?;
         let there = self.sizes(id).await?;
+        let (proved, told) = (self.key(id, manifest::PROVED)?, self.key(id, manifest::FILE)?);
+        // A copy that is whole and not proved may have been altered at equal length.
+        let doubted = there.contains_key(&told) && !there.contains_key(&proved);
+        self.upload(&dir.join(files::MARKER), &self.key(id, files::MARKER)?).await?;
         let total = manifest.files.len() as u64;
         let mut sent = 0;
         for (number, (name, sum)) in manifest.files.iter().enumerate() {
             progress(Progress { doing: "store", what: name.clone(), done: number as u64, total });
             let key = self.key(id, name)?;
             // An object is there whole or not at all, and the files of a backup never change.
-            if there.get(&key) != Some(&sum.size) {
+            if doubted || there.get(&key) != Some(&sum.size) {
                 self.upload(&dir.join(name), &key).await?;
                 sent += sum.size;
             }
         }
-        for name in [manifest::PROVED, manifest::FILE] {
-            if dir.join(name).exists() {
-                self.upload(&dir.join(name), &self.key(id, name)?).await?;
-            }
+        if dir.join(manifest::PROVED).exists() {
+            self.upload(&dir.join(manifest::PROVED), &proved).await?;
         }
+        self.upload(&dir.join(manifest::FILE), &told).await?;
         Ok(sent)
     }
 
@@ -231,11 +240,12 @@ impl Store {
     /// # Errors
     /// [`DbError::Store`].
     pub async fn remove(&self, id: &str) -> Result<(), DbError> {
-        // First what tells of it: half of a backup is none.
+        // First what tells of it, for half of a backup is none; last what says that the rest is ours to remove.
         let first = [self.key(id, manifest::FILE)?, self.key(id, manifest::PROVED)?];
+        let last = self.key(id, files::MARKER)?;
         let there = self.sizes(id).await?;
-        let rest = there.keys().filter(|key| !first.contains(key));
-        for key in first.iter().filter(|key| there.contains_key(key)).chain(rest) {
+        let rest = there.keys().filter(|key| !first.contains(key) && **key != last);
+        for key in first.iter().chain(rest).chain([&last]).filter(|key| there.contains_key(key)) {
             self.delete(key).await?;
         }
         Ok(())

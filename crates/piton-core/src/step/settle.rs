@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -6,7 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
-use piton_db::{Database, backup};
+use piton_db::{Database, DbError, backup};
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,7 +15,6 @@ use super::{Act, Ctx, Site, Words, build, slot};
 use crate::backups::{self, Stored};
 use crate::config::format_duration;
 use crate::fault::{Fault, OrFault};
-use crate::journal::State;
 use crate::retention::{Retention, is_older};
 use crate::{files, words};
 
@@ -129,16 +127,16 @@ async fn drop_copy(ctx: &Ctx<'_, '_>, database: &Database) -> Result<Option<Stri
     })
 }
 
-impl Prune {
-    /// Returns the releases of this journal that ended too long ago for what their uploads have left in part.
-    fn ended_long_ago(&self, ctx: &Ctx<'_, '_>, now: Timestamp) -> Result<BTreeSet<String>, Fault> {
-        let is_old = |state: &State| {
-            let ended = state.ended.as_ref().map(|(_, ended)| *ended);
-            state.plan.environment == ctx.plan.environment
-                && ended.is_some_and(|ended| !self.retention.is_young(ended, now))
-        };
-        let ended = ctx.releases()?.into_iter().filter(is_old);
-        Ok(ended.map(|state| state.plan.id.clone()).collect())
+/// When a backup was taken; `None` when only a person can tell, for its manifest was altered.
+fn taken(stored: &Stored) -> Option<Timestamp> {
+    match &stored.manifest {
+        Ok(manifest) => Some(manifest.snapshot_at),
+        // Short of files it is no backup any more; it is named after the run that made it.
+        Err(DbError::Damaged { .. }) => {
+            let run: ulid::Ulid = stored.id.parse().ok()?;
+            Timestamp::from_millisecond(i64::try_from(run.timestamp_ms()).ok()?).ok()
+        }
+        Err(_) => None,
     }
 }
 
@@ -154,27 +152,14 @@ impl Act for Prune {
             super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
         }
         let (mut removed, mut removed_there, mut too_old) = (Vec::new(), Vec::new(), Vec::new());
-        let mut stored = backups::list(&self.folder, &ctx.plan.app, &ctx.plan.environment)?;
-        let (mut store, mut kept) = match super::store_of(ctx.settings()) {
-            Ok(store) => (store, None),
-            Err(fault) => (None, Some(fault.what)),
-        };
-        let mut unfinished = Vec::new();
-        if let Some(open) = &store {
-            let (app, environment) = (&ctx.plan.app, &ctx.plan.environment);
-            match backups::add_stored(&mut stored, open, &self.folder, app, environment).await {
-                Ok(ids) => unfinished = ids,
-                Err(error) => (store, kept) = (None, Some(error.to_string())),
-            }
-        }
-        let at = |stored: &Stored| Some(stored.manifest.as_ref().ok()?.snapshot_at);
+        let (listed, opened) = backups::list_both(ctx.settings(), &self.folder).await?;
         let is_proved = |stored: &Stored| stored.proved.is_some() || stored.proved_there;
         let proved: Vec<Timestamp> =
-            stored.iter().filter(|stored| is_proved(stored)).filter_map(at).collect();
+            listed.iter().filter(|stored| is_proved(stored)).filter_map(taken).collect();
         let counted = self.retention.counted(&proved, &TimeZone::system());
         let now = Timestamp::now();
-        for stored in stored {
-            let Some(taken) = at(&stored) else { continue };
+        for stored in listed {
+            let Some(taken) = taken(&stored) else { continue };
             let counts = is_proved(&stored) && counted.contains(&taken);
             // This run's own backup stays whatever its age: it is the newest anchor.
             if stored.id != ctx.plan.id && !counts && !self.retention.is_young(taken, now) {
@@ -187,11 +172,15 @@ impl Act for Prune {
                 }
             }
         }
-        if let Some(store) = &store {
-            let old = self.ended_long_ago(ctx, now)?;
-            too_old.extend(unfinished.into_iter().filter(|id| old.contains(id)));
-            for id in too_old {
-                match store.remove(&id).await {
+        let (opened, mut kept) = match opened {
+            Ok(opened) => (opened, None),
+            Err(fault) => (None, Some(fault.why.first().cloned().unwrap_or(fault.what))),
+        };
+        if let Some(opened) = opened {
+            // Nobody goes on with what nothing came to for so long.
+            let old = opened.unfinished.into_iter().filter(|(_, last)| !self.retention.is_young(*last, now));
+            for id in too_old.into_iter().chain(old.map(|(id, _)| id)) {
+                match opened.store.remove(&id).await {
                     Ok(()) => removed_there.push(id),
                     Err(error) => kept = Some(error.to_string()),
                 }

@@ -1,38 +1,51 @@
 //! What every step of a backup, a proof, a restoration and a clone keeps, as `step_contract` has it of a release's steps.
 
-use piton_testkit::stage::{Stage, World};
+use std::path::PathBuf;
+
+use piton_testkit::stage::{Output, Stage, World};
+use piton_testkit::store::Store;
 
 use crate::common::{live_stage, sampled};
+use crate::store::keep_in;
 
 /// What a person orders, with the environment that it is ordered of.
 #[derive(Clone, Debug)]
 struct Order {
     environment: &'static str,
     args: Vec<String>,
+    /// The folder of a backup that only the store has when it begins.
+    lost: Option<PathBuf>,
 }
 
-/// Sets a stage with a backup that has files, and lists what can be ordered on it.
-fn set() -> Option<(Stage, Vec<Order>)> {
+/// Sets a stage with a store and a backup that has files, and lists what can be ordered on it.
+fn set() -> Option<(Stage, Store, Vec<Order>)> {
+    let store = Store::start()?;
     let mut stage = live_stage()?;
     stage.deploy("staging");
     let uploads = stage.folder().join("uploads");
     std::fs::create_dir_all(uploads.join("receipts")).unwrap();
     std::fs::write(uploads.join("receipts/1.pdf"), "pdf").unwrap();
-    stage.configure(|settings| settings.backup_more = format!(", files = [{uploads:?}]"));
+    keep_in(&mut stage, &store, &format!(", files = [{uploads:?}]"));
     stage.piton(&["backup", "production"]).expect(0);
+    let listed = stage.piton(&["backups", "production", "--json"]).expect(0).json();
+    let backup = listed["backups"].as_array().unwrap().last().unwrap().clone();
+    let [id, folder] = ["backup", "folder"].map(|key| backup[key].as_str().unwrap().to_owned());
     let name = format!("{}_restored", stage.database("production"));
     let into = stage.root().join("restored").display().to_string();
     let order = |environment, args: &[&str]| Order {
         environment,
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        lost: None,
     };
+    let fetched = Order { lost: Some(folder.into()), ..order("production", &["prove", "production", &id]) };
     let orders = vec![
         order("production", &["backup", "production"]),
         order("production", &["prove", "production", "latest"]),
         order("production", &["restore", "production", "latest", "--into", &name, "--files", &into]),
         order("staging", &["clone", "staging"]),
+        fetched,
     ];
-    Some((stage, orders))
+    Some((stage, store, orders))
 }
 
 impl Order {
@@ -40,9 +53,25 @@ impl Order {
         self.args.iter().map(String::as_str).collect()
     }
 
+    /// Begins it.
+    fn begin(&self, stage: &Stage, env: &[(&str, &str)]) -> Output {
+        if let Some(folder) = self.lost.as_ref().filter(|folder| folder.exists()) {
+            std::fs::remove_dir_all(folder).unwrap();
+        }
+        stage.piton_with_env(&self.args(), env)
+    }
+
+    /// Begins it, or takes it up when this is not the first time.
+    fn go(&self, stage: &Stage, number: usize, env: &[(&str, &str)]) -> Output {
+        if number == 0 {
+            return self.begin(stage, env);
+        }
+        stage.piton_with_env(&["resume", self.environment], env)
+    }
+
     /// Carries it out, and returns its steps with their phases.
     fn steps(&self, stage: &Stage) -> Vec<(String, String)> {
-        stage.piton(&self.args()).expect(0);
+        self.begin(stage, &[]).expect(0);
         let log = stage.piton(&["log", self.environment, "--json"]).expect(0).stdout;
         let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let created = events.rev().find(|event| event["event"]["event"] == "created").unwrap();
@@ -79,14 +108,14 @@ fn world(stage: &Stage) -> World {
 
 #[test]
 fn orders_fail_at_each_step_and_leave_nothing_over() {
-    let Some((stage, orders)) = set() else { return };
+    let Some((stage, _store, orders)) = set() else { return };
     for order in sampled(&orders, 1) {
         let steps = order.steps(&stage);
         let before = world(&stage);
         for (step, _) in steps.iter().filter(|(_, phase)| phase != "settle") {
             for side in ["before", "after"] {
                 let at = format!("{step}:{side}");
-                stage.piton_with_env(&order.args(), &[("PITON_FAIL_AT", &at)]).expect(3).says(step);
+                order.begin(&stage, &[("PITON_FAIL_AT", &at)]).expect(3).says(step);
                 before.assert_same(&world(&stage), &format!("{order:?} after a fault at {at}"));
             }
         }
@@ -95,15 +124,13 @@ fn orders_fail_at_each_step_and_leave_nothing_over() {
 
 #[test]
 fn each_step_of_an_order_acts_twice() {
-    let Some((stage, orders)) = set() else { return };
+    let Some((stage, _store, orders)) = set() else { return };
     for order in sampled(&orders, 1) {
         let steps = order.steps(&stage);
         let before = world(&stage);
-        let mut command = order.args();
-        for (step, _) in &steps {
+        for (number, (step, _)) in steps.iter().enumerate() {
             let at = format!("done {step}:before");
-            stage.piton_with_env(&command, &[("PITON_CRASH_AT", &at)]).expect(137);
-            command = vec!["resume", order.environment];
+            order.go(&stage, number, &[("PITON_CRASH_AT", &at)]).expect(137);
         }
         stage.piton(&["resume", order.environment]).expect(0);
         order.is_done(&stage);
@@ -113,18 +140,16 @@ fn each_step_of_an_order_acts_twice() {
 
 #[test]
 fn each_step_of_an_order_is_undone_twice() {
-    let Some((stage, orders)) = set() else { return };
+    let Some((stage, _store, orders)) = set() else { return };
     for order in sampled(&orders, 1) {
         let mut steps = order.steps(&stage);
         steps.retain(|(_, phase)| phase != "settle");
         let before = world(&stage);
         let last = format!("{}:after", steps.last().unwrap().0);
-        let mut command = order.args();
-        for (step, _) in steps.iter().rev() {
+        for (number, (step, _)) in steps.iter().rev().enumerate() {
             let at = format!("undone {step}:before");
             let env = [("PITON_FAIL_AT", last.as_str()), ("PITON_CRASH_AT", &at)];
-            stage.piton_with_env(&command, &env).expect(137);
-            command = vec!["resume", order.environment];
+            order.go(&stage, number, &env).expect(137);
         }
         stage.piton(&["resume", order.environment]).expect(3);
         before.assert_same(&world(&stage), &format!("{order:?} when each step was undone twice"));

@@ -11,6 +11,12 @@ use crate::common::live_stage;
 fn kept(more: &str) -> Option<(Stage, Store)> {
     let store = Store::start()?;
     let mut stage = live_stage()?;
+    keep_in(&mut stage, &store, more);
+    Some((stage, store))
+}
+
+/// Lets production keep its backups in the store, too.
+pub(crate) fn keep_in(stage: &mut Stage, store: &Store, more: &str) {
     let place = format!("url = \"s3://{BUCKET}/piton\", endpoint = \"{}\"", store.url());
     stage.configure(|settings| {
         let keys = "access_key = \"${STORE_KEY}\", secret_key = \"${STORE_SECRET}\"";
@@ -19,7 +25,6 @@ fn kept(more: &str) -> Option<(Stage, Store)> {
             settings.production.vars.insert(name.into(), value.into());
         }
     });
-    Some((stage, store))
 }
 
 fn backups(stage: &Stage) -> Vec<serde_json::Value> {
@@ -37,7 +42,7 @@ fn files(folder: &Path, below: &str) -> Vec<(String, Vec<u8>)> {
         let name = format!("{below}{}", entry.file_name().to_str().unwrap());
         if entry.path().is_dir() {
             found.extend(files(&entry.path(), &format!("{name}/")));
-        } else if name != ".made-by-piton" {
+        } else {
             found.push((name, std::fs::read(entry.path()).unwrap()));
         }
     }
@@ -126,6 +131,22 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
         .says("it holds the rows of");
     assert!(!here.exists(), "what was fetched of it is removed");
     assert!(backups(&stage)[0]["proved"].is_null(), "nobody relies on it");
+
+    // Altered at its own length, told by a fetch, and made good from the copy that was here.
+    let whole = local.iter().find(|(name, _)| name == rows_of).unwrap().1.clone();
+    store
+        .request("PUT", &format!("{place}/{rows_of}"), &whole.iter().rev().copied().collect::<Vec<_>>())
+        .unwrap();
+    stage.piton(&["prove", "production", "latest"]).expect(3).says("the backup was altered in the store");
+    std::fs::create_dir_all(here.join("dump")).unwrap();
+    for (name, text) in &local {
+        std::fs::create_dir_all(here.join(name).parent().unwrap()).unwrap();
+        std::fs::write(here.join(name), text).unwrap();
+    }
+    stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
+    assert!(store.request("GET", &format!("{place}/{rows_of}"), b"").unwrap().1 == whole);
+    assert!(!backups(&stage)[0]["proved"].is_null());
+    std::fs::remove_dir_all(&here).unwrap();
     let file = format!("{place}/manifest.json");
     let (_, manifest) = store.request("GET", &file, b"").unwrap();
     let outside = String::from_utf8(manifest).unwrap().replace(rows_of, "../../outside");
@@ -153,9 +174,31 @@ fn what_is_cut_off_or_too_old_goes_from_the_store_and_a_store_that_is_away_is_sa
     assert!(!store.names().iter().any(|name| name.starts_with(&place_of_second)), "not whole, so removed");
     assert_eq!(backups(&stage).last().unwrap()["here"], true, "the proved one stays here");
 
+    // Begun by a machine that is no more; a removal of it that was cut off would look the same.
+    let (environment, _) = place_of_second.rsplit_once('/').unwrap();
+    let put = |name: &str| {
+        let name = format!("{environment}/{name}");
+        assert_eq!(store.request("PUT", &name, b"x").unwrap().0, 200);
+        name
+    };
+    put("01ARZ3NDEKTSV4RRFFQ69G5FAV/.made-by-piton");
+    put("01ARZ3NDEKTSV4RRFFQ69G5FAV/dump/toc.dat");
+    // Nothing says that these are Piton's to remove.
+    let notes = [put("01ARZ3NDEKTSV4RRFFQ69G5FAW/notes"), put("01ARZ3NDEKTSV4RRFFQ69G5FAX/manifest.json")];
+    // Lost here, and there short of a file.
+    let toc = format!("{}/dump/toc.dat", place(&stage, &first));
+    assert!(store.names().contains(&toc));
+    store.request("DELETE", &toc, b"").unwrap();
+    std::fs::remove_dir_all(folder(&first)).unwrap();
+    let damaged = |backup: &serde_json::Value| backup["damaged"].as_str().unwrap_or_default().to_owned();
+    let listed = backups(&stage);
+    let of_first = listed.iter().find(|backup| backup["backup"] == first["backup"]).unwrap();
+    assert!(damaged(of_first).contains("one of its files"), "{listed:?}");
     stage.configure(|settings| settings.keep = "1s");
     std::thread::sleep(std::time::Duration::from_secs(1));
     stage.piton(&["backup", "production"]).expect(0).says("too old, removed");
+    assert!(notes.iter().all(|name| store.names().contains(name)), "{:?}", store.names());
+    notes.iter().for_each(|name| drop(store.request("DELETE", name, b"").unwrap()));
     let left = backups(&stage);
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!([&left[0]["here"], &left[0]["stored"]], [true, true]);
