@@ -17,6 +17,7 @@ use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt};
 use crate::mask::{LargeObjects, Mask, MaskKey, TableMask, TableMasks};
 use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
+use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
@@ -157,9 +158,9 @@ async fn dump_claimed(
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
     let structure = Structure::read(&client).await?;
     let sequences = sequences(&client).await?;
-    let large_objects = match options.drops_large_objects() {
+    let mut large_objects = match options.drops_large_objects() {
         true => BTreeMap::new(),
-        false => large_objects::read(&client).await?,
+        false => large_objects::list(&client).await?,
     };
     let foreign_views = neutral::foreign_views(&client).await?;
     let properties = Properties::read(&client, &source.name).await?;
@@ -178,7 +179,14 @@ async fn dump_claimed(
     drop(client);
 
     let archives = options.beside.take(dir, report).await?;
-    let (rows, files) = sum_dump(&tools, dir, &snapshot.tables, masks, options.jobs, report).await?;
+    let sums = sum_dump(&tools, dir, &snapshot.tables, masks, options.jobs, report).await?;
+    for (oid, object) in &mut large_objects {
+        let sum = sums.large_objects.get(oid).ok_or_else(|| DbError::BadDump {
+            file: dir.join(DUMP),
+            why: format!("it has no file for the large object {oid}"),
+        })?;
+        object.sha256.clone_from(sum);
+    }
     files::sync_dir(&dir.join(DUMP))?;
     let manifest = Manifest {
         format: Manifest::format(),
@@ -187,7 +195,7 @@ async fn dump_claimed(
         snapshot_at: snapshot.at,
         pg_dump: tools.version,
         tables: snapshot.tables,
-        rows,
+        rows: sums.rows,
         structure,
         sequences,
         large_objects,
@@ -195,7 +203,7 @@ async fn dump_claimed(
         properties,
         collations,
         database_bytes: u64::try_from(size.get::<_, i64>(0)).ok(),
-        files,
+        files: sums.files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
         archives,
     };
@@ -348,6 +356,21 @@ pub(crate) fn finished_table(line: &str) -> Option<&str> {
     line.split_once("finished item ")?.1.split_once(" TABLE DATA ").map(|(_, name)| name)
 }
 
+/// What a dump holds, by its own bytes.
+#[derive(Default)]
+struct Sums {
+    rows: Rows,
+    large_objects: BTreeMap<u32, String>,
+    files: BTreeMap<String, FileSum>,
+}
+
+/// What one file of a dump holds.
+enum Holds {
+    Rows(String, RowSum),
+    LargeObject(u32, String),
+    Other,
+}
+
 /// Masks every table file where that is wanted, and sums it, and every other file of the dump.
 async fn sum_dump(
     tools: &Tools,
@@ -356,10 +379,9 @@ async fn sum_dump(
     masks: Option<(TableMasks, MaskKey)>,
     jobs: u32,
     report: OnReport<'_>,
-) -> Result<(Rows, BTreeMap<String, FileSum>), DbError> {
+) -> Result<Sums, DbError> {
     let data_files = data_files(tools, dir, report).await?;
-    let mut rows = Rows::new();
-    let mut sums = BTreeMap::new();
+    let mut sums = Sums::default();
     let names: BTreeMap<u32, String> = tables.iter().map(|table| (table.oid, table.quoted())).collect();
     let masks = masks.map(Arc::new);
     let doing = if masks.is_some() { "mask" } else { "sum" };
@@ -382,28 +404,48 @@ async fn sum_dump(
                     let mask = masks.get(&oid).unwrap_or(&TableMask::Empty);
                     dumpfile::rewrite(&path, |row, line| mask.row(key, row, line))?;
                 }
-                let (sum, rows) = match table {
-                    Some(table) => dumpfile::table(&path).map(|(sum, rows)| (sum, Some((table, rows))))?,
-                    None => (dumpfile::checksum(&path)?, None),
+                let (sum, holds) = match (table, large_object(&file)) {
+                    (Some(table), _) => {
+                        dumpfile::table(&path).map(|(sum, rows)| (sum, Holds::Rows(table, rows)))?
+                    }
+                    (None, Some(oid)) => dumpfile::large_object(&path)
+                        .map(|(sum, contents)| (sum, Holds::LargeObject(oid, contents)))?,
+                    (None, None) => (dumpfile::checksum(&path)?, Holds::Other),
                 };
-                Ok((file, sum, rows))
+                Ok((file, sum, holds))
             });
         }
         let Some(finished) = working.join_next().await else { break };
-        let (file, mut sum, table) = finished.map_err(std::io::Error::other)??;
-        sum.table = table.as_ref().map(|(name, _)| name.clone());
-        let what = table.as_ref().map_or_else(|| file.display().to_string(), |(name, _)| name.clone());
-        rows.extend(table);
-        sums.insert(file.display().to_string(), sum);
-        report(Report::Progress(Progress { doing, what, done: sums.len() as u64, total }));
+        let (file, mut sum, holds) = finished.map_err(std::io::Error::other)??;
+        let file = file.display().to_string();
+        let what = match holds {
+            Holds::Rows(table, rows) => {
+                sum.table = Some(table.clone());
+                sums.rows.insert(table.clone(), rows);
+                table
+            }
+            Holds::LargeObject(oid, contents) => {
+                sums.large_objects.insert(oid, contents);
+                file.clone()
+            }
+            Holds::Other => file.clone(),
+        };
+        sums.files.insert(file, sum);
+        report(Report::Progress(Progress { doing, what, done: sums.files.len() as u64, total }));
     }
-    match tables.iter().find(|table| !rows.contains_key(&table.quoted())) {
+    match tables.iter().find(|table| !sums.rows.contains_key(&table.quoted())) {
         Some(table) => {
             let why = format!("it has no file for the rows of {}", table.quoted());
             Err(DbError::BadDump { file: dir.join(DUMP), why })
         }
-        None => Ok((rows, sums)),
+        None => Ok(sums),
     }
+}
+
+/// Reads the number of the large object that a file holds from its name, `dump/blob_16402.dat.gz`.
+fn large_object(file: &Path) -> Option<u32> {
+    let name = file.strip_prefix(DUMP).ok()?.to_str()?;
+    name.strip_prefix("blob_")?.strip_suffix(".dat.gz")?.parse().ok()
 }
 
 /// Maps each table file of the dump to its table's oid, by the dump's own table of contents.
@@ -456,5 +498,7 @@ mod tests {
         assert_eq!(listed_table("3345; 0 16384 TABLE DATA public my table app"), Some((3345, 16384)));
         assert_eq!(listed_table("3345; 1259 16384 TABLE public my table app"), None);
         assert_eq!(listed_table("; Archive created at 2026-01-01"), None);
+        assert_eq!(large_object(Path::new("dump/blob_16402.dat.gz")), Some(16402));
+        assert_eq!(large_object(Path::new("files/blob_16402.dat.gz")), None);
     }
 }

@@ -8,10 +8,10 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use fs_err as fs;
 
-use crate::DbError;
 use crate::manifest::FileSum;
 use crate::mask::Problem;
 use crate::rowsum::{Lines, RowSum};
+use crate::{DbError, large_objects};
 
 /// Returns the checksum of a file.
 pub(crate) fn checksum(path: &Path) -> Result<FileSum, DbError> {
@@ -25,6 +25,15 @@ pub(crate) fn table(path: &Path) -> Result<(FileSum, RowSum), DbError> {
     let mut file = Hashing::new(fs::File::open(path)?);
     let mut sum = RowSum::default();
     lines(path, &mut file, |row| sum.add(&blake3::hash(row)))?;
+    io::copy(&mut file, &mut io::sink())?;
+    Ok((file.finish(), sum))
+}
+
+/// Returns the checksum of a gzip-compressed large object and the sum of its contents, in one pass over the disk.
+pub(crate) fn large_object(path: &Path) -> Result<(FileSum, String), DbError> {
+    let mut file = Hashing::new(fs::File::open(path)?);
+    let sum = large_objects::sum(MultiGzDecoder::new(&mut file));
+    let sum = sum.map_err(|error| DbError::BadDump { file: path.to_owned(), why: error.to_string() })?;
     io::copy(&mut file, &mut io::sink())?;
     Ok((file.finish(), sum))
 }

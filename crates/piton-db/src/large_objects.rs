@@ -1,7 +1,9 @@
 //! The large objects: an app's data that stands in no table.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
+use ring::digest;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -10,6 +12,8 @@ use crate::error::Doing;
 
 /// How much of a large object is read at once, in bytes.
 const PIECE: i32 = 16 << 20;
+
+const WHAT: fn() -> String = || "read the large objects".to_owned();
 
 /// What is compared of a large object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +28,8 @@ pub struct LargeObject {
     pub comment: Option<String>,
 }
 
-/// Reads every large object as the session's snapshot has it, piece by piece; by its number.
-pub(crate) async fn read(client: &Client) -> Result<BTreeMap<u32, LargeObject>, DbError> {
-    let what = || "read the large objects".to_owned();
+/// Lists the large objects by their numbers, their contents unread.
+pub(crate) async fn list(client: &Client) -> Result<BTreeMap<u32, LargeObject>, DbError> {
     let rows = client
         .query(
             "select m.oid, pg_catalog.pg_get_userbyid(m.lomowner)::text,
@@ -39,14 +42,19 @@ pub(crate) async fn read(client: &Client) -> Result<BTreeMap<u32, LargeObject>, 
             &[],
         )
         .await
-        .doing(what)?;
+        .doing(WHAT)?;
     let object = |row: &tokio_postgres::Row| LargeObject {
         sha256: String::new(),
         owner: row.get(1),
         grants: row.get(2),
         comment: row.get(3),
     };
-    let mut objects: BTreeMap<u32, LargeObject> = rows.iter().map(|row| (row.get(0), object(row))).collect();
+    Ok(rows.iter().map(|row| (row.get(0), object(row))).collect())
+}
+
+/// Reads every large object as the session's snapshot has it, piece by piece; by its number.
+pub(crate) async fn read(client: &Client) -> Result<BTreeMap<u32, LargeObject>, DbError> {
+    let mut objects = list(client).await?;
     let mut unread: Vec<u32> = objects.keys().copied().collect();
     let mut offset = 0_i64;
     while !unread.is_empty() {
@@ -57,7 +65,7 @@ pub(crate) async fn read(client: &Client) -> Result<BTreeMap<u32, LargeObject>, 
                 &[&unread, &offset, &PIECE],
             )
             .await
-            .needing(what, || "GRANT SELECT ON LARGE OBJECT its number TO the user".into())?;
+            .needing(WHAT, || "GRANT SELECT ON LARGE OBJECT its number TO the user".into())?;
         unread.clear();
         for row in rows {
             let (oid, sum, goes_on) = (row.get::<_, u32>(0), row.get::<_, &str>(1), row.get::<_, bool>(2));
@@ -69,4 +77,30 @@ pub(crate) async fn read(client: &Client) -> Result<BTreeMap<u32, LargeObject>, 
         offset += i64::from(PIECE);
     }
     Ok(objects)
+}
+
+/// Sums a large object's contents as [`LargeObject::sha256`] has them.
+pub(crate) fn sum(mut contents: impl Read) -> io::Result<String> {
+    let mut sums = String::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let mut piece = digest::Context::new(&digest::SHA256);
+        let mut left = PIECE as usize;
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let read = match contents.read(&mut buffer[..most]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if read == 0 {
+                break;
+            }
+            piece.update(&buffer[..read]);
+            left -= read;
+        }
+        sums.extend(piece.finish().as_ref().iter().map(|byte| format!("{byte:02x}")));
+        if left > 0 {
+            return Ok(sums);
+        }
+    }
 }

@@ -20,6 +20,9 @@ const HIDDEN: &str = "piton_new_";
 /// How long a killed predecessor's session is waited for.
 const PREDECESSOR: Duration = Duration::from_secs(30);
 
+/// From how many bytes on a database is copied by its files.
+const LARGE: i64 = 64 << 20;
+
 /// Whether a database had to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
@@ -71,10 +74,11 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
     let source = identity::find(&client, template).await?;
     let source =
         source.ok_or_else(|| DbError::NoDatabase { name: template.to_owned(), server: database.server() })?;
-    // The default strategy logs every page: five times slower for a copy that can be made again.
-    let strategy = if source.major() >= 15 { " STRATEGY FILE_COPY" } else { "" };
+    // The default strategy logs every page: five times slower for a large copy that can be made again.
+    let by_files = is_large(&client, template).await?;
+    let strategy = if by_files && source.major() >= 15 { " STRATEGY FILE_COPY" } else { "" };
     let options = format!("TEMPLATE {}{strategy}", quote::ident(template));
-    let made = make(database, &options, source.major() >= 18, label).await;
+    let made = make(database, &options, by_files && source.major() >= 18, label).await;
     match made {
         Ok(made) => {
             // A template does not carry them, and a search_path decides which table a statement means.
@@ -94,6 +98,13 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
         }
         Err(other) => Err(other),
     }
+}
+
+/// Tells whether copying a database's files is worth the two checkpoints that it forces, which the whole server feels.
+async fn is_large(client: &Client, name: &str) -> Result<bool, DbError> {
+    let row = client.query_one("select pg_catalog.pg_database_size($1::text)", &[&name]).await;
+    let row = row.doing(|| format!("measure {name}"))?;
+    Ok(row.get::<_, i64>(0) >= LARGE)
 }
 
 /// Makes a database; with `reflink` its files share their blocks with the template's where the file system can do that.

@@ -53,6 +53,42 @@ async fn only_what_piton_made_is_dropped() {
 }
 
 #[tokio::test]
+async fn what_is_large_is_copied_by_its_files_and_what_is_small_without_a_checkpoint() {
+    let Some((_, small)) = fresh("to_copy").await else { return };
+    let client = small.maintenance().await.unwrap();
+    let checkpoints = async || {
+        let row = client.query_one("select redo_lsn::text from pg_control_checkpoint()", &[]).await.unwrap();
+        row.get::<_, String>(0)
+    };
+    let copy = small.with_name("to_copy_copy");
+    let copied = async || {
+        let before = checkpoints().await;
+        clone_from(&copy, "to_copy", &label(Purpose::Rehearsal)).await.unwrap();
+        let checkpointed = checkpoints().await != before;
+        let session = copy.connect().await.unwrap();
+        let rows = number(&session, "select count(*) from filler").await;
+        drop(session);
+        drop_made(&copy, &label(Purpose::Rehearsal)).await.unwrap();
+        (rows, checkpointed)
+    };
+    run(&small, "create table filler as select 1 as n").await;
+    // Another test's checkpoint may come in between, and not each time.
+    let mut small_ones = Vec::new();
+    for _ in 0..3 {
+        small_ones.push(copied().await);
+    }
+    assert!(small_ones.contains(&(1, false)), "{small_ones:?}");
+    run(
+        &small,
+        "create table wide (n int, text text);
+         alter table wide alter column text set storage plain;
+         insert into wide select n, repeat(md5(n::text), 200) from generate_series(1, 9000) n",
+    )
+    .await;
+    assert_eq!(copied().await, (1, true));
+}
+
+#[tokio::test]
 async fn what_people_made_is_dropped_only_while_it_is_empty() {
     let Some((_, theirs)) = fresh("by_people").await else { return };
     let client = theirs.maintenance().await.unwrap();

@@ -14,6 +14,7 @@ mod end_to_end;
 mod faults;
 mod fresh;
 mod guards;
+mod guides;
 mod identity;
 mod json_contract;
 mod kill;
