@@ -28,11 +28,13 @@ pub struct Archive {
     pub files: u64,
     /// The bytes of all files.
     pub bytes: u64,
-    /// What was left out: sockets, devices, and files that went while they were read.
+    /// What was left out: sockets, devices, files that went while they were read, and what links lead to outside of it.
     pub left_out: Vec<String>,
 }
 
 /// Packs a folder or file into a backup's folder; `name` becomes the archive's.
+///
+/// A source that is a link stands for what it leads to; links in it stay links.
 ///
 /// Files that an app writes meanwhile are taken as they are found; one that goes is left out and named.
 ///
@@ -45,13 +47,20 @@ pub(crate) fn pack(source: &Path, dir: &Path, name: &str) -> Result<Archive, DbE
     let out = BufWriter::with_capacity(256 * 1024, fs::File::create(&path)?);
     let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::new(1)));
     tar.follow_symlinks(false);
-    let mut packing =
-        Packing { tar: &mut tar, entries: RowSum::default(), files: 0, bytes: 0, left_out: Vec::new() };
-    if fs::symlink_metadata(source)?.is_dir() {
-        packing.folder(source, Path::new(""))?;
+    let root = fs::canonicalize(source)?;
+    let mut packing = Packing {
+        tar: &mut tar,
+        root: &root,
+        entries: RowSum::default(),
+        files: 0,
+        bytes: 0,
+        left_out: Vec::new(),
+    };
+    if fs::metadata(&root)?.is_dir() {
+        packing.folder(&root, Path::new(""))?;
     } else {
         let file_name = source.file_name().map_or_else(|| PathBuf::from("file"), PathBuf::from);
-        packing.entry(source, &file_name)?;
+        packing.entry(&root, &file_name)?;
     }
     let Packing { entries, files, bytes, left_out, .. } = packing;
     let out = tar.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -63,6 +72,8 @@ pub(crate) fn pack(source: &Path, dir: &Path, name: &str) -> Result<Archive, DbE
 
 struct Packing<'a, W: Write> {
     tar: &'a mut tar::Builder<W>,
+    /// What is packed, without links in its own path.
+    root: &'a Path,
     entries: RowSum,
     files: u64,
     bytes: u64,
@@ -104,12 +115,7 @@ impl<W: Write> Packing<'_, W> {
             return self.folder(path, name);
         }
         if meta.is_symlink() {
-            let target = fs::read_link(path)?;
-            header.set_size(0);
-            self.tar.append_link(&mut header, name, &target)?;
-            // A link has no permissions of its own.
-            self.add(name, "link", 0, blake3::hash(target.as_os_str().as_encoded_bytes()));
-            return Ok(());
+            return self.link(path, name, header);
         }
         if !meta.is_file() {
             self.left_out.push(format!("{}: neither file, folder nor link", name.display()));
@@ -129,9 +135,47 @@ impl<W: Write> Packing<'_, W> {
         Ok(())
     }
 
+    fn link(&mut self, path: &Path, name: &Path, mut header: tar::Header) -> Result<(), DbError> {
+        let target = fs::read_link(path)?;
+        let bytes = target.as_os_str().as_encoded_bytes();
+        // As it is written: the proof compares it so, and `append_link` would fold `//` and `/./`.
+        if bytes.len() > LINK_NAME {
+            self.tar.append(&long_link(bytes.len())?, bytes.chain(&[0][..]))?;
+        }
+        header.set_link_name_literal(&bytes[..bytes.len().min(LINK_NAME)])?;
+        header.set_size(0);
+        self.tar.append_data(&mut header, name, io::empty())?;
+        // A link has no permissions of its own.
+        self.add(name, "link", 0, blake3::hash(bytes));
+        if let Ok(there) = fs::canonicalize(path)
+            && !there.starts_with(self.root)
+        {
+            self.left_out.push(format!("{}: leads to {}, outside of it", name.display(), there.display()));
+        }
+        Ok(())
+    }
+
     fn add(&mut self, name: &Path, kind: &str, mode: u32, contents: blake3::Hash) {
         self.entries.add(&entry_hash(name, kind, mode, contents));
     }
+}
+
+/// How long a link's target may be in a header of its own.
+const LINK_NAME: usize = 100;
+
+/// The header of GNU's record in front of a link with a longer target.
+fn long_link(target: usize) -> io::Result<tar::Header> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("@LongLink")?;
+    header.set_entry_type(tar::EntryType::GNULongLink);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    // A zero ends it.
+    header.set_size(target as u64 + 1);
+    header.set_cksum();
+    Ok(header)
 }
 
 /// Hashes what an entry is; the length in front keeps two paths from being read as another.
@@ -186,7 +230,7 @@ impl Archive {
         let bad = |why: String| DbError::BadDump { file: path.clone(), why };
         let mut tar = tar::Archive::new(MultiGzDecoder::new(fs::File::open(&path)?));
         let mut found = RowSum::default();
-        // Permissions of folders last: one may forbid what is still to be written below it.
+        // Permissions of folders last: one may forbid what is still to be written below it, or to remove what differs.
         let mut folders = Vec::new();
         for entry in tar.entries()? {
             let mut entry = entry.map_err(|error| bad(error.to_string()))?;
@@ -205,10 +249,8 @@ impl Archive {
                     }
                 }
                 tar::EntryType::Symlink => {
-                    let target =
-                        entry.link_name().map_err(|error| bad(error.to_string()))?.unwrap_or_default();
-                    let target = target.as_os_str().as_encoded_bytes();
-                    found.add(&entry_hash(&name, "link", 0, blake3::hash(target)));
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    found.add(&entry_hash(&name, "link", 0, blake3::hash(&target)));
                     if into.is_some() {
                         entry.unpack_in(into.unwrap_or(Path::new("")))?;
                     }
@@ -220,14 +262,14 @@ impl Archive {
                 }
             }
         }
-        for (folder, mode) in folders.iter().rev() {
-            set_mode(folder, *mode)?;
-        }
         if found != self.entries {
             return Err(bad(format!(
                 "{} files, folders and links were packed, {} are as they were or others",
                 self.entries.rows, found.rows
             )));
+        }
+        for (folder, mode) in folders.iter().rev() {
+            set_mode(folder, *mode)?;
         }
         Ok(())
     }
@@ -269,6 +311,9 @@ mod tests {
         fs::set_permissions(uploads.join("script"), std::fs::Permissions::from_mode(0o750)).unwrap();
         symlink("script", uploads.join("link")).unwrap();
         symlink("/nowhere/at all", uploads.join("dangling")).unwrap();
+        symlink("2026//./Köln/", uploads.join("winding")).unwrap();
+        symlink(format!("2026/{}/", "./".repeat(100)), uploads.join("long")).unwrap();
+        symlink("/", uploads.join("out")).unwrap();
         fs::create_dir(uploads.join("closed")).unwrap();
         fs::write(uploads.join("closed/in"), "x").unwrap();
         fs::set_permissions(uploads.join("closed"), std::fs::Permissions::from_mode(0o500)).unwrap();
@@ -281,18 +326,59 @@ mod tests {
         let uploads = uploads(folder.path());
         let dir = folder.path().join("backup");
         let archive = pack(&uploads, &dir, "uploads").unwrap();
-        assert_eq!((archive.entries.rows, archive.files, archive.bytes), (9, 4, 300_011));
+        assert_eq!((archive.entries.rows, archive.files, archive.bytes), (12, 4, 300_011));
+        assert_eq!(archive.left_out, ["out: leads to /, outside of it"]);
         archive.prove(&dir).unwrap();
         let back = folder.path().join("back");
         archive.unpack(&dir, &back).unwrap();
         assert_eq!(pack(&back, &folder.path().join("again"), "uploads").unwrap().entries, archive.entries);
-        assert_eq!(fs::read_link(back.join("dangling")).unwrap(), Path::new("/nowhere/at all"));
+        for link in ["dangling", "winding", "long"] {
+            let target = |folder: &Path| fs::read_link(folder.join(link)).unwrap().into_os_string();
+            assert_eq!(target(&back), target(&uploads));
+        }
         assert!(archive.unpack(&dir, &back).is_err(), "never over what is there");
         assert!(back.join("script").exists());
 
         let file = pack(&uploads.join("script"), &dir, "one").unwrap();
         assert_eq!((file.entries.rows, file.bytes), (1, 10));
         file.prove(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_link_to_a_folder_is_packed_as_that_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = uploads(folder.path());
+        let dir = folder.path().join("backup");
+        let archive = pack(&uploads, &dir, "uploads").unwrap();
+        // As Capistrano has it: the release's folder is a link into one that all releases share.
+        let link = folder.path().join("current");
+        symlink(&uploads, &link).unwrap();
+        let linked = pack(&link, &dir, "current").unwrap();
+        assert_eq!((linked.entries, linked.files, &linked.source), (archive.entries, 4, &link));
+        symlink("uploads/script", folder.path().join("run")).unwrap();
+        let file = pack(&folder.path().join("run"), &dir, "run").unwrap();
+        file.unpack(&dir, &folder.path().join("back")).unwrap();
+        assert_eq!(fs::read(folder.path().join("back/run")).unwrap(), b"#!/bin/sh\n");
+    }
+
+    #[test]
+    fn gnu_tar_reads_the_links_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = uploads(folder.path());
+        let archive = pack(&uploads, folder.path(), "uploads").unwrap();
+        let back = folder.path().join("back");
+        fs::create_dir(&back).unwrap();
+        let tar = std::process::Command::new("tar")
+            .args(["--extract", "--gzip", "--file"])
+            .arg(folder.path().join(archive.file))
+            .arg("--directory")
+            .arg(&back)
+            .status();
+        assert!(tar.unwrap().success());
+        for link in ["dangling", "winding", "long"] {
+            let target = |folder: &Path| fs::read_link(folder.join(link)).unwrap().into_os_string();
+            assert_eq!(target(&back), target(&uploads));
+        }
     }
 
     #[test]

@@ -6,17 +6,24 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::{DbError, manifest};
+use crate::DbError;
+use crate::manifest::{self, Proved};
 
 /// The file that says that Piton made a folder and may empty it.
 pub(crate) const MARKER: &str = ".made-by-piton";
+/// What is in it.
+pub(crate) const MARKER_TEXT: &[u8] = b"Piton made this folder and may empty it.\n";
 
 /// Makes an empty folder with the marker in it; leftovers of an unfinished attempt are removed.
 pub(crate) fn claim(dir: &Path) -> Result<(), DbError> {
     discard(dir)?;
+    let new: Vec<&Path> = dir.ancestors().take_while(|folder| !folder.exists()).collect();
     // What a database holds is nobody else's business.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    write(&dir.join(MARKER), b"Piton made this folder and may empty it.\n")
+    for folder in new.iter().filter_map(|folder| folder.parent()) {
+        sync_dir(folder)?;
+    }
+    write(&dir.join(MARKER), MARKER_TEXT)
 }
 
 /// Removes a folder that Piton made, when it is there; an empty one needs no marker.
@@ -27,6 +34,8 @@ pub(crate) fn discard(dir: &Path) -> Result<(), DbError> {
     if !dir.join(MARKER).exists() && !is_bare(dir)? {
         return Err(DbError::ForeignFolder { dir: dir.to_owned() });
     }
+    // What is short of a file does not count as proved.
+    Proved::remove(dir)?;
     // A removal that was cut short can be carried on: the manifest goes after what it describes, the marker last.
     let last = [manifest::FILE, MARKER];
     for entry in fs::read_dir(dir)? {
@@ -84,6 +93,17 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), DbError> {
     Ok(fs::File::open(dir)?.sync_all()?)
 }
 
+/// Makes the entries of a folder and of all folders below it durable.
+pub(crate) fn sync_all_dirs(dir: &Path) -> Result<(), DbError> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_all_dirs(&entry.path())?;
+        }
+    }
+    sync_dir(dir)
+}
+
 /// Lists the files under a folder, relative to it and sorted; the marker is left out.
 pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, DbError> {
     let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
@@ -131,6 +151,7 @@ mod tests {
         let dir = folder.path().join("backup");
         claim(&dir).unwrap();
         write(&dir.join(manifest::FILE), b"{}").unwrap();
+        write(&dir.join(manifest::PROVED), b"{}").unwrap();
         fs::create_dir(dir.join("dump")).unwrap();
         for number in 0..5000 {
             fs::write(dir.join("dump").join(number.to_string()), "rows").unwrap();
@@ -139,6 +160,8 @@ mod tests {
             let removal = scope.spawn(|| discard(&dir).unwrap());
             // Whatever moment a kill would end it at: looked at in the order in which it goes.
             while !removal.is_finished() {
+                let short = fs::read_dir(dir.join("dump")).map_or(0, Iterator::count) < 5000;
+                assert!(!short || !dir.join(manifest::PROVED).exists(), "the dump went before its proof");
                 let told = [manifest::FILE, MARKER].map(|name| dir.join(name).exists());
                 assert!(told[0] || !dir.join("dump").exists(), "the manifest went before the dump");
                 assert!(told[1] || !dir.join(manifest::FILE).exists(), "the marker went before the manifest");

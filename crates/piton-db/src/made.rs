@@ -41,7 +41,8 @@ pub async fn create(database: &Database, like: &Properties, label: &Label) -> Re
     match made {
         Err(DbError::Privilege { doing, mend, source }) if like.tablespace != DEFAULT_TABLESPACE => {
             let tablespace = quote::ident(&like.tablespace);
-            let mend = format!("{mend}; GRANT CREATE ON TABLESPACE {tablespace} TO the user");
+            let user = quote::ident(&database.user);
+            let mend = format!("{mend}; GRANT CREATE ON TABLESPACE {tablespace} TO {user}");
             Err(DbError::Privilege { doing, mend, source })
         }
         other => other,
@@ -91,8 +92,9 @@ pub async fn clone_from(database: &Database, template: &str, label: &Label) -> R
         }
         Err(DbError::Privilege { doing, source, .. }) => {
             let mend = format!(
-                "GRANT {} TO the user; ALTER ROLE the user CREATEDB",
-                quote::ident(&Properties::read(&client, template).await?.owner)
+                "GRANT {} TO {user}; ALTER ROLE {user} CREATEDB",
+                quote::ident(&Properties::read(&client, template).await?.owner),
+                user = quote::ident(&database.user)
             );
             Err(DbError::Privilege { doing, mend, source })
         }
@@ -125,8 +127,10 @@ async fn make(database: &Database, options: &str, reflink: bool, label: &Label) 
     let create = format!("CREATE DATABASE {} {options} ALLOW_CONNECTIONS false", quote::ident(&hidden));
     if !(reflink && cloned(&client, &create).await) {
         let created = client.batch_execute(&create).await;
-        created
-            .needing(|| format!("create the database {name}"), || "ALTER ROLE the user CREATEDB".into())?;
+        created.needing(
+            || format!("create the database {name}"),
+            || format!("ALTER ROLE {} CREATEDB", quote::ident(&database.user)),
+        )?;
     }
     let what = || format!("put the new database {name} in place");
     let transaction = client.transaction().await.doing(what)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
+use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
 use piton_exec::{ExposeSecret, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -173,18 +173,24 @@ impl Store {
     /// As [`Manifest::read`], and [`DbError::Store`].
     pub async fn put(&self, dir: &Path, id: &str, progress: OnProgress<'_>) -> Result<u64, DbError> {
         let manifest = Manifest::read(dir)?;
-        let there = self.sizes(id).await?;
+        let there = self.objects_of(id).await?;
         let (proved, told) = (self.key(id, manifest::PROVED)?, self.key(id, manifest::FILE)?);
-        // A copy that is whole and not proved may have been altered at equal length.
-        let doubted = there.contains_key(&told) && !there.contains_key(&proved);
-        self.upload(&dir.join(files::MARKER), &self.key(id, files::MARKER)?).await?;
+        // What was written to after the manifest, which comes last, may have been altered at equal length; so may anything in a
+        // copy that is whole and not proved.
+        let trusted = |object: &ObjectMeta| match there.get(&told) {
+            Some(told) => there.contains_key(&proved) && object.last_modified <= told.last_modified,
+            None => true,
+        };
+        let marker = self.key(id, files::MARKER)?;
+        let marked = self.objects.put(&marker, files::MARKER_TEXT.into()).await;
+        marked.map_err(self.failed("write to"))?;
         let total = manifest.files.len() as u64;
         let mut sent = 0;
         for (number, (name, sum)) in manifest.files.iter().enumerate() {
             progress(Progress { doing: "store", what: name.clone(), done: number as u64, total });
             let key = self.key(id, name)?;
             // An object is there whole or not at all, and the files of a backup never change.
-            if doubted || there.get(&key) != Some(&sum.size) {
+            if !there.get(&key).is_some_and(|object| object.size == sum.size && trusted(object)) {
                 self.upload(&dir.join(name), &key).await?;
                 sent += sum.size;
             }
@@ -210,7 +216,7 @@ impl Store {
             Err(other) => return Err(other),
         }
         let (manifest, text) = self.manifest(id).await?;
-        let there = self.sizes(id).await?;
+        let there = self.objects_of(id).await?;
         files::claim(dir)?;
         let total = manifest.files.len() as u64;
         for (number, (name, wanted)) in manifest.files.iter().enumerate() {
@@ -218,9 +224,9 @@ impl Store {
             let (path, key) = (manifest::below(dir, name)?, self.key(id, name)?);
             let altered = || Damage::Altered(name.clone(), wanted.table.clone());
             let damaged = |damage| DbError::Damaged { place: format!("{}/{id}", self.shown), damage };
-            match there.get(&key) {
+            match there.get(&key).map(|object| object.size) {
                 None => return Err(damaged(Damage::Missing(name.clone(), wanted.table.clone()))),
-                Some(size) if *size != wanted.size => return Err(damaged(altered())),
+                Some(size) if size != wanted.size => return Err(damaged(altered())),
                 Some(_) => {}
             }
             let found = self.download(&key, &path, wanted.size).await?;
@@ -228,6 +234,7 @@ impl Store {
                 return Err(damaged(altered()));
             }
         }
+        files::sync_all_dirs(dir)?;
         if let Some(proved) = self.bytes(id, manifest::PROVED).await? {
             files::write(&dir.join(manifest::PROVED), &proved)?;
         }
@@ -243,7 +250,7 @@ impl Store {
         // First what tells of it, for half of a backup is none; last what says that the rest is ours to remove.
         let first = [self.key(id, manifest::FILE)?, self.key(id, manifest::PROVED)?];
         let last = self.key(id, files::MARKER)?;
-        let there = self.sizes(id).await?;
+        let there = self.objects_of(id).await?;
         let rest = there.keys().filter(|key| !first.contains(key) && **key != last);
         for key in first.iter().chain(rest).chain([&last]).filter(|key| there.contains_key(key)) {
             self.delete(key).await?;
@@ -263,9 +270,9 @@ impl Store {
         key.map_err(|error| self.failed("name a file in")(error.into()))
     }
 
-    async fn sizes(&self, id: &str) -> Result<BTreeMap<Key, u64>, DbError> {
+    async fn objects_of(&self, id: &str) -> Result<BTreeMap<Key, ObjectMeta>, DbError> {
         let folder = self.folder.clone().join(id);
-        let objects = self.objects.list(Some(&folder)).map_ok(|object| (object.location, object.size));
+        let objects = self.objects.list(Some(&folder)).map_ok(|object| (object.location.clone(), object));
         objects.try_collect().await.map_err(self.failed("list"))
     }
 

@@ -134,18 +134,48 @@ pub(crate) fn rows_refused(said: &str) -> bool {
     of_rows && REFUSED.iter().any(|words| said.contains(words))
 }
 
+/// What the statements that pg_restore runs, and repeats when one fails, begin with; they may hold passwords.
+const STATEMENT: &str = "command was";
+
+/// Returns a tool's complaints, without the statements that failed and without the rows' values.
+///
+/// --verbose is for the progress; of the last words only the complaints are worth repeating.
+fn complaints(said: &str) -> Vec<String> {
+    const KINDS: [&str; 5] = ["error:", "fatal:", "detail:", "hint:", ENTRY];
+    let mut in_statement = false;
+    let complaint = |line: &&str| {
+        let lower = line.to_lowercase();
+        // A statement goes on until the tool speaks again.
+        in_statement = lower.contains(STATEMENT) || in_statement && !lower.starts_with("pg_");
+        !in_statement && KINDS.iter().any(|kind| lower.contains(kind))
+    };
+    said.lines().filter(complaint).map(without_values).collect()
+}
+
+/// Cuts the rows' values out of what a server says of them: of `Key (email)=(…) already exists.`
+fn without_values(line: &str) -> String {
+    for before in [")=(", "ow contains ("] {
+        if let Some((what, values)) = line.split_once(before) {
+            // A value of several lines does not end in this one.
+            let rest = values.rsplit_once(')').map_or("", |(_, rest)| rest);
+            return format!("{what}{before}…){rest}");
+        }
+    }
+    // The servers' words, as in `rows_refused`: what is quoted in them is a value.
+    let of_value =
+        ["invalid input", "out of range", "malformed", "Token "].iter().any(|words| line.contains(words));
+    match (line.split_once('"'), line.rsplit_once('"')) {
+        (Some((what, _)), Some((_, rest))) if of_value => format!("{what}\"…\"{rest}"),
+        _ => line.to_owned(),
+    }
+}
+
 /// Turns any exit code but 0 into an error with the tool's complaints.
 pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
     if output.success() {
         return Ok(());
     }
-    // --verbose is for the progress; of the last words only the complaints are worth repeating.
-    let complaint = |line: &&str| {
-        ["error:", "fatal:", "detail:", "hint:", "command was", ENTRY]
-            .iter()
-            .any(|w| line.to_lowercase().contains(w))
-    };
-    let complaints: Vec<&str> = output.stderr.lines().filter(complaint).collect();
+    let complaints = complaints(&output.stderr);
     if !complaints.is_empty() {
         output.stderr = complaints.join("\n");
     }
@@ -200,6 +230,25 @@ mod tests {
         )));
         assert!(!rows_refused(&format!("{entry}\nERROR:  could not extend file: No space left on device")));
         assert!(!rows_refused(&format!("{entry}\nserver closed the connection unexpectedly")));
+    }
+
+    #[test]
+    fn complaints_hold_neither_statements_nor_values() {
+        let said = "pg_restore: creating SUBSCRIPTION \"s\"\n\
+            pg_restore: from TOC entry 3; 6100 1 SUBSCRIPTION s app\n\
+            pg_restore: error: could not execute query: ERROR:  duplicate key value violates unique constraint \"k\"\n\
+            DETAIL:  Key (email)=(ada (home)@mail.example) already exists.\n\
+            Command was: CREATE SUBSCRIPTION s CONNECTION 'host=x\n error: password=geheim' PUBLICATION p;\n\n\n\
+            pg_restore: error: COPY failed: ERROR:  invalid input syntax for type integer: \"ada\"\n\
+            DETAIL:  Failing row contains (1, ada).";
+        let wanted = [
+            "pg_restore: from TOC entry 3; 6100 1 SUBSCRIPTION s app",
+            "pg_restore: error: could not execute query: ERROR:  duplicate key value violates unique constraint \"k\"",
+            "DETAIL:  Key (email)=(…) already exists.",
+            "pg_restore: error: COPY failed: ERROR:  invalid input syntax for type integer: \"…\"",
+            "DETAIL:  Failing row contains (…).",
+        ];
+        assert_eq!(complaints(said), wanted);
     }
 
     #[tokio::test]

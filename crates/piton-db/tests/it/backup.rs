@@ -514,6 +514,22 @@ async fn a_failed_restore_leaves_nothing() {
         restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap_err();
     assert!(matches!(error, DbError::NameTaken { .. }), "{error}");
     run(&golden, "select from mine").await;
+
+    // What is refused is told without the rows' values.
+    run(
+        &source,
+        "create table people (id int primary key); create table orders (buyer int references people);
+         set session_replication_role = replica; insert into orders values (7777777)",
+    )
+    .await;
+    let dir = folder.path().join("refused");
+    backed_up(&source, &dir).await;
+    let golden = source.with_name("unrestorable_refused");
+    let error =
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap_err();
+    let said = error.to_string();
+    assert!(error.is_of_rows() && said.contains("Key (buyer)=(…) is not present in table"), "{said}");
+    assert!(!said.contains("7777777") && !said.contains("ommand was"), "{said}");
 }
 
 #[tokio::test]
