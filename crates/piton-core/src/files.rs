@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,15 +19,19 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     sync_folder_of(path)
 }
 
-/// Adds up the sizes of a file, or of all files below a folder.
+/// Adds up the sizes of a file, or of all files below a folder; it may be a link, what is below may not.
 pub(crate) fn size(path: &Path) -> io::Result<u64> {
+    size_below(&fs_err::canonicalize(path)?)
+}
+
+fn size_below(path: &Path) -> io::Result<u64> {
     let meta = fs_err::symlink_metadata(path)?;
     if !meta.is_dir() {
         return Ok(meta.len());
     }
     let mut size = 0;
     for entry in fs_err::read_dir(path)? {
-        size += self::size(&entry?.path()).or_else(|error| match error.kind() {
+        size += size_below(&entry?.path()).or_else(|error| match error.kind() {
             // An app may remove one meanwhile.
             io::ErrorKind::NotFound => Ok(0),
             _ => Err(error),
@@ -80,7 +84,42 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Removes a folder and all in it; one that is not there is as good as removed.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs_err::remove_dir_all(path))
+    match fs_err::remove_dir_all(path) {
+        // What was unpacked, or fetched by a build, may be read-only.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            gone_is_fine(fs_err::remove_dir_all(path))
+        }
+        removed => gone_is_fine(removed),
+    }
+}
+
+/// Lets its owner change a folder and all folders below it.
+fn open_up(folder: &Path) -> io::Result<()> {
+    fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns a path without links, `.` and `..`; of what is not there, the rest as it is written.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let (above, mut real) = there.unwrap_or((Path::new(""), PathBuf::new()));
+    for part in path.strip_prefix(above).unwrap_or(path).components() {
+        match part {
+            Component::ParentDir => {
+                real.pop();
+            }
+            Component::CurDir => {}
+            part => real.push(part),
+        }
+    }
+    real
 }
 
 fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
@@ -139,12 +178,16 @@ pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     if ignore.is_file() {
         return Ok(());
     }
+    let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     if let Some(above) = path.parent() {
         fs_err::create_dir_all(above)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made?,
+    }
+    for folder in new {
+        sync_folder_of(folder)?;
     }
     fs_err::write(ignore, "*\n")
 }
@@ -269,6 +312,50 @@ mod tests {
         let dropped = tokio::time::timeout(std::time::Duration::ZERO, removal).await;
         assert!(dropped.is_err(), "it was to be dropped half-way");
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn read_only_folders_are_removed() {
+        use std::os::unix::process::CommandExt;
+        const HERE: &str = "PITON_TEST_FOLDER";
+        if let Some(folder) = std::env::var_os(HERE) {
+            let folder = Path::new(&folder);
+            fs_err::create_dir_all(folder.join("a/b/c")).unwrap();
+            for below in ["a/b", "a"] {
+                let mode = std::fs::Permissions::from_mode(0o500);
+                fs_err::set_permissions(folder.join(below), mode).unwrap();
+            }
+            assert!(fs_err::remove_dir_all(folder).is_err(), "this account may remove anything");
+            return remove_folder(folder).unwrap();
+        }
+        // Again, under an account that may not do everything: an own process, because accounts are a process's.
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let program = dir.path().join("program");
+        fs_err::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut again = std::process::Command::new(&program);
+        again.args(["--exact", "files::tests::read_only_folders_are_removed"]);
+        again.env(HERE, dir.path().join("folder")).current_dir(dir.path());
+        if rustix::process::geteuid().is_root() {
+            again.uid(65534).gid(65534);
+        }
+        let said = again.output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+        assert!(
+            !dir.path().join("folder").exists() && String::from_utf8_lossy(&said.stdout).contains("1 passed")
+        );
+    }
+
+    #[test]
+    fn what_a_path_means_is_known_before_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs_err::create_dir(root.join("a")).unwrap();
+        std::os::unix::fs::symlink("a", root.join("link")).unwrap();
+        assert_eq!(real(&root.join("link/./new/../b")), root.join("a/b"));
+        assert_eq!(real(&root.join("link/..")), root);
+        fs_err::write(root.join("a/file"), "four").unwrap();
+        assert_eq!([size(&root.join("link")).unwrap(), size(&root.join("link/file")).unwrap()], [4, 4]);
     }
 
     #[test]

@@ -166,16 +166,10 @@ impl Config {
 
     /// Returns an environment's file of variables, as configured, and whether it is on this machine.
     pub fn env_file_of(&self, name: &str) -> (PathBuf, bool) {
-        let path = self.env_path(name);
+        let path = self.file.env_path(name);
         // One that cannot even be looked for may be there.
         let is_there = self.root.join(&path).try_exists().unwrap_or(true);
         (path, is_there)
-    }
-
-    fn env_path(&self, name: &str) -> PathBuf {
-        let configured =
-            self.file.environments.get(name).and_then(|environment| environment.env_file.as_ref());
-        configured.map_or_else(|| PathBuf::from(format!(".env.{name}")), PathBuf::from)
     }
 
     /// Resolves an environment; without variables the error is empty when nothing else is wrong.
@@ -191,7 +185,7 @@ impl Config {
 
     /// Reads the environment's file of variables: the configured one, or `.env.NAME` when it exists.
     fn env_file(&self, name: &str) -> Result<Option<EnvFile>, Problem> {
-        let path = self.env_path(name);
+        let path = self.file.env_path(name);
         let key = format!("environments.{name}.env_file");
         if !self.document.has(&key) && !self.root.join(&path).is_file() {
             return Ok(None);

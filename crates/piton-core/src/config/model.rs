@@ -3,6 +3,7 @@
 //! Values are kept as text here, because `${NAME}` in them is filled in for one environment at a time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,14 @@ pub(super) struct Secrets {
     /// The names of variables that may have the same value in two environments.
     #[serde(default)]
     pub shared: Vec<String>,
+}
+
+impl File {
+    /// Returns an environment's file of variables, as configured.
+    pub(super) fn env_path(&self, environment: &str) -> PathBuf {
+        let configured = self.environments.get(environment).and_then(|found| found.env_file.as_ref());
+        configured.map_or_else(|| PathBuf::from(format!(".env.{environment}")), PathBuf::from)
+    }
 }
 
 /// A place where the app runs for somebody.

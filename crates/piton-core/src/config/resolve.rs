@@ -19,6 +19,7 @@ use super::settings::{
 };
 use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
+use crate::files;
 use crate::retention::Retention;
 
 /// What a protected environment does when no rollout is configured, and what another one does.
@@ -313,8 +314,8 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
         "" => Err(ValueError::new("a backup needs a folder")),
         to => Ok(asked.root.join(to)),
     });
-    let files = backup.and_then(|backup| backup.files.as_deref()).unwrap_or_default();
-    let files: Vec<Option<PathBuf>> = files
+    let written = backup.and_then(|backup| backup.files.as_deref()).unwrap_or_default();
+    let files: Vec<Option<PathBuf>> = written
         .iter()
         .enumerate()
         .map(|(i, file)| {
@@ -324,6 +325,13 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
             })
         })
         .collect();
+    if let Some(to) = &to {
+        for (i, (file, written)) in files.iter().zip(written).enumerate() {
+            if let Some(why) = file.as_ref().and_then(|file| not_to_pack(asked, to, file)) {
+                cx.refuse(&asked.own(&format!("backup.files[{i}]")), format!("`{written}` {why}"));
+            }
+        }
+    }
     let recipients = backup.and_then(|backup| backup.recipients.as_deref()).unwrap_or_default();
     let recipients: Vec<Option<String>> = recipients
         .iter()
@@ -348,6 +356,32 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
             Some(store) => Some(store?),
             None => None,
         },
+    })
+}
+
+/// Says why a folder or file is not packed into a backup, which is not encrypted: it has secrets or backups in it.
+fn not_to_pack(asked: Asked<'_>, to: &Path, file: &Path) -> Option<String> {
+    let Asked { root, file: config, .. } = asked;
+    let own = std::iter::once((root.join(".piton"), "what Piton keeps for itself".to_owned()));
+    let variables = config.environments.keys();
+    let variables =
+        variables.map(|name| (root.join(config.env_path(name)), format!("the variables of {name}")));
+    let written = config.environments.values().map(|environment| {
+        environment.backup.as_ref().and_then(|backup| backup.to.as_deref()).unwrap_or("backups")
+    });
+    let folders = written.filter(|to| !has_variable(to)).map(|to| root.join(to)).chain([to.to_owned()]);
+    let backups = folders.map(|to| (to.join(&config.app), "the backups themselves".to_owned()));
+    own.chain(variables).chain(backups).find_map(|(kept_out, what)| {
+        let (path, kept_out) = (files::real(file), files::real(&kept_out));
+        let shown = kept_out.strip_prefix(root).unwrap_or(&kept_out).display();
+        let how = match (kept_out.starts_with(&path), path.starts_with(&kept_out)) {
+            (true, true) => format!("is {what}"),
+            (true, false) => format!("has {shown} in it, {what}"),
+            (false, true) => format!("lies in {shown}, {what}"),
+            (false, false) => return None,
+        };
+        let instead = "name the folders of what people have uploaded, like `uploads`; `backup.recipients` has the env_file backed up encrypted";
+        Some(format!("{how}: {instead}"))
     })
 }
 

@@ -181,6 +181,16 @@ fn a_store_that_cannot_be() {
 }
 
 #[test]
+fn files_with_secrets_or_backups_in_them() {
+    let packed = |file: &str| {
+        let backup = format!("backup = {{ files = [\"uploads\", \"{file}\"] }}\nports =");
+        wrong(&SMALL.replace("ports =", &backup))
+    };
+    let all = [".", "x/../.env.production", "backups/shop/staging", ".piton/mask.key", "/srv"].map(packed);
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn names_that_cannot_be() {
     let text = SMALL
         .replace("\"shop\"", "\"My Shop\"")
