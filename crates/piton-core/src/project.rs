@@ -564,6 +564,14 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
                 .because("files are unpacked into a new folder, never over others")
                 .hint("name another one with --files"))
         }
+        Order::Restore { files: Some(files), .. }
+            if files.parent().is_some_and(|above| !above.is_dir()) =>
+        {
+            let above = files.parent().unwrap_or(files).display();
+            Err(Fault::refused(format!("there is no folder {above}"))
+                .because(format!("{} is made in it", files.display()))
+                .hint(format!("mkdir -p {above}")))
+        }
         Order::Restore { into, .. } => {
             if into.len() > 63 {
                 return Err(Fault::refused(format!("{into} is too long for a database's name"))

@@ -13,7 +13,7 @@ use crate::archive::{self, Archive};
 use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
-use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt};
+use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt, Uncommitted};
 use crate::mask::{LargeObjects, Mask, MaskKey, TableMask, TableMasks};
 use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
@@ -48,8 +48,8 @@ pub struct Beside {
     pub secret_files: Vec<PathBuf>,
     /// Public keys of age.
     pub recipients: Vec<String>,
-    /// What differs from the commit in the folder that releases are made from.
-    pub diff: Option<Vec<u8>>,
+    /// What is not committed in the folder that releases are made from.
+    pub uncommitted: Option<(Uncommitted, Vec<u8>)>,
 }
 
 impl Default for DumpOptions {
@@ -187,7 +187,7 @@ async fn dump_claimed(
         })?;
         object.sha256.clone_from(sum);
     }
-    files::sync_dir(&dir.join(DUMP))?;
+    files::sync_all_dirs(dir)?;
     let manifest = Manifest {
         format: Manifest::format(),
         made_for: made_for.clone(),
@@ -206,6 +206,7 @@ async fn dump_claimed(
         files: sums.files,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
         archives,
+        uncommitted: options.beside.uncommitted.map(|(what, _)| what),
     };
     manifest.write(dir)?;
     Ok(manifest)
@@ -228,7 +229,7 @@ impl Beside {
         for file in &self.secret_files {
             self.encrypt(file, dir, report).await?;
         }
-        if let Some(diff) = &self.diff {
+        if let Some((_, diff)) = self.uncommitted.as_ref().filter(|(_, diff)| !diff.is_empty()) {
             files::write(&dir.join("uncommitted.diff"), diff)?;
         }
         Ok(archives)
@@ -242,12 +243,12 @@ impl Beside {
         for recipient in &self.recipients {
             command = command.args(["--recipient", recipient]);
         }
-        let command = command
-            .arg("--output")
-            .arg(folder.join(format!("{name}.age")).display().to_string())
-            .arg(file.display().to_string());
+        let encrypted = folder.join(format!("{name}.age"));
+        let command =
+            command.arg("--output").arg(encrypted.display().to_string()).arg(file.display().to_string());
         let output = progress::run(&command, &command, report, |_, _| ()).await?;
-        wanted_success(&command, output)
+        wanted_success(&command, output)?;
+        Ok(fs_err::File::open(encrypted)?.sync_all()?)
     }
 }
 

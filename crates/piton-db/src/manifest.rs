@@ -46,6 +46,15 @@ pub struct SequenceAt {
     pub cycles: bool,
 }
 
+/// What a folder has that its commit has not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uncommitted {
+    /// The commit that is checked out there, which `uncommitted.diff` applies to.
+    pub commit: String,
+    /// How many files git does not know, which are not in that diff.
+    pub untracked: u64,
+}
+
 /// Whom a backup was made for. Several apps may keep theirs in one folder, and each environment removes only its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeFor {
@@ -106,6 +115,9 @@ pub struct Manifest {
     /// The folders and files beside the database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archives: Vec<Archive>,
+    /// What was not committed in the folder that releases are made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncommitted: Option<Uncommitted>,
 }
 
 /// The manifest as stored, with the hash of its own text.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use piton_db::backup::{self, Beside, DumpOptions};
 use piton_db::identity::{self, Purpose};
-use piton_db::manifest::{self, MadeFor, Manifest, Proved};
+use piton_db::manifest::{self, MadeFor, Manifest, Proved, Uncommitted};
 use piton_db::mask::{MaskKey, Problem};
 use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
@@ -14,7 +14,7 @@ use piton_exec::{Command, local};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words, disk};
+use super::{Act, Ctx, Site, Words, World, disk, without_secrets};
 use crate::config::{Data, MaskFile};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
@@ -53,19 +53,6 @@ fn made_for(ctx: &Ctx<'_, '_>, from: Option<&String>) -> MadeFor {
         serving: ctx.world.backed_up_commit.clone(),
         from: from.cloned(),
     }
-}
-
-/// Removes what removals have left that were cut off at their end: folders that hold nothing but Piton's own marker.
-pub(super) async fn clear_spent(folder: &Path) -> Result<(), DbError> {
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        let is_release =
-            path.file_name().and_then(|name| name.to_str()?.parse::<ulid::Ulid>().ok()).is_some();
-        if is_release && path.is_dir() && backup::is_spent(&path)? {
-            backup::discard(&path).await?;
-        }
-    }
-    Ok(())
 }
 
 /// A copy that may take the original's place keeps its owners; one for another environment belongs to that one's user.
@@ -129,7 +116,7 @@ pub(super) fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
 
 impl Backup {
     fn failed(&self, ctx: &Ctx<'_, '_>, error: &dyn std::error::Error) -> Fault {
-        let fault = Fault::surroundings("the backup failed").caused_by(error);
+        let fault = without_secrets(ctx, Fault::surroundings("the backup failed").caused_by(error));
         let way_on = way_on(ctx, &self.folder);
         let hint = match disk::says_full(&fault.why.join(" ")) {
             true => disk::mend(&self.folder, &way_on),
@@ -195,6 +182,7 @@ impl Act for Backup {
             "rows": manifest.total_rows(),
             "bytes": manifest.total_bytes(),
             "files": manifest.archives.iter().map(|archive| archive.files).sum::<u64>(),
+            "untracked": manifest.uncommitted.map_or(0, |uncommitted| uncommitted.untracked),
             "left_out": manifest.archives.iter().flat_map(|archive| &archive.left_out).collect::<Vec<_>>(),
         }))
     }
@@ -245,10 +233,15 @@ impl Proof {
                 ));
             }
         }
-        match differences.len().saturating_sub(TOLD) {
-            0 => fault,
-            more => fault.because(format!("and {more} more")),
+        if let more @ 1.. = differences.len().saturating_sub(TOLD) {
+            fault = fault.because(format!("and {more} more"));
         }
+        let source = ctx.world.from.as_ref().unwrap_or(ctx.settings());
+        fault.hint(format!(
+            "change in {}'s database what does not come back as it was; then {} takes a new one",
+            source.environment,
+            anew(ctx)
+        ))
     }
 
     /// Reads the archives back, and wants every file to be what it was.
@@ -257,9 +250,13 @@ impl Proof {
             ctx.say(&archive.file);
             let folder = self.folder.clone();
             files::read_in_background(move || archive.prove(&folder)).await.map_err(|error| match error {
-                DbError::BadDump { .. } => {
-                    Fault::release("a packed file differs from what was packed").caused_by(&error)
-                }
+                DbError::BadDump { .. } => Fault::release("a packed file differs from what was packed")
+                    .caused_by(&error)
+                    .hint(format!(
+                        "look at the disk below {}; {} takes a new one",
+                        self.folder.display(),
+                        anew(ctx)
+                    )),
                 _ => Fault::surroundings("the backup's files cannot be read").caused_by(&error),
             })?;
         }
@@ -271,6 +268,24 @@ impl Proof {
         match Proved::remove(&self.folder) {
             Ok(()) => fault,
             Err(error) => fault.because(format!("and the proof before it cannot be taken back: {error}")),
+        }
+    }
+
+    /// Takes it back in the store, too, where the same files do not come back either.
+    async fn is_proved_nowhere(&self, ctx: &Ctx<'_, '_>, manifest: &Manifest, fault: Fault) -> Fault {
+        let fault = self.is_not_proved(fault);
+        // What was just taken is not there yet, and of another environment's data nothing ever is.
+        let is_there = matches!(ctx.plan.job, Job::Proof | Job::Restore) && manifest.made_for.from.is_none();
+        let taken_back = match super::store_of(ctx.settings()) {
+            Ok(Some(store)) if is_there => {
+                store.not_proved(&id(&self.folder)).await.map_err(|error| error.to_string())
+            }
+            Err(unusable) if is_there => Err(unusable.why.join(": ")),
+            _ => Ok(()),
+        };
+        match taken_back {
+            Ok(()) => fault,
+            Err(why) => fault.because(format!("and the proof before it stays in the store: {why}")),
         }
     }
 
@@ -316,14 +331,17 @@ fn may_take_its_place(ctx: &Ctx<'_, '_>, versions: &[OtherVersion]) -> Result<()
     )))
 }
 
-/// Names what belongs to a backup besides the database.
-async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
-    let settings = ctx.settings();
+/// Reads what is not committed in the folder that releases are made from; secrets are left out, for it is not encrypted.
+async fn uncommitted(world: &World) -> Result<Option<(Uncommitted, Vec<u8>)>, Fault> {
+    let cannot = || "git cannot tell what is not committed".to_owned();
+    let settings = &world.settings;
     let root = settings.root.display().to_string();
+    let git = |args: &[&str]| Command::new("git").args(["-C", &root]).args(args.iter().copied());
+    let said = local::run(&git(&["rev-parse", "--show-toplevel", "HEAD"])).await.or_fault(cannot)?;
+    let (top, commit) = said.stdout.trim_end().rsplit_once('\n').unwrap_or_default();
+    let secret = but_for(&world.env_files(), Path::new(top));
     // As `git apply` takes it, whatever a person has set for their own eyes.
-    let command = Command::new("git").args([
-        "-C",
-        &root,
+    let options = [
         "diff",
         "--binary",
         "--no-color",
@@ -333,14 +351,38 @@ async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
         "--dst-prefix=b/",
         "HEAD",
         "--",
-    ]);
-    let diff = local::read(&command).await.or_fault(|| "git cannot tell what is not committed".into())?;
+        ":/",
+    ];
+    let diff = local::read(&git(&options).args(&secret)).await.or_fault(cannot)?;
+    let options = ["ls-files", "--others", "--exclude-standard", "-z", "--", ":/"];
+    let packed = but_for(&settings.backup.files, Path::new(top));
+    let names = local::read(&git(&options).args(&secret).args(&packed)).await.or_fault(cannot)?;
+    let untracked = names.iter().filter(|byte| **byte == 0).count() as u64;
+    let what = Uncommitted { commit: commit.to_owned(), untracked };
+    Ok((untracked > 0 || !diff.is_empty()).then_some((what, diff)))
+}
+
+/// Names to git what of these files and folders is in its folder, to be left out.
+fn but_for(paths: &[PathBuf], top: &Path) -> Vec<String> {
+    let names = |path: &PathBuf| {
+        // A link is left out, and so is what it leads to.
+        let link = path.parent().zip(path.file_name()).map(|(above, name)| files::real(above).join(name));
+        link.into_iter().chain([files::real(path)])
+    };
+    let below = |path: PathBuf| Some(path.strip_prefix(top).ok()?.display().to_string());
+    let names = paths.iter().flat_map(names).filter_map(below).filter(|name| !name.is_empty());
+    names.map(|name| format!(":(top,exclude,literal){name}")).collect()
+}
+
+/// Names what belongs to a backup besides the database.
+async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
+    let settings = ctx.settings();
     let secret_files = settings.env_file.iter().filter(|_| !settings.backup.recipients.is_empty());
     Ok(Beside {
         files: settings.backup.files.clone(),
         secret_files: secret_files.cloned().collect(),
         recipients: settings.backup.recipients.clone(),
-        diff: (!diff.is_empty()).then_some(diff),
+        uncommitted: uncommitted(ctx.world).await?,
     })
 }
 
@@ -368,9 +410,14 @@ pub(super) fn unmasked(environment: &str, job: Job, mask: &MaskFile, problems: &
 /// How many of a mask's problems are told at once.
 const MOST_PROBLEMS: usize = 40;
 
-fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
+/// Names the command that takes a backup anew.
+fn anew(ctx: &Ctx<'_, '_>) -> String {
     let job = ctx.plan.job;
     let anew = if job.takes_data() { job } else { Job::Backup };
+    format!("piton {} {}", anew.command(), ctx.plan.environment)
+}
+
+fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     let environment = &ctx.plan.environment;
     let other = match &ctx.settings().backup.store {
         Some(store) => {
@@ -382,15 +429,15 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
         None => String::new(),
     };
     Fault::release("the backup was altered after it was made").hint(format!(
-        "look who writes to {}; piton {} {environment} takes a new one{other}",
+        "look who writes to {}; {} takes a new one{other}",
         folder.display(),
-        anew.command(),
+        anew(ctx),
     ))
 }
 
 /// Rows that their mask has made wrong are wrong at every attempt.
 fn not_restored(ctx: &Ctx<'_, '_>, folder: &Path, manifest: &Manifest, error: &DbError) -> Fault {
-    let fault = Fault::surroundings("the backup cannot be restored").caused_by(error);
+    let fault = without_secrets(ctx, Fault::surroundings("the backup cannot be restored").caused_by(error));
     let mask = ctx.settings().data.as_ref().and_then(Data::source).and_then(|data| data.mask.as_ref());
     match mask.filter(|_| manifest.mask.is_some() && error.is_of_rows()) {
         None => fault.hint(format!("mend it, then {}", way_on(ctx, folder))),
@@ -446,14 +493,26 @@ impl Act for Proof {
         let mut take = |report| reports.take(report);
         let restored = prove::restore(&self.folder, &golden, &label, owners, JOBS, &mut take).await;
         reports.all_written()?;
-        restored.map_err(|error| not_restored(ctx, &self.folder, &manifest, &error))?;
-        self.prove_files(ctx, &manifest).await?;
+        if let Err(error) = restored {
+            let fault = not_restored(ctx, &self.folder, &manifest, &error);
+            // What else keeps it from being restored may pass.
+            let refused = error.is_of_rows();
+            return Err(if refused { self.is_proved_nowhere(ctx, &manifest, fault).await } else { fault });
+        }
+        if let Err(fault) = self.prove_files(ctx, &manifest).await {
+            let differs = fault.kind == Kind::Release;
+            return Err(if differs { self.is_proved_nowhere(ctx, &manifest, fault).await } else { fault });
+        }
         let proof = prove::compare(&manifest, &golden, owners, &mut |progress| say(ctx, &progress))
             .await
-            .or_fault(|| "the restored copy cannot be compared".into())?;
+            .map_err(|error| {
+                Fault::surroundings("the restored copy cannot be compared")
+                    .caused_by(&error)
+                    .hint(format!("mend it, then {}", way_on(ctx, &self.folder)))
+            })?;
         if !proof.is_equal() {
             let fault = self.differs(ctx, &manifest, &golden, &proof.differences).await;
-            return Err(self.is_not_proved(fault));
+            return Err(self.is_proved_nowhere(ctx, &manifest, fault).await);
         }
         self.record(&manifest, &golden, &proof).await?;
         if ctx.plan.job == Job::Release && owners == Owners::Kept {

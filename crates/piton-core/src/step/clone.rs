@@ -52,7 +52,7 @@ impl Act for CloneData {
             ctx.note(&json!({ "existed": existed }))?;
         }
         let label = super::label(ctx, Purpose::Clone);
-        let cannot = || "staging's database cannot be made".to_owned();
+        let cannot = || format!("{}'s database cannot be made", ctx.plan.environment);
         if !existed(ctx.noted().as_ref()) {
             made::clone_from(&live, &self.golden, &label).await.or_fault(cannot)?;
             return Ok(json!({ "new": true }));

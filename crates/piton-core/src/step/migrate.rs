@@ -257,8 +257,7 @@ impl Act for Migrate {
 pub(super) fn fault_of(ctx: &Ctx<'_, '_>, error: &DbError) -> Fault {
     let fault = named(error, &ctx.plan.environment);
     // A tool may print the URL that it was given.
-    let secrets = secret_values(ctx.settings());
-    Fault { why: fault.why.iter().map(|why| without(&secrets, why)).collect(), ..fault }
+    super::without_secrets(ctx, fault)
 }
 
 fn named(error: &DbError, environment: &str) -> Fault {

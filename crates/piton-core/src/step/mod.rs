@@ -269,6 +269,14 @@ impl World {
             Seen::Elsewhere | Seen::Broken(_) => None,
         })
     }
+
+    /// Returns where every environment's variables are, or would be.
+    fn env_files(&self) -> Vec<PathBuf> {
+        let settings = &self.settings;
+        let usual = || settings.root.join(format!(".env.{}", settings.environment));
+        let others = self.others.iter().map(|other| settings.root.join(&other.env_file));
+        others.chain([settings.env_file.clone().unwrap_or_else(usual)]).collect()
+    }
 }
 
 /// A step's view of its release.
@@ -560,6 +568,13 @@ fn secret_values(settings: &Settings) -> Vec<String> {
     // The longest first: what is left of it would not be found again.
     values.sort_by_key(|value| Reverse(value.len()));
     values
+}
+
+/// Hides in what a tool said the secrets of the environment, and of the one that its data come from.
+fn without_secrets(ctx: &Ctx<'_, '_>, fault: Fault) -> Fault {
+    let known = std::iter::once(ctx.settings()).chain(&ctx.world.from);
+    let secrets: Vec<String> = known.flat_map(secret_values).collect();
+    Fault { why: fault.why.iter().map(|why| without(&secrets, why)).collect(), ..fault }
 }
 
 fn without(secrets: &[String], text: &str) -> String {

@@ -123,9 +123,25 @@ impl Step {
         match self {
             Step::Rehearse(_) => rehearsal::more(outcome),
             Step::Proof(_) => {
-                let versions = outcome.get("versions").and_then(Value::as_array).into_iter().flatten();
-                let versions: Vec<&str> = versions.filter_map(Value::as_str).collect();
+                let versions = texts(outcome, "versions");
                 (!versions.is_empty()).then(|| versions.join("; "))
+            }
+            Step::Prune(_) => {
+                let not_removed = texts(outcome, "not_removed");
+                (!not_removed.is_empty()).then(|| format!("not removed: {}", not_removed.join("; ")))
+            }
+            Step::Backup(_) => {
+                let left_out = texts(outcome, "left_out");
+                let left_out = match left_out.as_slice() {
+                    [] => None,
+                    left_out => Some(format!("left out: {}", words::some(left_out, 3))),
+                };
+                let untracked = outcome.get("untracked").and_then(Value::as_u64).filter(|count| *count > 0);
+                let untracked = untracked.map(|count| {
+                    format!("{} unknown to git, not in uncommitted.diff", words::counted(count, "file"))
+                });
+                let more: Vec<String> = left_out.into_iter().chain(untracked).collect();
+                (!more.is_empty()).then(|| more.join("; "))
             }
             _ => None,
         }
@@ -204,11 +220,12 @@ impl State {
     }
 }
 
+fn texts(outcome: &Value, key: &str) -> Vec<String> {
+    let texts = outcome.get(key).and_then(Value::as_array).into_iter().flatten();
+    texts.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 fn migrations(outcome: &Value) -> String {
-    let names: Vec<&str> = outcome
-        .get("migrations")
-        .and_then(Value::as_array)
-        .map(|names| names.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
+    let names = texts(outcome, "migrations");
     if names.is_empty() { "no migration pending".into() } else { names.join(", ") }
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -147,10 +147,7 @@ impl Act for Prune {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let cannot = || "an old backup cannot be removed".to_owned();
-        if self.folder.is_dir() {
-            super::backup::clear_spent(&self.folder).await.or_fault(cannot)?;
-        }
+        let mut not_removed = self.clear_spent().await;
         let (mut removed, mut removed_there, mut too_old) = (Vec::new(), Vec::new(), Vec::new());
         let (listed, opened) = backups::list_both(ctx.settings(), &self.folder).await?;
         let is_proved = |stored: &Stored| stored.proved.is_some() || stored.proved_there;
@@ -164,8 +161,10 @@ impl Act for Prune {
             // This run's own backup stays whatever its age: it is the newest anchor.
             if stored.id != ctx.plan.id && !counts && !self.retention.is_young(taken, now) {
                 if stored.here {
-                    backup::discard(&stored.folder).await.or_fault(cannot)?;
-                    removed.push(stored.folder.display().to_string());
+                    match backup::discard(&stored.folder).await {
+                        Ok(()) => removed.push(stored.folder.display().to_string()),
+                        Err(error) => not_removed.push(not_ours(&stored.folder, &error)),
+                    }
                 }
                 if stored.stored {
                     too_old.push(stored.id);
@@ -186,12 +185,46 @@ impl Act for Prune {
                 }
             }
         }
-        // A key may be one that cannot remove, and what a store that is away keeps goes with the next run.
-        Ok(json!({ "removed": removed, "removed_from_store": removed_there, "store_kept": kept }))
+        // A key may be one that cannot remove, and what a store that is away keeps goes with the next run. Nor does a folder that
+        // cannot be removed keep a release from ending.
+        Ok(json!({
+            "removed": removed,
+            "not_removed": not_removed,
+            "removed_from_store": removed_there,
+            "store_kept": kept,
+        }))
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         Err(cannot_be_undone())
+    }
+}
+
+impl Prune {
+    /// Removes what removals have left that were cut off at their end: folders that hold nothing but Piton's own marker; says
+    /// what stays.
+    async fn clear_spent(&self) -> Vec<String> {
+        let mut not_removed = Vec::new();
+        for entry in fs_err::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_release =
+                path.file_name().and_then(|name| name.to_str()?.parse::<ulid::Ulid>().ok()).is_some();
+            if is_release && path.is_dir() && backup::is_spent(&path).unwrap_or(false) {
+                let discarded = backup::discard(&path).await;
+                not_removed.extend(discarded.err().map(|error| not_ours(&path, &error)));
+            }
+        }
+        not_removed
+    }
+}
+
+/// Says why a backup's folder was not removed; one that a person has copied may have lost Piton's marker.
+fn not_ours(folder: &Path, error: &DbError) -> String {
+    match error {
+        DbError::ForeignFolder { .. } => {
+            format!("{0} has no .made-by-piton: rm -r {0}, or touch {0}/.made-by-piton", folder.display())
+        }
+        error => error.to_string(),
     }
 }
 

@@ -116,8 +116,11 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
     };
     let said = String::from_utf8(made.stderr).unwrap();
     let recipient = said.rsplit("Public key: ").next().unwrap().trim();
-    let uploads = stage.folder().join("uploads");
-    std::fs::create_dir_all(uploads.join("receipts")).unwrap();
+    // A link to what all releases share.
+    let (uploads, shared) = (stage.folder().join("uploads"), stage.folder().join("shared"));
+    std::fs::create_dir_all(shared.join("receipts")).unwrap();
+    std::os::unix::fs::symlink("shared", &uploads).unwrap();
+    std::os::unix::fs::symlink("../key.txt", uploads.join("elsewhere")).unwrap();
     std::fs::write(uploads.join("receipts/1.pdf"), vec![1; 100_000]).unwrap();
     std::fs::write(uploads.join("logo.png"), "png").unwrap();
     stage.configure(|settings| {
@@ -129,14 +132,33 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
     (0..400).for_each(|number| text.extend(format!("# line {number}\n").bytes()));
     std::fs::write(&file, text).unwrap();
     stage.git(&["config", "color.ui", "always"]);
-    stage.piton(&["backup", "production"]).expect(0).says("2 files");
+    // Secrets that somebody has committed, and changed since.
+    stage.git(&["add", "--force", ".env.production", ".env.staging"]);
+    stage.git(&["commit", "--quiet", "--message", "secrets", "--", ".env.production", ".env.staging"]);
+    for name in [".env.production", ".env.staging"] {
+        let text = std::fs::read_to_string(stage.root().join(name)).unwrap();
+        stage.write(name, &format!("{text}NEW_TOKEN=told-to-nobody-{name}\n"));
+    }
+    stage.write("notes", "mine");
+    stage
+        .piton(&["backup", "production"])
+        .expect(0)
+        .says("2 files")
+        .says("left out: elsewhere: leads to")
+        .says("1 file unknown to git");
     let taken = folder(&backups(&stage, "production").pop().unwrap());
+    let manifest = std::fs::read_to_string(taken.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let head = stage.git(&["rev-parse", "HEAD"]);
+    assert_eq!(manifest["manifest"]["uncommitted"], serde_json::json!({ "commit": head, "untracked": 1 }));
+    assert_ne!(manifest["manifest"]["made_for"]["serving"], head);
     let diff = taken.join("uncommitted.diff");
     let text = std::fs::read_to_string(&diff).unwrap();
     assert!(
         text.contains("recipients") && text.contains("# line 0\n"),
         "piton.toml differs from the commit: {text}"
     );
+    assert!(!text.contains("told-to-nobody"), "{text}");
     stage.git(&["apply", "--check", "--reverse", diff.to_str().unwrap()]);
 
     let restored = stage.folder().join("restored");
@@ -151,6 +173,11 @@ fn files_and_variables_are_backed_up_proved_and_restored() {
         .piton(&["restore", "production", "latest", "--into", "other", "--files", &into])
         .expect(2)
         .says("never over");
+    let nowhere = stage.folder().join("none/restored").display().to_string();
+    stage
+        .piton(&["restore", "production", "latest", "--into", "other", "--files", &nowhere])
+        .expect(2)
+        .says("mkdir -p");
     stage.sql("postgres", &format!("drop database {name}"));
 
     let decrypted = std::process::Command::new("age")
@@ -279,14 +306,21 @@ fn a_backup_that_is_not_proved_takes_the_place_of_none_that_is() {
         stage.piton(&["backup", "production"]).expect(0);
         backups(stage, "production").pop().unwrap()
     };
+    // Copied back by a person, with `cp -r ID/* …`.
+    let copied = backups(&stage, "production").pop().unwrap();
+    std::fs::remove_file(folder(&copied).join(".made-by-piton")).unwrap();
     let first = take(&stage);
     let altered = take(&stage);
     flip_a_bit(&folder(&altered));
     stage.piton(&["prove", "production", "latest"]).expect(3);
     std::thread::sleep(std::time::Duration::from_secs(1));
-    let last = take(&stage);
-    let left: Vec<_> = backups(&stage, "production").iter().map(|backup| backup["backup"].clone()).collect();
-    assert_eq!(left, [first["backup"].clone(), last["backup"].clone()]);
+    let text = format!("not removed: {0} has no .made-by-piton: rm -r {0}", folder(&copied).display());
+    stage.piton(&["backup", "production"]).expect(0).says(&text);
+    let mut left: Vec<_> =
+        backups(&stage, "production").iter().map(|backup| backup["backup"].clone()).collect();
+    let last = left.pop().unwrap();
+    assert_ne!(last, altered["backup"]);
+    assert_eq!(left, [copied["backup"].clone(), first["backup"].clone()]);
 }
 
 #[test]

@@ -67,6 +67,17 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
     let bytes: Vec<u8> = noise.take(9 << 20).collect();
     std::fs::write(uploads.path().join("film.bin"), &bytes).unwrap();
     let Some((stage, store)) = kept(&format!(", files = [{:?}]", uploads.path())) else { return };
+    // Rows that come back for as long as there is no role of that name.
+    let (production, enemy) = (stage.database("production"), format!("{}_enemy", stage.name()));
+    stage.sql(
+        &production,
+        &format!(
+            "set role {}; create function allowed() returns bool language sql as
+               $$ select not exists (select from pg_catalog.pg_roles where rolname = '{enemy}') $$;
+             create table guarded (id int check (public.allowed())); insert into guarded values (1)",
+            stage.role("production")
+        ),
+    );
     stage.piton(&["backup", "production"]).expect(0).says("is proved").says("MB copied");
     let listed = backups(&stage);
     assert_eq!([&listed[0]["stored"], &listed[1]["stored"]], [false, true], "the release's own was before");
@@ -121,8 +132,25 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
     let listed = backups(&stage);
     assert!(*listed[0]["proved"]["at"].as_str().unwrap() > *before, "{listed:?}");
 
+    // What does not come back counts as proved in neither place.
+    let is_proved_there = || store.request("GET", &format!("{place}/proved.json"), b"").unwrap().0 == 200;
+    stage.sql("postgres", &format!("create role {enemy}"));
+    stage.piton(&["prove", "production", "latest"]).expect(3).says("violates check constraint");
+    assert!(backups(&stage)[0]["proved"].is_null() && !is_proved_there());
+    stage.sql("postgres", &format!("drop role {enemy}"));
+    stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
+    assert!(is_proved_there());
+
+    // Altered there since, at its own length: the next proof of what is here makes it good.
+    let (rows_of, whole) = local.iter().find(|(name, _)| name.ends_with(".dat.gz")).unwrap();
+    let reversed: Vec<u8> = whole.iter().rev().copied().collect();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    store.request("PUT", &format!("{place}/{rows_of}"), &reversed).unwrap();
+    stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
+    assert!(store.request("GET", &format!("{place}/{rows_of}"), b"").unwrap().1 == *whole);
+    std::fs::remove_dir_all(&here).unwrap();
+
     // Somebody has written to the store.
-    let rows_of = local.iter().map(|(name, _)| name).find(|name| name.ends_with(".dat.gz")).unwrap();
     store.request("PUT", &format!("{place}/{rows_of}"), b"not what was there").unwrap();
     stage
         .piton(&["prove", "production", "latest"])
@@ -133,10 +161,7 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
     assert!(backups(&stage)[0]["proved"].is_null(), "nobody relies on it");
 
     // Altered at its own length, told by a fetch, and made good from the copy that was here.
-    let whole = local.iter().find(|(name, _)| name == rows_of).unwrap().1.clone();
-    store
-        .request("PUT", &format!("{place}/{rows_of}"), &whole.iter().rev().copied().collect::<Vec<_>>())
-        .unwrap();
+    store.request("PUT", &format!("{place}/{rows_of}"), &reversed).unwrap();
     stage.piton(&["prove", "production", "latest"]).expect(3).says("the backup was altered in the store");
     std::fs::create_dir_all(here.join("dump")).unwrap();
     for (name, text) in &local {
@@ -144,7 +169,7 @@ fn a_proved_backup_is_in_the_store_and_comes_back_from_there() {
         std::fs::write(here.join(name), text).unwrap();
     }
     stage.piton(&["prove", "production", "latest"]).expect(0).says("is proved");
-    assert!(store.request("GET", &format!("{place}/{rows_of}"), b"").unwrap().1 == whole);
+    assert!(store.request("GET", &format!("{place}/{rows_of}"), b"").unwrap().1 == *whole);
     assert!(!backups(&stage)[0]["proved"].is_null());
     std::fs::remove_dir_all(&here).unwrap();
     let file = format!("{place}/manifest.json");
