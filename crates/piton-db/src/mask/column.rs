@@ -37,6 +37,8 @@ pub(super) struct Column {
     /// Whether values are filled up with blanks.
     pub(super) padded: bool,
     pub(super) not_null: bool,
+    /// Whether its values alone have to differ.
+    pub(super) unique: bool,
     /// The value of its type that says nothing; `None` where it is not known.
     pub(super) blank: Option<&'static str>,
 }
@@ -54,6 +56,9 @@ impl Column {
             }
             Kind::Email | Kind::Name | Kind::Text if self.sort != Sort::Text => Some("it is no text"),
             Kind::Email if self.most < super::kinds::SHORTEST_EMAIL => Some("it is too short for an address"),
+            Kind::Email | Kind::Name if self.unique && self.most < kind.apart() => {
+                Some("it is unique, and too short for stand-ins that differ")
+            }
             _ => None,
         }
     }
@@ -144,7 +149,9 @@ impl Relations {
                      where t.typtype = 'd' or t.typcategory = 'A' and t.typelem <> 0
                  )
                  select a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typname::text,
-                        t.typcategory::text, b.is_array, greatest(a.atttypmod, b.typmod), a.attnotnull
+                        t.typcategory::text, b.is_array, greatest(a.atttypmod, b.typmod), a.attnotnull,
+                        exists (select from pg_catalog.pg_index i where i.indrelid = a.attrelid and i.indisunique
+                                and i.indnkeyatts = 1 and i.indkey[0] = a.attnum)
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
                  join base b on b.column_type = a.atttypid
@@ -204,6 +211,7 @@ fn column(row: &Row) -> Column {
         },
         padded: base == "bpchar" && limit.is_some() && !is_array,
         not_null: row.get(7),
+        unique: row.get(8),
         blank: if is_array { Some("{}") } else { blank(base, &category) },
     }
 }

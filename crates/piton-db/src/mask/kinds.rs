@@ -45,6 +45,15 @@ impl Kind {
             Self::Year => "year",
         }
     }
+
+    /// Returns from how many characters on a hundred thousand stand-ins differ with a good chance.
+    pub(super) fn apart(self) -> usize {
+        match self {
+            Self::Email => SHORTEST_EMAIL + 2,
+            Self::Name => 12,
+            _ => 0,
+        }
+    }
 }
 
 /// The key of an app's masks; whoever has it can tell which stand-in belongs to a value that they know.
@@ -104,7 +113,8 @@ impl MaskKey {
     fn name(&self, value: &[u8], most: usize) -> Vec<u8> {
         let mut stream = self.stream(Kind::Name, value);
         let words = value.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).count().clamp(1, 4);
-        let syllables = if words == 1 { 6 } else { 4 };
+        // So many that what was unique is unique still, among millions.
+        let syllables = [10, 5, 4, 3][words - 1];
         let mut text = Vec::new();
         for word in 0..words {
             if word > 0 {
@@ -123,14 +133,15 @@ impl MaskKey {
         // What is left of the value, so that two that differ in letters alone differ still.
         let form: Vec<u8> =
             value.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte }).collect();
-        let mut stream = self.stream(Kind::Digits, &form);
+        let mut letters = self.other_letters(value).into_iter();
+        let mut letter = || letters.next().unwrap_or(0);
         let mut other = self.other_digits(&digits, &form).into_iter();
         let mut text = Vec::with_capacity(value.len());
         for byte in value {
             text.push(match byte {
                 b'0'..=b'9' => other.next().unwrap_or(b'0'),
-                b'a'..=b'z' => b'a' + stream.below_u8(26),
-                b'A'..=b'Z' => b'A' + stream.below_u8(26),
+                b'a'..=b'z' => b'a' + letter(),
+                b'A'..=b'Z' => b'A' + letter(),
                 // A character that is no ASCII has one such byte, and others that continue it.
                 0xC0.. => b'x',
                 0x80..0xC0 => continue,
@@ -179,6 +190,28 @@ impl MaskKey {
             digits.iter().flat_map(|digit| digit.to_le_bytes()).chain(form.iter().copied()).collect();
         let mut stream = self.stream(Kind::Digits, &known);
         digits.iter().map(|_| b'0' + stream.below_u8(10)).collect()
+    }
+
+    /// Returns the places in the alphabet of other letters: a Feistel network, so that no two values of the same digits and form
+    /// become one. FF1 takes none as few as an identity number has.
+    fn other_letters(&self, value: &[u8]) -> Vec<u8> {
+        let place = |byte: &u8| byte.to_ascii_lowercase() - b'a';
+        let mut letters: Vec<u8> =
+            value.iter().filter(|byte| byte.is_ascii_alphabetic()).map(place).collect();
+        let case = |byte: &u8| match byte {
+            b'a'..=b'z' => b'a',
+            b'A'..=b'Z' => b'A',
+            other => *other,
+        };
+        let known: Vec<u8> = value.iter().map(case).collect();
+        let half = letters.len() / 2;
+        let (left, right) = letters.split_at_mut(half);
+        for round in 0..10 {
+            let (from, to) = if round % 2 == 0 { (&*left, &mut *right) } else { (&*right, &mut *left) };
+            let mut stream = self.stream(Kind::Digits, &[&[round], from, known.as_slice()].concat());
+            to.iter_mut().for_each(|letter| *letter = (*letter + stream.below_u8(26)) % 26);
+        }
+        letters
     }
 
     /// Returns words with as many characters as the value has.
@@ -345,7 +378,7 @@ mod tests {
         assert!(email.ends_with("@example.invalid") && email.len() == 41, "{email}");
         assert_eq!(key().stand_in(Kind::Email, b"ada@example.org", 30).unwrap().len(), 30);
         let name = masked(Kind::Name, "Ada Lovelace");
-        assert_eq!((name.split(' ').count(), name.len()), (2, 17), "{name}");
+        assert_eq!((name.split(' ').count(), name.len()), (2, 21), "{name}");
         let phone = masked(Kind::Digits, "+44 (0)20 7946-0018");
         let form = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "9");
         assert_eq!(form(&phone), form("+44 (0)20 7946-0018"));
@@ -399,6 +432,30 @@ mod tests {
                 (100_000..110_000).map(|number| masked(kind, &format!("{number} {number}"))).collect();
             assert_eq!(stand_ins.len(), 10_000, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn values_that_differ_in_letters_alone_differ_still() {
+        let letters = || (b'A'..=b'Z').map(char::from);
+        for rest in ["", "1", "123456"] {
+            let values = letters().flat_map(|a| letters().map(move |b| format!("{a}-{b}{rest}")));
+            let stand_ins: HashSet<String> = values.map(|value| masked(Kind::Digits, &value)).collect();
+            assert_eq!(stand_ins.len(), 26 * 26, "before {rest}");
+        }
+        let stand_ins: HashSet<String> =
+            letters().map(|letter| masked(Kind::Digits, &letter.to_string())).collect();
+        assert_eq!(stand_ins.len(), 26);
+    }
+
+    #[test]
+    fn one_word_of_a_name_keeps_people_apart() {
+        let names = |most: usize, many: u32| {
+            let stand_in = |number: u32| key().stand_in(Kind::Name, number.to_string().as_bytes(), most);
+            (0..many).filter_map(stand_in).collect::<HashSet<_>>().len()
+        };
+        assert_eq!(masked(Kind::Name, "ada").len(), 20);
+        assert_eq!(names(Kind::Name.apart(), 20_000), 20_000);
+        assert!(names(8, 20_000) < 20_000);
     }
 
     proptest! {

@@ -29,8 +29,34 @@ const NUMBERS: &[&str] = &[
     "salary",
     "income",
     "age",
+    "wage",
     "msisdn",
     "imei",
+    // Of one country each: what its people and firms are numbered by.
+    "aadhaar",
+    "bsn",
+    "cnp",
+    "cnpj",
+    "cpf",
+    "cuil",
+    "cuit",
+    "curp",
+    "dni",
+    "egn",
+    "jmbg",
+    "nhs",
+    "nie",
+    "nif",
+    "nin",
+    "nino",
+    "nric",
+    "oib",
+    "pesel",
+    "rut",
+    "sin",
+    "snils",
+    "tfn",
+    "tin",
 ];
 const BIRTH: &[&str] = &["birth", "birthday", "birthdate", "born", "dob", "death", "died"];
 const PERSONAL: &[&str] = &[
@@ -53,6 +79,20 @@ const PERSONAL: &[&str] = &[
     "nationality",
     "latitude",
     "longitude",
+    "lat",
+    "lng",
+    "lon",
+    "long",
+    "geo",
+    "geom",
+    "geometry",
+    "geography",
+    "geohash",
+    "geolocation",
+    "geopoint",
+    "coord",
+    "coordinate",
+    "gps",
     "location",
     "avatar",
     "photo",
@@ -73,8 +113,8 @@ const PERSONAL: &[&str] = &[
 const PAIRS: &[&str] = &["taxid", "nationalid", "personalid", "vatid", "vatnumber"];
 /// What a column holds that is the program's own, by the last word of its name.
 const TECHNICAL: &[&str] = &[
-    "id", "uuid", "guid", "status", "state", "type", "kind", "currency", "slug", "version", "mode", "level",
-    "role", "locale", "format", "unit", "color", "priority", "checksum", "sku", "mime",
+    "id", "uuid", "guid", "status", "type", "kind", "currency", "version", "mode", "level", "role", "locale",
+    "format", "unit", "color", "priority", "checksum", "sku", "mime",
 ];
 /// What a number is that only points at people's data or counts it, by the last word of its name.
 const REFERENCES: &[&str] = &["id", "count"];
@@ -177,6 +217,7 @@ mod tests {
             largest: None,
             padded: false,
             not_null: false,
+            unique: false,
             blank: None,
         }
     }
@@ -216,7 +257,7 @@ mod tests {
     #[test]
     fn names_and_types_tell_peoples_data() {
         use Kind::{Digits, Email, Json, Name, Null, Text, Year};
-        let technical = ["id", "order_id", "uuid", "status", "orderState", "kind", "currency", "slug"];
+        let technical = ["id", "order_id", "uuid", "status", "orderStatus", "kind", "currency"];
         for sort in [Sort::Text, Sort::Json, Sort::Content] {
             speak(sort, &technical, None);
         }
@@ -236,18 +277,36 @@ mod tests {
             "url",
             "backupCodes",
             "patient_id",
+            "slug",
+            "state",
         ];
         speak(Sort::Text, &free, Some(Text));
         speak(Sort::Json, &["settings", "payload", "contacts"], Some(Json));
         speak(Sort::Content, &["phones", "names", "photo", "ip", "tags", "search", "document"], Some(Null));
         let numbers = ["phone", "ssn", "zip", "zip_code", "account", "tax_id", "pin", "birth_year", "age"];
         speak(Sort::Number, &numbers, Some(Digits));
-        let plain =
-            ["id", "amount", "account_id", "token_count", "capacity", "allocation", "electricity", "page"];
+        let abroad =
+            ["cpf", "cpfNumber", "bsn", "pesel", "aadhaar_no", "tin", "lat", "home_lng", "latlng", "geo_x"];
+        speak(Sort::Number, &abroad, Some(Digits));
+        let plain = [
+            "id",
+            "amount",
+            "account_id",
+            "token_count",
+            "capacity",
+            "allocation",
+            "electricity",
+            "page",
+            "quantity",
+            "price",
+            "duration",
+            "platform",
+            "belong",
+        ];
         speak(Sort::Number, &plain, None);
         speak(Sort::Time, &["birthday", "dateofbirth", "born", "DOB"], Some(Year));
         speak(Sort::Time, &["created_at", "email_verified_at", "last_login"], None);
-        speak(Sort::Other, &["gender", "latitude", "token", "phones"], Some(Null));
+        speak(Sort::Other, &["gender", "latitude", "lat", "geoLng", "token", "phones"], Some(Null));
         speak(Sort::Other, &["mood", "session_id", "address_type", "ratio"], None);
         speak(Sort::Flag, &["phone_verified", "has_photo", "address"], None);
     }
