@@ -180,6 +180,16 @@ install_pgbouncer() {
     return "$installed"
 }
 
+# want_pg_cron: installs pg_cron for the server that was found; without it one thing is not tested.
+want_pg_cron() {
+    # The version is in the folder's name where the server is Debian's.
+    version=${postgres%/bin}
+    version=${version##*/}
+    [ -e "/usr/share/postgresql/$version/extension/pg_cron.control" ] ||
+        { [ "$version" -gt 0 ] 2>/dev/null && apt_install "postgresql-$version-cron"; } ||
+        say "pg_cron is missing, so that it is not tested"
+}
+
 # want_peers: puts what Piton works with into target/tools, migration tools and a store; one that cannot be had is not tested.
 want_peers() {
     want_python_tools || say "Alembic, Django and moto are missing: neither they nor backups in a store are tested"

@@ -1,6 +1,6 @@
 //! A backup: a dump at an exported snapshot, summed row for row from its own bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
 use crate::manifest::{FileSum, MadeFor, Manifest, SequenceAt, Uncommitted};
-use crate::mask::{LargeObjects, Mask, MaskKey, TableMask, TableMasks};
+use crate::mask::{LargeObjects, Mask, MaskKey, Rules, TableMask, TableMasks};
 use crate::progress::{self, OnReport, Progress, Report};
 use crate::properties::Properties;
 use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects, neutral, versions};
+use crate::{Database, DbError, dumpfile, files, large_objects, neutral, toc, versions};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -33,6 +33,8 @@ pub struct DumpOptions {
     pub jobs: u32,
     /// How long to wait for a table that somebody holds an exclusive lock on.
     pub lock_wait: Duration,
+    /// Tables of which no row is copied, as `schema.table`, or `table` in `public`; none where the dump is a backup.
+    pub empty: BTreeSet<String>,
     /// What is masked, and with which key; `None` where the dump is a backup.
     pub mask: Option<(Mask, MaskKey)>,
     /// What belongs to the backup besides the database.
@@ -54,11 +56,17 @@ pub struct Beside {
 
 impl Default for DumpOptions {
     fn default() -> Self {
-        Self { jobs: 2, lock_wait: Duration::from_secs(10), mask: None, beside: Beside::default() }
+        Self {
+            jobs: 2,
+            lock_wait: Duration::from_secs(10),
+            empty: BTreeSet::new(),
+            mask: None,
+            beside: Beside::default(),
+        }
     }
 }
 
-/// Builds the command that dumps a database into the backup's folder.
+/// Builds the command that dumps a database into the backup's folder, for its own environment or for another one.
 ///
 /// gzip at level 1 is what every pg_dump can write; level 6, its default, costs three times the processor for a tenth less disk.
 pub fn dump_command(
@@ -66,6 +74,7 @@ pub fn dump_command(
     database: &Database,
     dir: &Path,
     snapshot: &str,
+    for_another: bool,
     options: &DumpOptions,
 ) -> Command {
     let command = database.tool_env(Command::new(tools.pg_dump.display().to_string()).args([
@@ -79,10 +88,18 @@ pub fn dump_command(
         "--no-password".to_owned(),
         "--verbose".to_owned(),
     ]));
-    if options.drops_large_objects() { command.args(["--no-blobs"]) } else { command }
+    // They are not restored there, and hold passwords.
+    let command = if for_another { command.arg("--no-subscriptions") } else { command };
+    if options.drops_large_objects() { command.arg("--no-blobs") } else { command }
 }
 
 impl DumpOptions {
+    /// Returns what of the rows is left out or masked; `None` where the dump is a backup.
+    fn rules(&self) -> Option<Rules<'_>> {
+        let mask = self.mask.as_ref().map(|(mask, _)| mask);
+        (mask.is_some() || !self.empty.is_empty()).then_some(Rules { empty: &self.empty, mask })
+    }
+
     fn drops_large_objects(&self) -> bool {
         self.mask.as_ref().is_some_and(|(mask, _)| mask.large_objects == Some(LargeObjects::Drop))
     }
@@ -150,33 +167,44 @@ async fn dump_claimed(
     let client = database.connect().await?;
     let source = identity::identity(&client).await?;
     let tools = Tools::find(source.major()).await?;
-    if let Some((mask, _)) = &options.mask {
+    if let Some(rules) = options.rules() {
         // Before anything is written that would have to be masked.
-        mask.fits(&client).await?;
+        rules.fit(&client).await?;
     }
     let snapshot = Snapshot::take(&client, options.lock_wait).await?;
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
-    let structure = Structure::read(&client).await?;
+    let mut structure = Structure::read(&client).await?;
     let sequences = sequences(&client).await?;
     let mut large_objects = match options.drops_large_objects() {
         true => BTreeMap::new(),
         false => large_objects::list(&client).await?,
     };
     let foreign_views = neutral::foreign_views(&client).await?;
-    let properties = Properties::read(&client, &source.name).await?;
+    let mut properties = Properties::read(&client, &source.name).await?;
+    let for_another = made_for.from.is_some();
+    if for_another {
+        structure = structure.without_passwords();
+        properties = properties.for_others();
+    }
     let collations = versions::collations(&client).await?;
     let size = client
         .query_one("select pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
         .await
         .doing(|| format!("measure {}", source.name))?;
-    let masks = match &options.mask {
-        Some((mask, key)) => Some((mask.of_tables(&client, &snapshot.tables).await?, key.clone())),
+    let masks = match options.rules() {
+        Some(rules) => {
+            let key = options.mask.as_ref().map(|(_, key)| key);
+            Some(rules.of_tables(&client, &snapshot.tables, key).await?)
+        }
         None => None,
     };
 
-    let command = dump_command(&tools, database, dir, &snapshot.id, &options);
+    let command = dump_command(&tools, database, dir, &snapshot.id, for_another, &options);
     run_dump(&command, dir, snapshot.tables.len() as u64, report).await?;
     drop(client);
+    if for_another {
+        toc::blank_secrets(&dir.join(DUMP))?;
+    }
 
     let archives = options.beside.take(dir, report).await?;
     let sums = sum_dump(&tools, dir, &snapshot.tables, masks, options.jobs, report).await?;
@@ -377,7 +405,7 @@ async fn sum_dump(
     tools: &Tools,
     dir: &Path,
     tables: &[Table],
-    masks: Option<(TableMasks, MaskKey)>,
+    masks: Option<TableMasks>,
     jobs: u32,
     report: OnReport<'_>,
 ) -> Result<Sums, DbError> {
@@ -400,10 +428,11 @@ async fn sum_dump(
             let masks = masks.clone();
             working.spawn_blocking(move || -> Result<_, DbError> {
                 if let (Some(masks), Some(oid)) = (masks, oid) {
-                    let (masks, key) = &*masks;
                     // A table that nobody has looked at is not copied as it is.
                     let mask = masks.get(&oid).unwrap_or(&TableMask::Empty);
-                    dumpfile::rewrite(&path, |row, line| mask.row(key, row, line))?;
+                    if !matches!(mask, TableMask::Untouched) {
+                        dumpfile::rewrite(&path, |row, line| mask.row(row, line))?;
+                    }
                 }
                 let (sum, holds) = match (table, large_object(&file)) {
                     (Some(table), _) => {

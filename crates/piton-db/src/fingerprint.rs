@@ -46,6 +46,8 @@ const CONNECTIONS: &str = include_str!("catalogue/connections.sql");
 
 /// What the listing's log-ins on foreign servers begin with.
 pub(crate) const USER_MAPPING: &str = "user mapping for ";
+/// What its connections of subscriptions begin with.
+const CONNECTION: &str = "connection of subscription ";
 
 /// The canonical listing of a database's objects: `column public."User".email` → `text not null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,18 +158,25 @@ impl Structure {
     /// Returns the structure without subscriptions, to compare with a clone: `CREATE DATABASE ... TEMPLATE` does not copy them.
     #[must_use]
     pub fn without_subscriptions(&self) -> Self {
-        self.without(&[
-            "subscription ",
-            "owner of subscription ",
-            "connection of subscription ",
-            "comment on subscription ",
-        ])
+        self.without(&["subscription ", "owner of subscription ", CONNECTION, "comment on subscription "])
     }
 
     /// Returns the structure without log-ins on foreign servers, which a rehearsal's copy has not got either.
     #[must_use]
     pub fn without_user_mappings(&self) -> Self {
         self.without(&[USER_MAPPING])
+    }
+
+    /// Returns the structure without what it holds of passwords, hashed as they are: what somebody chose can be found by trying.
+    #[must_use]
+    pub(crate) fn without_passwords(&self) -> Self {
+        let mut kept = self.without(&[CONNECTION]);
+        for (key, definition) in &mut kept.0 {
+            if key.starts_with(USER_MAPPING) {
+                definition.clear();
+            }
+        }
+        kept
     }
 
     fn without(&self, beginnings: &[&str]) -> Self {

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod backup;
 pub mod blockers;
 pub mod changes;
+mod cron;
 mod dumpfile;
 mod error;
 pub mod facts;
@@ -35,6 +36,7 @@ pub mod swap;
 mod tables;
 mod target;
 mod tls;
+mod toc;
 pub mod tools;
 pub mod versions;
 

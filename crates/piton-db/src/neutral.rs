@@ -1,4 +1,4 @@
-//! Takes from a copy what would reach out of it: a copy that is started must not act as its original.
+//! Leaves out of a copy what would reach out of it: a copy that is started must not act as its original.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use tokio_postgres::Client;
 use crate::error::Doing;
 use crate::fingerprint::USER_MAPPING;
 use crate::manifest::Manifest;
-use crate::{Database, DbError, quote};
+use crate::{Database, DbError, cron, quote};
 
-/// What was taken from a copy.
+/// What a copy for another environment is without.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neutralised {
     /// Subscriptions, which would fetch the publisher's changes: not restored.
@@ -20,12 +20,35 @@ pub struct Neutralised {
     /// Materialized views that read from elsewhere: not filled.
     #[serde(default)]
     pub foreign_views: Vec<String>,
-    /// How many jobs of pg_cron were switched off.
-    pub jobs: u64,
+    /// Whether the original has pg_cron: neither it nor its jobs are restored.
+    #[serde(default)]
+    pub cron: bool,
+    /// Foreign servers that nobody has a log-in on: what is read there without one, a file, is read through the copy as well.
+    #[serde(default)]
+    pub open_servers: Vec<String>,
 }
 
 impl Neutralised {
-    /// Says what was taken, in words; `None` when there was nothing.
+    /// Tells what a copy of a backup is without.
+    pub fn of(manifest: &Manifest) -> Self {
+        let named = |kind: &str| {
+            let names = manifest.structure.0.keys().filter_map(|key| key.strip_prefix(kind));
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let user_mappings = named(USER_MAPPING);
+        let mut open_servers = named("foreign server ");
+        open_servers
+            .retain(|server| !user_mappings.iter().any(|log_in| log_in.ends_with(&format!(" at {server}"))));
+        Self {
+            subscriptions: named("subscription "),
+            user_mappings,
+            foreign_views: manifest.foreign_views.values().cloned().collect(),
+            cron: cron::is_in(&manifest.structure),
+            open_servers,
+        }
+    }
+
+    /// Says what it is without, in words; `None` when that is nothing.
     pub fn in_words(&self) -> Option<String> {
         let count = |number: u64, one: &str, many: &str| match number {
             0 => None,
@@ -44,30 +67,11 @@ impl Neutralised {
                 "materialized view of foreign rows",
                 "materialized views of foreign rows",
             ),
-            count(self.jobs, "scheduled job", "scheduled jobs"),
+            self.cron.then(|| "pg_cron with its jobs".to_owned()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() { None } else { Some(parts.join(", ")) }
     }
-}
-
-/// Switches a copy's scheduled jobs off, and tells what besides them was left out when it was restored; may be repeated.
-///
-/// Only for a database that Piton made.
-///
-/// # Errors
-/// [`DbError::Privilege`] when the user may not.
-pub async fn apply(copy: &Database, manifest: &Manifest) -> Result<Neutralised, DbError> {
-    let client = copy.connect().await?;
-    let named = |kind: &str| {
-        manifest.structure.0.keys().filter_map(|key| Some(key.strip_prefix(kind)?.to_owned())).collect()
-    };
-    Ok(Neutralised {
-        subscriptions: named("subscription "),
-        user_mappings: named(USER_MAPPING),
-        foreign_views: manifest.foreign_views.values().cloned().collect(),
-        jobs: switch_off_jobs(&client).await?,
-    })
 }
 
 /// What reads foreign tables or calls dblink, through views, functions and partitions as well; inside the text of a function
@@ -139,8 +143,12 @@ pub(crate) fn reaches_out(line: &str, foreign_views: &BTreeMap<u32, String>) -> 
             && oid.is_some_and(|oid| foreign_views.contains_key(&oid))
 }
 
-/// Drops the subscriptions of the session's database; the slots at the publisher, which are the original's, stay.
-pub(crate) async fn drop_subscriptions(client: &Client) -> Result<Vec<String>, DbError> {
+/// Parts a copy's subscriptions from their slots at the publisher, which are the original's: dropped as they are restored, they
+/// would drop these.
+///
+/// # Errors
+/// [`DbError::Privilege`] when the user may not.
+pub async fn part_from_slots(client: &Client) -> Result<Vec<String>, DbError> {
     let rows = client
         .query(
             "select subname::text from pg_catalog.pg_subscription
@@ -149,23 +157,31 @@ pub(crate) async fn drop_subscriptions(client: &Client) -> Result<Vec<String>, D
         )
         .await
         .doing(|| "list the subscriptions".into())?;
-    let mut dropped = Vec::new();
+    let mut parted = Vec::new();
     for row in rows {
         let name: String = row.get(0);
         let quoted = quote::ident(&name);
         for statement in [
             format!("alter subscription {quoted} disable"),
             format!("alter subscription {quoted} set (slot_name = none)"),
-            format!("drop subscription {quoted}"),
         ] {
             client.batch_execute(&statement).await.needing(
-                || format!("drop the subscription {name} of a copy"),
+                || format!("part the subscription {name} of a copy from the original's slot"),
                 || format!("ALTER SUBSCRIPTION {quoted} OWNER TO the user"),
             )?;
         }
-        dropped.push(name);
+        parted.push(name);
     }
-    Ok(dropped)
+    Ok(parted)
+}
+
+/// Drops the subscriptions of a copy; the slots at the publisher, which are the original's, stay.
+pub(crate) async fn drop_subscriptions(client: &Client) -> Result<(), DbError> {
+    for name in part_from_slots(client).await? {
+        let drop = format!("drop subscription {}", quote::ident(&name));
+        client.batch_execute(&drop).await.doing(|| format!("drop the subscription {name} of a copy"))?;
+    }
+    Ok(())
 }
 
 /// Drops a copy's log-ins on foreign servers: what a migration would do there, it would do to the real ones.
@@ -195,24 +211,6 @@ pub async fn drop_user_mappings(copy: &Database) -> Result<Vec<String>, DbError>
         dropped.push(format!("{user} at {server}"));
     }
     Ok(dropped)
-}
-
-async fn switch_off_jobs(client: &Client) -> Result<u64, DbError> {
-    let there: bool = client
-        .query_one("select pg_catalog.to_regclass('cron.job') is not null", &[])
-        .await
-        .doing(|| "look for scheduled jobs".into())?
-        .get(0);
-    if !there {
-        return Ok(0);
-    }
-    // Its row security shows everybody their own jobs alone: an error is better than the others' jobs still on.
-    let off = client.batch_execute("set row_security = off").await;
-    off.doing(|| "see everybody's scheduled jobs".into())?;
-    client.execute("update cron.job set active = false where active", &[]).await.needing(
-        || "switch a copy's scheduled jobs off".into(),
-        || "GRANT SELECT, UPDATE ON cron.job TO the user; ALTER ROLE the user BYPASSRLS".into(),
-    )
 }
 
 #[cfg(test)]

@@ -140,6 +140,16 @@ impl Properties {
         })
     }
 
+    /// Keeps of the settings those that another environment's copy takes along.
+    ///
+    /// Its server need not have the roles; and what an app or an extension calls its own may be a secret, or name production's
+    /// services.
+    #[must_use]
+    pub(crate) fn for_others(mut self) -> Self {
+        self.settings.retain(|setting| setting.role.is_none() && !setting.name.contains('.'));
+        self
+    }
+
     /// Returns the options of `CREATE DATABASE` that make an empty database read and sort text like this one, in its tablespace.
     pub(crate) fn create_options(&self) -> String {
         let literal = |name: &str, value: &str| format!(" {name} = {}", quote::literal(value));

@@ -21,7 +21,7 @@ use crate::properties::DEFAULT_TABLESPACE;
 use crate::rowsum::RowSum;
 use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::versions::{self, OtherVersion};
-use crate::{Database, DbError, neutral};
+use crate::{Database, DbError, cron, neutral};
 
 /// Whose a restored copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +111,15 @@ async fn fill(
         manifest.properties.apply_owner(&client, &into.dbname).await?;
     }
     versions::create_extensions(&client, &manifest.structure).await?;
-    let list = match manifest.made_for.from {
-        Some(_) => Some(harmless(&tools, manifest, dir, report).await?),
-        None => None,
+    let for_another = manifest.made_for.from.is_some();
+    let without_cron = cron::is_in(&manifest.structure) && (for_another || !cron::can_be_here(&client).await);
+    let left_out = |line: &str| {
+        for_another && neutral::reaches_out(line, &manifest.foreign_views)
+            || without_cron && cron::is_entry(line)
+    };
+    let list = match for_another || without_cron {
+        true => Some(list_without(&tools, dir, left_out, report).await?),
+        false => None,
     };
     let command = restore_command(&tools, into, dir, list.as_ref().map(NamedTempFile::path), owners, jobs);
     let total = manifest.tables.len() as u64;
@@ -127,31 +133,24 @@ async fn fill(
     WorkMark::restore_into(into).run(&command, report, on_line).await?;
     neutral::analyze(&client).await?;
     if owners == Owners::Restorer {
-        // The roles of the other environment may not be here; what is set for everybody is the app's own.
-        let mut everybodys = manifest.properties.clone();
-        everybodys.settings.retain(|setting| setting.role.is_none());
-        if manifest.made_for.from.is_some() {
-            // What an app or an extension calls its own may be a secret, or name production's services.
-            everybodys.settings.retain(|setting| !setting.name.contains('.'));
-        }
-        return everybodys.apply_settings(&client, &into.dbname).await;
+        return manifest.properties.clone().for_others().apply_settings(&client, &into.dbname).await;
     }
     // Whoever swaps this database in expects the original's owner, limits and settings; neither dump nor rename carries them.
     manifest.properties.apply(&client, &into.dbname).await?;
     identity::set_own_comment(&client, &into.dbname, manifest.properties.comment.as_deref()).await
 }
 
-/// Lists what of a dump is restored for another environment: whatever does not reach out.
-async fn harmless(
+/// Lists what of a dump is restored: whatever is not left out.
+async fn list_without(
     tools: &Tools,
-    manifest: &Manifest,
     dir: &Path,
+    left_out: impl Fn(&str) -> bool,
     report: OnReport<'_>,
 ) -> Result<NamedTempFile, DbError> {
     let command = backup::list_command(tools, dir);
     let mut kept = String::new();
     let output = progress::run(&command, &command, report, |line, _| {
-        if !neutral::reaches_out(line, &manifest.foreign_views) {
+        if !left_out(line) {
             kept.push_str(line);
             kept.push('\n');
         }
@@ -253,6 +252,8 @@ pub struct Proof {
     pub differences: Vec<Difference>,
     /// What the server has in another version than the original's: told apart, because it is no fault of the backup.
     pub versions: Vec<OtherVersion>,
+    /// Whether the copy is without pg_cron, which the original has.
+    pub without_cron: bool,
 }
 
 impl Proof {
@@ -291,14 +292,23 @@ pub async fn compare(
             }
         }
     }
+    let without_cron = cron::is_in(&wanted) && !cron::is_in(&structure);
+    let left_out = |table: &str| without_cron && cron::is_its_table(table);
+    if without_cron {
+        wanted.0.retain(|object, _| !cron::is_its(object));
+    }
     let rows = read_rows(&client, manifest, progress).await?;
-    let mut differences = differing_rows(&manifest.rows, &rows);
+    let dumped = manifest.rows.iter().filter(|(table, _)| !left_out(table));
+    let mut differences = differing_rows(&dumped.map(|(table, sum)| (table.clone(), *sum)).collect(), &rows);
     let (mut versions, changes) = versions::other_extensions(wanted.changes_to(&structure));
     versions
         .extend(versions::other_collations(&manifest.collations, &versions::own_collations(&client).await?));
     differences.extend(changes.into_iter().map(Difference::Object));
     let sequences = backup::sequences(&client).await?;
     for (name, source) in &manifest.sequences {
+        if without_cron && cron::is_its(name) {
+            continue;
+        }
         let restored = sequences.get(name).map(|at| at.last);
         if !restored.is_some_and(|restored| has_reached(source, restored)) {
             differences.push(Difference::Sequence { name: name.clone(), source: source.last, restored });
@@ -312,6 +322,7 @@ pub async fn compare(
         objects: structure.0.len() as u64,
         differences,
         versions,
+        without_cron,
     })
 }
 

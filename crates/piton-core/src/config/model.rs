@@ -198,6 +198,8 @@ pub(super) struct Data {
     pub fresh: Option<bool>,
     /// The command that fills a fresh database, like `node prisma/seed.js`. Default: it stays without rows.
     pub seed: Option<String>,
+    /// Tables whose rows are not copied, like `["outbox", "sessions"]`. Default: none.
+    pub empty: Option<Vec<String>>,
     /// The file that says how people's data are masked on the way, like `mask.toml`. Default: none, the rows are copied as they are.
     pub mask: Option<String>,
 }

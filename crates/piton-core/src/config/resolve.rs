@@ -1,6 +1,6 @@
 //! Turns the file into the settings of one environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -189,6 +189,10 @@ fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<Da
         return Some(Data::Fresh { seed });
     };
     cx.note(&asked.own("data.from"), from);
+    let empty: BTreeSet<String> = data.empty.iter().flatten().cloned().collect();
+    if !empty.is_empty() {
+        cx.note(&asked.own("data.empty"), empty.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
     let path = asked.own("data.mask");
     let file = cx.optional(&path, data.mask.as_deref(), parse_folder)?;
     let mask = match file {
@@ -207,7 +211,7 @@ fn data(asked: Asked<'_>, data: &model::Data, cx: &mut Context<'_>) -> Option<Da
             }
         }
     };
-    Some(Data::From(DataFrom { environment: from.clone(), mask }))
+    Some(Data::From(DataFrom { environment: from.clone(), empty, mask }))
 }
 
 /// Reads a folder or file of the app, which has to be there in every checkout of it.

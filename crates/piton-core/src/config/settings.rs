@@ -220,6 +220,8 @@ impl Data {
 pub struct DataFrom {
     /// The environment's name.
     pub environment: String,
+    /// Tables of which no row is copied, as `schema.table`, or `table` in `public`.
+    pub empty: BTreeSet<String>,
     /// How people's data are masked on the way; `None` where the rows are copied as they are.
     pub mask: Option<MaskFile>,
 }

@@ -132,6 +132,10 @@ impl Validation<'_> {
             let what = "a fresh database has nobody's data to mask";
             self.refuse(&path("data.mask"), what, "remove `mask`");
         }
+        if data.from.is_none() && data.fresh == Some(true) && data.empty.is_some() {
+            let what = "a fresh database has no rows to leave out";
+            self.refuse(&path("data.empty"), what, "remove `empty`");
+        }
     }
 
     fn must_exist(&mut self, path: &str, name: &str) {

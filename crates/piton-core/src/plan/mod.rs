@@ -344,8 +344,9 @@ impl Draft<'_> {
         let size = self.facts.source.as_ref().map(size_words);
         let data = from.as_ref().and(self.settings.data.as_ref()).and_then(Data::source);
         let mask = data.and_then(|data| data.mask.clone());
+        let empty = data.map(|data| data.empty.clone()).unwrap_or_default();
         let own = from.is_none();
-        self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from, mask }, size);
+        self.add_with("backup", Phase::Backup, Backup { folder: folder.clone(), from, empty, mask }, size);
         self.add("prove", Phase::Prove, Proof { folder: folder.clone(), golden: names.golden.clone() });
         // What staging is made from is production's, and kept there.
         if own {

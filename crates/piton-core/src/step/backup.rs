@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -6,10 +7,11 @@ use piton_db::backup::{self, Beside, DumpOptions};
 use piton_db::identity::{self, Purpose};
 use piton_db::manifest::{self, MadeFor, Manifest, Proved, Uncommitted};
 use piton_db::mask::{MaskKey, Problem};
+use piton_db::neutral::Neutralised;
 use piton_db::prove::{self, Difference, Owners};
 use piton_db::tools::Tools;
 use piton_db::versions::OtherVersion;
-use piton_db::{Database, DbError, Progress, Report, locate, neutral};
+use piton_db::{Database, DbError, Progress, Report, locate};
 use piton_exec::{Command, local};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,6 +32,9 @@ pub struct Backup {
     pub folder: PathBuf,
     /// The environment whose database is dumped, when it is not the release's own.
     pub from: Option<String>,
+    /// Tables of which it holds no row; none in a backup.
+    #[serde(default)]
+    pub empty: BTreeSet<String>,
     /// How people's data are masked in it; `None` in a backup.
     #[serde(default)]
     pub mask: Option<MaskFile>,
@@ -139,11 +144,19 @@ impl Act for Backup {
             .mask
             .as_ref()
             .map_or_else(String::new, |mask| format!(", masked by {}", mask.file.display()));
-        let does = format!("{}'s database into {}{masked}", source.environment, folder.display());
+        let empty: Vec<&str> = self.empty.iter().map(String::as_str).collect();
+        let without = if empty.is_empty() {
+            String::new()
+        } else {
+            format!(" without the rows of {}", empty.join(", "))
+        };
+        let does = format!("{}'s database{without} into {}{masked}", source.environment, folder.display());
         let words = Words::new(does, "an unfinished one is removed, a whole one is kept");
         let Ok(database) = super::database_of(source) else { return words };
         let options = DumpOptions { jobs: JOBS, ..DumpOptions::default() };
-        words.with([backup::dump_command(&named("dump"), &database, &self.folder, "SNAPSHOT", &options)])
+        let for_another = self.from.is_some();
+        let tools = named("dump");
+        words.with([backup::dump_command(&tools, &database, &self.folder, "SNAPSHOT", for_another, &options)])
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -159,7 +172,8 @@ impl Act for Backup {
             None => None,
         };
         let beside = if self.from.is_some() { Beside::default() } else { beside(ctx).await? };
-        let options = DumpOptions { jobs: JOBS, mask, beside, ..DumpOptions::default() };
+        let empty = self.empty.clone();
+        let options = DumpOptions { jobs: JOBS, empty, mask, beside, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
             // The environment's own folder: the one above may be anything, such as a person's home.
             files::private_folder(parent).map_err(|error| self.failed(ctx, &error))?;
@@ -169,9 +183,9 @@ impl Act for Backup {
         let dumped =
             backup::dump(&source, &self.folder, &made_for(ctx, self.from.as_ref()), options, &mut take).await;
         reports.all_written()?;
-        let manifest = dumped.map_err(|error| match (&self.mask, &error) {
-            (Some(mask), DbError::Mask { problems }) => {
-                unmasked(&ctx.plan.environment, ctx.plan.job, mask, problems)
+        let manifest = dumped.map_err(|error| match &error {
+            DbError::Mask { problems } => {
+                unmasked(&ctx.plan.environment, ctx.plan.job, self.mask.as_ref(), problems)
             }
             _ => self.failed(ctx, &error),
         })?;
@@ -313,13 +327,22 @@ impl Proof {
     }
 }
 
-/// A copy that the database may go back to has its extensions in the same versions: an update would come along unasked.
-fn may_take_its_place(ctx: &Ctx<'_, '_>, versions: &[OtherVersion]) -> Result<(), Fault> {
-    let extensions: Vec<&OtherVersion> = versions.iter().filter(|other| other.is_extension()).collect();
+/// A copy that the database may go back to has all its extensions, in the same versions: an update would come along unasked.
+fn may_take_its_place(ctx: &Ctx<'_, '_>, proof: &prove::Proof) -> Result<(), Fault> {
+    let environment = &ctx.plan.environment;
+    if proof.without_cron {
+        return Err(Fault::release(format!("{environment}'s scheduled jobs would be lost on the way back"))
+            .because("the database has pg_cron, which only the one that cron.database_name names can have: no copy of it can")
+            .hint(format!(
+                "let another database have it: set cron.database_name = 'postgres', restart the server, create extension pg_cron in \
+                 postgres, and schedule the jobs there by cron.schedule_in_database; drop extension pg_cron in {environment}'s \
+                 database; then piton deploy {environment}"
+            )));
+    }
+    let extensions: Vec<&OtherVersion> = proof.versions.iter().filter(|other| other.is_extension()).collect();
     if extensions.is_empty() {
         return Ok(());
     }
-    let environment = &ctx.plan.environment;
     let mut fault = Fault::release(format!("{environment}'s extensions cannot be restored as they are"))
         .because("that is done in the schemas public and pg_catalog, where the server has the version");
     fault.why.extend(extensions.iter().map(|other| format!("in the restored copy, {other}")));
@@ -387,17 +410,23 @@ async fn beside(ctx: &Ctx<'_, '_>) -> Result<Beside, Fault> {
 }
 
 /// Refuses to copy people's data of which nobody has said what becomes of them.
-pub(super) fn unmasked(environment: &str, job: Job, mask: &MaskFile, problems: &[Problem]) -> Fault {
-    let file = mask.file.display();
-    let mut fault = Fault::release(format!("{file} does not say what becomes of all people's data"));
+pub(super) fn unmasked(environment: &str, job: Job, mask: Option<&MaskFile>, problems: &[Problem]) -> Fault {
+    let of_mask = |problem: &Problem| !matches!(problem, Problem::NothingToEmpty(_));
+    let mask = mask.filter(|_| problems.iter().any(of_mask));
+    let file = mask.map_or(Path::new("piton.toml"), |mask| &mask.file).display();
+    let mut fault = Fault::release(match mask {
+        Some(_) => format!("{file} does not say what becomes of all people's data"),
+        None => format!("{file} leaves out of {environment}'s data what is not there"),
+    });
+    let line = |problem: &Problem| problem.line(&mask?.mask);
     for problem in problems.iter().take(MOST_PROBLEMS) {
-        let line = problem.line().map_or_else(String::new, |line| format!("; {line}"));
+        let line = line(problem).map_or_else(String::new, |line| format!("; {line}"));
         fault = fault.because(format!("{problem}{line}"));
     }
     if let more @ 1.. = problems.len().saturating_sub(MOST_PROBLEMS) {
         fault = fault.because(format!("and {more} more"));
     }
-    let mend = if problems.iter().any(|problem| problem.line().is_some()) {
+    let mend = if problems.iter().any(|problem| line(problem).is_some()) {
         format!(
             "write into {file} what is missing, for each column the kind that fits: keep, null, blank, email, name, digits, text, json or year"
         )
@@ -448,7 +477,7 @@ fn not_restored(ctx: &Ctx<'_, '_>, folder: &Path, manifest: &Manifest, error: &D
         }
         .hint(format!(
             "give that column another kind in {}: columns that refer to each other the same one, unique columns one that keeps values \
-             apart (email, name, or digits from six on); then piton {} {}",
+             apart (email; name of 12 characters or more; digits from six on; keep); then piton {} {}",
             mask.file.display(),
             if ctx.plan.job.takes_data() { ctx.plan.job } else { Job::Clone }.command(),
             ctx.plan.environment
@@ -516,7 +545,7 @@ impl Act for Proof {
         }
         self.record(&manifest, &golden, &proof).await?;
         if ctx.plan.job == Job::Release && owners == Owners::Kept {
-            may_take_its_place(ctx, &proof.versions)?;
+            may_take_its_place(ctx, &proof)?;
         }
         let versions: Vec<String> = proof.versions.iter().map(ToString::to_string).collect();
         let mut outcome = json!({
@@ -524,11 +553,10 @@ impl Act for Proof {
             "rows": proof.rows,
             "objects": proof.objects,
             "versions": versions,
+            "without_cron": proof.without_cron,
         });
         if owners == Owners::Restorer {
-            // Proved as it is, and only then made harmless: what is cloned from it starts in another environment.
-            let taken = neutral::apply(&golden, &manifest).await;
-            outcome["neutralised"] = json!(taken.or_fault(|| "the copy cannot be made harmless".into())?);
+            outcome["neutralised"] = json!(Neutralised::of(&manifest));
         }
         Ok(outcome)
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use piton_db::manifest::Manifest;
+use piton_db::mask::Rules;
 use piton_db::migrate::MigrationError;
 use piton_db::{Database, DbError, facts, identity, quote};
 use piton_exec::{Command, local};
@@ -396,14 +397,17 @@ fn secrets_guard(world: &World) -> Result<(), Fault> {
         .hint(format!("put the right key into the env_file of {environment}")))
 }
 
-/// Where data are masked on the way, it is said of every column that looks like people's what becomes of it.
+/// Where data are masked on the way, it is said of every column that looks like people's what becomes of it; and what is to be
+/// left empty is there.
 async fn mask_guard(world: &World, job: Job) -> Result<(), Fault> {
-    let mask = world.settings.data.as_ref().and_then(Data::source).and_then(|data| data.mask.as_ref());
-    let (Some(mask), Some(source)) = (mask, &world.from) else { return Ok(()) };
+    let data = world.settings.data.as_ref().and_then(Data::source);
+    let (Some(data), Some(source)) = (data, &world.from) else { return Ok(()) };
+    let (empty, mask) = (&data.empty, data.mask.as_ref());
     let Some(database) = database(source)? else { return Ok(()) };
     // A database that is away keeps the backup from being made.
     let Ok(client) = database.connect().await else { return Ok(()) };
-    let problems = mask.mask.problems(&client).await.or_fault(|| format!("{database} cannot be read"))?;
+    let rules = Rules { empty, mask: mask.map(|mask| &mask.mask) };
+    let problems = rules.problems(&client).await.or_fault(|| format!("{database} cannot be read"))?;
     if problems.is_empty() {
         return Ok(());
     }

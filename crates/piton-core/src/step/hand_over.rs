@@ -1,4 +1,5 @@
 use piton_db::identity::{self, Purpose};
+use piton_db::neutral;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +27,12 @@ impl Act for HandOver {
         if !place.mark.valid().is_some_and(|mark| mark.label == label) {
             return Ok(Value::Null);
         }
+        // Whoever drops one as it was restored, drops the original's slot at the publisher.
+        let inside = database.connect().await.or_fault(unreachable)?;
+        neutral::part_from_slots(&inside)
+            .await
+            .or_fault(|| format!("the subscriptions of {} cannot be parted from their slots", self.name))?;
+        drop(inside);
         let client = database.maintenance().await.or_fault(unreachable)?;
         identity::clear_mark(&client, &self.name)
             .await

@@ -123,8 +123,20 @@ impl Step {
         match self {
             Step::Rehearse(_) => rehearsal::more(outcome),
             Step::Proof(_) => {
-                let versions = texts(outcome, "versions");
-                (!versions.is_empty()).then(|| versions.join("; "))
+                let mut told: Vec<String> = texts(outcome, "versions").into_iter().map(str::to_owned).collect();
+                let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
+                match taken {
+                    Some(taken) if !taken.open_servers.is_empty() => told.push(format!(
+                        "what is read without a log-in is read through the copy as well: foreign server {}",
+                        taken.open_servers.join(", ")
+                    )),
+                    None if outcome.get("without_cron").and_then(Value::as_bool) == Some(true) => told.push(
+                        "without pg_cron, its jobs and its schema: only the database that cron.database_name names can have it"
+                            .into(),
+                    ),
+                    _ => {}
+                }
+                (!told.is_empty()).then(|| told.join("; "))
             }
             Step::Prune(_) => {
                 let not_removed = texts(outcome, "not_removed");

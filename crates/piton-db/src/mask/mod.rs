@@ -12,27 +12,52 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use memchr::memchr;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio_postgres::Client;
 
 pub use kinds::{Kind, MaskKey};
 
 use self::column::{Column, Relation, Relations};
 use crate::error::Doing;
-use crate::{DbError, Table};
+use crate::{DbError, Table, cron};
 
 /// What is masked, as a person has written it down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mask {
-    /// Tables of which no row is copied, as `schema.table`, or `table` in `public`: outboxes, sessions, queues.
-    #[serde(default)]
-    pub empty: BTreeSet<String>,
     /// What becomes of large objects, which nobody can look into.
     pub large_objects: Option<LargeObjects>,
-    /// The kind of each column, by table and column.
-    #[serde(default)]
-    pub columns: BTreeMap<String, BTreeMap<String, Kind>>,
+    /// The kind of each column, by table and column; a table is `schema.table`, or `table` in `public`.
+    #[serde(default, deserialize_with = "tables_once")]
+    pub columns: Columns,
+}
+
+type Columns = BTreeMap<String, BTreeMap<String, Kind>>;
+
+/// Refuses two spellings of one table: the lines below one of them would say nothing.
+fn tables_once<'de, D: Deserializer<'de>>(from: D) -> Result<Columns, D::Error> {
+    let columns = Columns::deserialize(from)?;
+    let mut spelled = BTreeMap::new();
+    for table in columns.keys() {
+        if let Some(other) = spelled.insert(full(table), table) {
+            return Err(D::Error::custom(format!(
+                "{} and {} are one table: write the lines of both below one of them",
+                heading(other),
+                heading(table)
+            )));
+        }
+    }
+    Ok(columns)
+}
+
+/// What another environment gets of a database's rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Tables of which no row is copied, as `schema.table`, or `table` in `public`: outboxes, sessions, queues.
+    pub empty: &'a BTreeSet<String>,
+    /// How the other rows are masked; `None` where they are copied as they are.
+    pub mask: Option<&'a Mask>,
 }
 
 /// What becomes of large objects.
@@ -63,6 +88,9 @@ pub enum Problem {
     /// The mask names what the database has not.
     #[error("there is no {0}")]
     Unknown(String),
+    /// The database has no such table to be left empty.
+    #[error("there is no table {0}, which `data.empty` names")]
+    NothingToEmpty(String),
     /// A column cannot have the kind.
     #[error("{table}.{column} ({data_type}) cannot be masked as `{kind}`: {why}", kind = .kind.word())]
     Unfit {
@@ -103,23 +131,30 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Returns the line of a mask that a person would write, and below what, when there is one.
-    pub fn line(&self) -> Option<String> {
+    /// Returns the line that a person would write into the mask, and below what, when there is one.
+    pub fn line(&self, mask: &Mask) -> Option<String> {
         match self {
             Self::Unclassified { table, column, likely, .. }
             | Self::Address { table, column, likely }
-            | Self::AddressInKey { table, column, likely } => Some(kind_line(table, column, *likely)),
+            | Self::AddressInKey { table, column, likely } => {
+                let table = heading(mask.spelled(table));
+                Some(format!("below {table}: {} = \"{}\"", key(column), likely.word()))
+            }
             Self::LargeObjects(_) => Some("large_objects = \"drop\"".into()),
-            Self::Unknown(_) | Self::Unfit { .. } => None,
+            Self::Unknown(_) | Self::NothingToEmpty(_) | Self::Unfit { .. } => None,
         }
     }
 }
 
-fn kind_line(table: &str, column: &str, kind: Kind) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+/// Writes a table's heading in a mask.
+fn heading(table: &str) -> String {
+    format!("[columns.{}]", key(table))
+}
+
+/// Writes a key of TOML, with quotes where it needs them.
+fn key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    let column = if column.chars().all(bare) { column.to_owned() } else { quoted(column) };
-    format!("below [columns.{}]: {column} = \"{}\"", quoted(table), kind.word())
+    if name.chars().all(bare) { name.to_owned() } else { serde_json::Value::from(name).to_string() }
 }
 
 /// What is done with the rows of each table, by its oid.
@@ -130,8 +165,10 @@ pub(crate) type TableMasks = BTreeMap<u32, TableMask>;
 pub(crate) enum TableMask {
     /// None is copied.
     Empty,
-    /// Each column, in the order of COPY.
-    Columns(Vec<Masked>),
+    /// All are copied as they are.
+    Untouched,
+    /// Each column is masked, in the order of COPY, with the key.
+    Columns(MaskKey, Vec<Masked>),
 }
 
 /// What is done with one column.
@@ -144,27 +181,30 @@ pub(crate) struct Masked {
     table: String,
 }
 
-impl Mask {
-    /// Looks whether the mask fits the database: every column that looks like people's data has a kind, and each kind fits.
+impl Rules<'_> {
+    /// Looks whether the rules fit the database: it has every table that they name, every column that looks like people's data has
+    /// a kind, and each kind fits.
     ///
     /// # Errors
     /// When the catalogue cannot be read.
-    pub async fn problems(&self, client: &Client) -> Result<Vec<Problem>, DbError> {
+    pub async fn problems(self, client: &Client) -> Result<Vec<Problem>, DbError> {
         let tables = crate::tables::list(client).await?;
         let relations = Relations::read(client).await?;
         let mut problems = self.unknown(&tables, &relations);
+        let Some(mask) = self.mask else { return Ok(problems) };
+        let cron = cron::schema(client).await?;
         for table in tables.iter().filter(|table| !RECORDS.contains(&name(table).as_str())) {
             let lineage = relations.lineage(table.oid);
             let [relation, ..] = lineage[..] else { continue };
-            if self.empties(&lineage) {
+            if self.empties(&lineage) || cron == Some(&table.schema) {
                 continue;
             }
             for column in relation.columns.iter().filter(|column| table.columns.contains(&column.name)) {
                 // The partitions of a table have one problem, not each its own.
-                problems.extend(self.problem(&lineage, column).filter(|problem| !problems.contains(problem)));
+                problems.extend(mask.problem(&lineage, column).filter(|problem| !problems.contains(problem)));
             }
         }
-        if self.large_objects.is_none() {
+        if mask.large_objects.is_none() {
             let row = client
                 .query_one("select count(*) from pg_catalog.pg_largeobject_metadata", &[])
                 .await
@@ -175,16 +215,18 @@ impl Mask {
         Ok(problems)
     }
 
-    /// Lists what the mask names and the database has not.
-    fn unknown(&self, tables: &[Table], relations: &Relations) -> Vec<Problem> {
+    /// Lists what the rules name and the database has not.
+    fn unknown(self, tables: &[Table], relations: &Relations) -> Vec<Problem> {
         let tables = tables.iter().filter_map(|table| relations.lineage(table.oid).first().copied());
         let known: BTreeMap<&str, &Relation> =
             tables.chain(relations.roots()).map(|relation| (relation.name.as_str(), relation)).collect();
-        let named = self.empty.iter().chain(self.columns.keys());
-        let no_table = named
-            .filter(|table| !known.contains_key(full(table).as_str()))
-            .map(|table| Problem::Unknown(format!("table {table}")));
-        let no_column = self.columns.iter().flat_map(|(table, kinds)| {
+        let absent = |table: &&String| !known.contains_key(full(table).as_str());
+        let to_empty = self.empty.iter().filter(absent).map(|table| Problem::NothingToEmpty(table.clone()));
+        let columns = || self.mask.iter().flat_map(|mask| &mask.columns);
+        let no_table = columns()
+            .filter(|(table, _)| absent(table))
+            .map(|(table, _)| Problem::Unknown(format!("table {table}")));
+        let no_column = columns().flat_map(|(table, kinds)| {
             let relation = known.get(full(table).as_str());
             let is_there = move |column: &str| {
                 relation.is_none_or(|found| found.columns.iter().any(|found| found.name == column))
@@ -194,9 +236,50 @@ impl Mask {
                 .filter(move |column| !is_there(column))
                 .map(|column| Problem::Unknown(format!("column {}.{column}", full(table))))
         });
-        no_table.chain(no_column).collect()
+        to_empty.chain(no_table).chain(no_column).collect()
     }
 
+    /// Wants the rules to fit the database.
+    ///
+    /// # Errors
+    /// [`DbError::Mask`] when they do not.
+    pub(crate) async fn fit(self, client: &Client) -> Result<(), DbError> {
+        let problems = self.problems(client).await?;
+        if problems.is_empty() { Ok(()) } else { Err(DbError::Mask { problems }) }
+    }
+
+    /// Makes of the rules what is done with each table's rows.
+    ///
+    /// # Errors
+    /// [`DbError::Mask`] when they do not fit the database, at the snapshot that the session has taken.
+    pub(crate) async fn of_tables(
+        self,
+        client: &Client,
+        tables: &[Table],
+        key: Option<&MaskKey>,
+    ) -> Result<TableMasks, DbError> {
+        self.fit(client).await?;
+        let relations = Relations::read(client).await?;
+        let cron = cron::schema(client).await?;
+        let masks = tables.iter().map(|table| {
+            let lineage = relations.lineage(table.oid);
+            let done = match self.mask.zip(key) {
+                // What pg_cron holds is restored nowhere else.
+                _ if self.empties(&lineage) || cron == Some(&table.schema) => TableMask::Empty,
+                None => TableMask::Untouched,
+                Some((mask, key)) => TableMask::Columns(key.clone(), mask.masked(table, &lineage)),
+            };
+            (table.oid, done)
+        });
+        Ok(masks.collect())
+    }
+
+    fn empties(self, lineage: &[&Relation]) -> bool {
+        self.empty.iter().any(|empty| lineage.iter().any(|relation| full(empty) == relation.name))
+    }
+}
+
+impl Mask {
     fn problem(&self, lineage: &[&Relation], column: &Column) -> Option<Problem> {
         let (name, data_type) = (column.name.clone(), column.data_type.clone());
         match self.section(lineage, &name).map(|(table, kind)| (table, kind, column.unfit(kind))) {
@@ -213,49 +296,23 @@ impl Mask {
         }
     }
 
-    /// Wants the mask to fit the database.
-    ///
-    /// # Errors
-    /// [`DbError::Mask`] when it does not.
-    pub(crate) async fn fits(&self, client: &Client) -> Result<(), DbError> {
-        let problems = self.problems(client).await?;
-        if problems.is_empty() { Ok(()) } else { Err(DbError::Mask { problems }) }
-    }
-
-    /// Makes of the mask what is done with each table's rows.
-    ///
-    /// # Errors
-    /// [`DbError::Mask`] when it does not fit the database, at the snapshot that the session has taken.
-    pub(crate) async fn of_tables(&self, client: &Client, tables: &[Table]) -> Result<TableMasks, DbError> {
-        self.fits(client).await?;
-        let relations = Relations::read(client).await?;
-        let masks = tables.iter().map(|table| {
-            let lineage = relations.lineage(table.oid);
-            if self.empties(&lineage) {
-                return (table.oid, TableMask::Empty);
-            }
-            let found = lineage.first().map(|relation| relation.columns.as_slice()).unwrap_or_default();
-            // In the order of COPY.
-            let masked = table.columns.iter().filter_map(|column| {
-                Some(Masked {
-                    column: found.iter().find(|found| found.name == *column)?.clone(),
-                    kind: self.section(&lineage, column).map(|(_, kind)| kind),
-                    table: named(&lineage, column),
-                })
-            });
-            (table.oid, TableMask::Columns(masked.collect()))
+    /// Returns what is done with each column of a table, in the order of COPY.
+    fn masked(&self, table: &Table, lineage: &[&Relation]) -> Vec<Masked> {
+        let found = lineage.first().map(|relation| relation.columns.as_slice()).unwrap_or_default();
+        let masked = table.columns.iter().filter_map(|column| {
+            Some(Masked {
+                column: found.iter().find(|found| found.name == *column)?.clone(),
+                kind: self.section(lineage, column).map(|(_, kind)| kind),
+                table: named(lineage, column),
+            })
         });
-        Ok(masks.collect())
+        masked.collect()
     }
 
     /// Returns one hash over the mask.
     pub fn hash(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         blake3::hash(&text).to_hex().to_string()
-    }
-
-    fn empties(&self, lineage: &[&Relation]) -> bool {
-        self.empty.iter().any(|empty| lineage.iter().any(|relation| full(empty) == relation.name))
     }
 
     /// Returns the kind of a column and the table for which it is written: the table itself, or the nearest that it inherits from.
@@ -266,6 +323,11 @@ impl Mask {
             let (_, kinds) = self.columns.iter().find(|(named, _)| full(named) == relation.name)?;
             Some((relation.name.as_str(), *kinds.get(column)?))
         })
+    }
+
+    /// Returns a table as the mask spells it already; as it is where the mask has no line for it.
+    fn spelled<'a>(&'a self, table: &'a str) -> &'a str {
+        self.columns.keys().find(|named| full(named) == table).map_or(table, String::as_str)
     }
 }
 
@@ -298,9 +360,16 @@ impl TableMask {
     ///
     /// # Errors
     /// [`Problem::Address`] and [`Problem::AddressInKey`] when an address would come through.
-    pub(crate) fn row(&self, key: &MaskKey, row: &[u8], line: &mut Vec<u8>) -> Result<bool, Problem> {
-        let Self::Columns(columns) = self else { return Ok(false) };
+    pub(crate) fn row(&self, row: &[u8], line: &mut Vec<u8>) -> Result<bool, Problem> {
         line.clear();
+        let (key, columns) = match self {
+            Self::Empty => return Ok(false),
+            Self::Untouched => {
+                line.extend_from_slice(row);
+                return Ok(true);
+            }
+            Self::Columns(key, columns) => (key, columns),
+        };
         let fields = row.split(|&byte| byte == b'\t');
         for (at, (field, masked)) in fields.zip(columns).enumerate() {
             if at > 0 {
@@ -332,12 +401,15 @@ fn has_an_address_as_key(json: &[u8]) -> bool {
 fn looks_like_an_address(field: &[u8]) -> bool {
     let mut rest = field;
     while let Some(at) = memchr(b'@', rest) {
-        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte >= 0x80;
-        let before = rest[..at].last().is_some_and(is_word);
-        let host: Vec<u8> =
-            rest[at + 1..].iter().copied().take_while(|byte| is_word(byte) || b".-".contains(byte)).collect();
-        let dot = memchr(b'.', &host).is_some_and(|dot| dot > 0 && dot + 2 < host.len());
-        if before && dot && host.last().is_some_and(u8::is_ascii_alphabetic) {
+        let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte >= 0x80;
+        let is_word = |byte: u8| is_letter(byte) || byte.is_ascii_digit();
+        let before = rest[..at].last().is_some_and(|&byte| is_word(byte) || b"_-+".contains(&byte));
+        let host = &rest[at + 1..];
+        let end = host.iter().position(|&byte| !(is_word(byte) || b".-".contains(&byte)));
+        let mut labels = host[..end.unwrap_or(host.len())].split(|&byte| byte == b'.');
+        // Behind the address a sentence may end.
+        let is_domain = |label: &[u8]| label.len() > 1 && is_letter(label[0]);
+        if before && labels.next().is_some_and(|label| !label.is_empty()) && labels.any(is_domain) {
             return true;
         }
         rest = &rest[at + 1..];
@@ -361,12 +433,24 @@ mod tests {
 
     #[test]
     fn addresses_are_seen_wherever_they_stand() {
-        for yes in
-            ["a@b.de", "write to ada@example.org!", r#"{"m": "x.y@mail.example.com"}"#, "ü@example.org"]
-        {
+        for yes in [
+            "a@b.de",
+            "write to ada@example.org!",
+            "write to ada@example.org.",
+            "ada@example.org...",
+            "ada@example.org-",
+            "ada@example.org—or call",
+            "ada_@example.org",
+            "ada+@example.org",
+            "a-@example.org",
+            "ada@пример.рф",
+            r#"{"m": "x.y@mail.example.com"}"#,
+            "ü@example.org",
+        ] {
             assert!(looks_like_an_address(yes.as_bytes()), "{yes}");
         }
-        for no in ["", "@", "a@b", "2 @ 3.50", "user@", "@name.x", "a@1.2", "x@.org"] {
+        for no in ["", "@", "a@b", "2 @ 3.50", "user@", "@name.x", "a@1.2", "x@.org", "lib@1.2.x", "12@3.50€"]
+        {
             assert!(!looks_like_an_address(no.as_bytes()), "{no}");
         }
     }
@@ -379,6 +463,9 @@ mod tests {
             data_type: "text".into(),
             likely: Kind::Email,
         };
-        assert_eq!(problem.line().unwrap(), r#"below [columns."public.User"]: "e\"mail" = "email""#);
+        let mut mask = Mask::default();
+        assert_eq!(problem.line(&mask).unwrap(), r#"below [columns."public.User"]: "e\"mail" = "email""#);
+        mask.columns.insert("User".into(), BTreeMap::new());
+        assert_eq!(problem.line(&mask).unwrap(), r#"below [columns.User]: "e\"mail" = "email""#);
     }
 }

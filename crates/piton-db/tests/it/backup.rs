@@ -373,7 +373,7 @@ async fn the_workers_of_a_killed_dump_are_ended_before_the_next_attempt() {
     let row = client.query_one("select pg_export_snapshot()", &[]).await.unwrap();
     let version = piton_db::identity::identity(&client).await.unwrap().major();
     let tools = Tools::find(version).await.unwrap();
-    let command = dump_command(&tools, &source, &dir, row.get(0), &DumpOptions::default());
+    let command = dump_command(&tools, &source, &dir, row.get(0), false, &DumpOptions::default());
     let mut leader = local::prepare(&command.env("PITON_DUMP", &value))
         .stderr(std::process::Stdio::null())
         .spawn()

@@ -33,6 +33,8 @@ pub struct Settings {
     pub staging_from_production: bool,
     /// The file with the mask for staging's data.
     pub staging_mask: Option<&'static str>,
+    /// The tables whose rows staging's data are without.
+    pub staging_empty: Vec<&'static str>,
     /// The command that seeds staging's database, which then is a fresh one.
     pub staging_seed: Option<&'static str>,
     /// The lines of `[database]`.
@@ -75,6 +77,7 @@ impl Settings {
             after_staging: false,
             staging_from_production: true,
             staging_mask: None,
+            staging_empty: Vec::new(),
             staging_seed: None,
             database: "migrations = \"sql\"".into(),
             more: String::new(),
@@ -118,11 +121,15 @@ impl Settings {
                 if name == "production" { self.backup_more.as_str() } else { "" },
             );
             if name == "staging" {
+                let empty = match self.staging_empty.as_slice() {
+                    [] => String::new(),
+                    tables => format!(", empty = {tables:?}"),
+                };
                 let mask = self.staging_mask.map_or_else(String::new, |file| format!(", mask = \"{file}\""));
                 if let Some(seed) = self.staging_seed {
                     let _ = writeln!(text, "data = {{ fresh = true, seed = {seed:?} }}");
                 } else if self.staging_from_production {
-                    let _ = writeln!(text, "data = {{ from = \"production\"{mask} }}");
+                    let _ = writeln!(text, "data = {{ from = \"production\"{empty}{mask} }}");
                 }
                 text.push('\n');
                 continue;

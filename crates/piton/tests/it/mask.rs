@@ -6,7 +6,7 @@ use piton_testkit::stage::Stage;
 
 use crate::common::live_stage_in_turn;
 
-const MASK: &str = "empty = [\"outbox\"]\n\n[columns.customers]\nemail = \"email\"\nname = \"name\"\nphone = \"digits\"\n\n[columns.items]\nnote = \"keep\"\n";
+const MASK: &str = "[columns.customers]\nemail = \"email\"\nname = \"name\"\nphone = \"digits\"\n\n[columns.items]\nnote = \"keep\"\n";
 
 /// What stands for people's data.
 const ORIGINALS: [&str; 3] = ["@mail.example", "Originaldottir", "555 0199"];
@@ -26,7 +26,10 @@ fn with_customers() -> Option<Stage> {
             .replace("OWNER", &stage.role("production"))
             .as_str(),
     );
-    stage.configure(|settings| settings.staging_mask = Some("mask.toml"));
+    stage.configure(|settings| {
+        settings.staging_mask = Some("mask.toml");
+        settings.staging_empty = vec!["outbox"];
+    });
     Some(stage)
 }
 
@@ -60,19 +63,23 @@ fn files_of(stage: &Stage, database: &str) -> PathBuf {
 
 #[test]
 fn staging_is_made_without_anybodys_data() {
-    let Some(stage) = with_customers() else { return };
+    let Some(mut stage) = with_customers() else { return };
     let (production, staging) = (stage.database("production"), stage.database("staging"));
     assert!(!originals_in(&files_of(&stage, &production)).is_empty(), "the search finds what is there");
 
     stage.write("mask.toml", "[columns.customers]\nemail = \"email\"\n");
     let refused = stage.piton(&["deploy", "staging"]).expect(2);
     let refused = refused.says("mask.toml does not say what becomes of all people's data");
-    let refused = refused.says("below [columns.\"public.customers\"]: phone = \"digits\"");
+    let refused = refused.says("below [columns.customers]: phone = \"digits\"");
     refused.says("public.items.note");
     stage.write("mask.toml", "[columns.customers]\nemail = \"mail\"\n");
     stage.piton(&["plan", "staging"]).expect(2).says("mask.toml").says("line 2");
 
     stage.write("mask.toml", MASK);
+    stage.configure(|settings| settings.staging_empty = vec!["outbox", "outbx"]);
+    let refused = stage.piton(&["deploy", "staging"]).expect(2).says("there is no table outbx");
+    refused.says("change or remove in piton.toml what does not fit");
+    stage.configure(|settings| settings.staging_empty = vec!["outbox"]);
     let plan = stage.piton(&["plan", "staging"]).expect(0).stdout;
     assert!(plan.contains("masked as mask.toml says"), "{plan}");
     stage.deploy("staging");

@@ -355,11 +355,21 @@ fn a_database_that_was_lost_is_restored() {
 #[test]
 fn a_restored_database_may_be_put_in_place_while_it_is_handed_over() {
     let Some(stage) = live_stage_in_turn() else { return };
-    let name = format!("{}_restored", stage.database("production"));
+    let production = stage.database("production");
+    let name = format!("{production}_restored");
+    // Only a superuser's backup has subscriptions.
+    stage.sql("postgres", &format!("alter role \"{}\" superuser", stage.role("production")));
+    let far = "create subscription orders_far connection 'host=far.invalid dbname=far' publication p with (connect = false, slot_name = 'orders_far')";
+    stage.sql(&production, far);
+    stage.piton(&["backup", "production"]).expect(0);
+    let part = "alter subscription orders_far set (slot_name = none); drop subscription orders_far";
+    stage.sql(&production, part);
     let restore = ["restore", "production", "latest", "--into", &name];
     stage.piton_with_env(&restore, &[("PITON_CRASH_AT", "done settle.hand-over:before")]).expect(137);
     stage.sql("postgres", &format!("alter database {name} rename to {name}_in_use"));
     stage.piton(&["resume", "production"]).expect(0);
+    // The original's slot is not asked for, which would be gone then.
+    stage.sql(&format!("{name}_in_use"), "drop subscription orders_far");
     stage.sql("postgres", &format!("drop database {name}_in_use"));
 }
 

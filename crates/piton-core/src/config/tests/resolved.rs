@@ -250,19 +250,25 @@ fn a_dollar_sign_can_be_meant() {
 fn a_mask_is_read_and_its_mistakes_are_told() {
     let text = format!(
         "{SMALL}[database]\n[environments.staging]\nlisten = \"8081\"\nports = {{ blue = 3101, green = 3102 }}\n\
-         data = {{ from = \"production\", mask = \"mask.toml\" }}\n"
+         data = {{ from = \"production\", empty = [\"outbox\"], mask = \"mask.toml\" }}\n"
     );
     let with = |mask: &str| {
         let files = [("mask.toml", mask), (".env.staging", "DATABASE_URL=postgres:///d\n")];
         resolve(&text, &files, "staging", &[])
     };
     let settings = with("[columns.people]\nemail = \"email\"\n").unwrap();
-    let mask = settings.data.unwrap().source().unwrap().mask.clone().unwrap();
+    let data = settings.data.unwrap();
+    assert!(data.source().unwrap().empty.contains("outbox"));
+    let mask = data.source().unwrap().mask.clone().unwrap();
     assert_eq!(mask.mask.columns["people"]["email"], Kind::Email);
     for (mask, told) in [
         ("[columns.people]\nemail = \"mail\"\n", "line 2"),
         ("colums = 1\n", "colums"),
         ("large_objects = \"burn\"\n", "burn"),
+        (
+            "[columns.people]\nemail = \"email\"\n[columns.\"public.people\"]\nphone = \"digits\"\n",
+            "[columns.people] and [columns.\"public.people\"] are one table",
+        ),
     ] {
         let told_there = render(&with(mask).unwrap_err());
         assert!(told_there.contains("mask.toml") && told_there.contains(told), "{told_there}");

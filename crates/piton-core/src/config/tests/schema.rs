@@ -68,8 +68,10 @@ fn with_commands() -> String {
 #[test]
 fn the_schema_knows_every_key_that_the_types_take() {
     let (schema, with_commands) = (json_schema(), with_commands());
-    let with_mask =
-        FULL.replace("{ from = \"production\" }", "{ from = \"production\", mask = \"mask.toml\" }");
+    let with_mask = FULL.replace(
+        "{ from = \"production\" }",
+        "{ from = \"production\", empty = [\"outbox\"], mask = \"mask.toml\" }",
+    );
     let fresh = FULL.replace("{ from = \"production\" }", "{ fresh = true, seed = \"bin/seed\" }");
     let (mut in_schema, mut in_file) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, &schema, "", &mut in_schema);

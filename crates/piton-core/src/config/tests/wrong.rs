@@ -109,7 +109,7 @@ fn data_from_nowhere_or_from_two_places() {
     let told = [
         changed(from, "from = \"production\", fresh = true, seed = \"bin/seed\""),
         changed(from, "fresh = false"),
-        changed(from, "fresh = true, mask = \"mask.toml\""),
+        changed(from, "fresh = true, mask = \"mask.toml\", empty = [\"outbox\"]"),
         changed("after = \"staging\"", "data = { fresh = true }"),
     ];
     insta::assert_snapshot!(told.join("\n\n"));
