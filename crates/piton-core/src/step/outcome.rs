@@ -123,7 +123,7 @@ impl Step {
         match self {
             Step::Rehearse(_) => rehearsal::more(outcome),
             Step::Proof(_) => {
-                let mut told: Vec<String> = texts(outcome, "versions").into_iter().map(str::to_owned).collect();
+                let mut told = texts(outcome, "versions");
                 let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
                 match taken {
                     Some(taken) if !taken.open_servers.is_empty() => told.push(format!(
