@@ -92,7 +92,7 @@ impl Watcher for View {
                 self.rest();
                 if let Some((planned, progress)) = of(step) {
                     self.line(&done_line(planned, progress, &planned.step.outcome_words(outcome)));
-                    if let Some(more) = planned.step.outcome_more(outcome) {
+                    for more in planned.step.outcome_more(outcome) {
                         self.line(&format!("  {:<10} {more}", ""));
                     }
                 }

@@ -86,7 +86,8 @@ impl Act for Fresh {
             .or_fault(|| "the golden copy cannot be made".into())?;
         let mut names = Vec::new();
         if let Some(migrations) = &self.migrations {
-            let applied = super::migrate::apply(ctx, migrations, &golden, true, &mut |_| ()).await?;
+            let applied =
+                super::migrate::apply(ctx, migrations, &golden, true, &mut |_| (), async |_| Ok(())).await?;
             let applied =
                 applied.map_err(|error| super::migrate::fault_of(ctx, &error).because(untouched(ctx)))?;
             names = applied.migrations.into_iter().map(|migration| migration.name).collect();

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use piton_db::blockers::{self, Blocker, Wanted};
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded};
 use piton_db::rehearsal::Report as Rehearsal;
-use piton_db::{Database, DbError, Report, Trouble, blockers};
+use piton_db::{Database, DbError, Report, Trouble};
 use piton_exec::{Command, EnvValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -66,6 +67,8 @@ pub(super) fn command(site: &Site<'_>, migrations: &Migrations, name: Option<&st
 
 /// Applies what is pending to a database, and tells of it; `unproved` on a copy, before the tool may touch the live one.
 ///
+/// `may_begin` is asked as [`Migrations::apply`] says.
+///
 /// The outer error is the journal's.
 pub(super) async fn apply(
     ctx: &Ctx<'_, '_>,
@@ -73,21 +76,22 @@ pub(super) async fn apply(
     database: &Database,
     unproved: bool,
     on_step: &mut dyn FnMut(&str),
+    may_begin: impl AsyncFnMut(Option<&str>) -> Result<(), DbError>,
 ) -> Result<Result<Applied, DbError>, Fault> {
     let around = around(ctx, unproved);
     let log = ctx.open_log()?;
     let secrets = secret_values(ctx.settings());
     let reports = Reports::new(ctx);
-    let applied = migrations
-        .apply(database, &around, MigrateOptions::default(), &mut |report| match report {
-            Report::Progress(progress) => {
-                on_step(&progress.what);
-                ctx.say(&progress.what);
-            }
-            Report::Said(line) => write_line(&log, &without(&secrets, &line)),
-            ran @ Report::Ran(_) => reports.take(ran),
-        })
-        .await;
+    let mut take = |report| match report {
+        Report::Progress(progress) => {
+            on_step(&progress.what);
+            ctx.say(&progress.what);
+        }
+        Report::Said(line) => write_line(&log, &without(&secrets, &line)),
+        ran @ Report::Ran(_) => reports.take(ran),
+    };
+    let options = MigrateOptions::default();
+    let applied = migrations.apply(database, &around, options, &mut take, may_begin).await;
     reports.all_written()?;
     Ok(applied)
 }
@@ -125,6 +129,7 @@ impl Migrate {
     /// The structure is the one that the rehearsal had in the end: with the same indexes valid, and the same constraints checked.
     async fn is_as_rehearsed(
         &self,
+        ctx: &Ctx<'_, '_>,
         database: &Database,
         structure: &Structure,
         rehearsed: &Rehearsed,
@@ -147,34 +152,77 @@ impl Migrate {
         if changes.len() > 5 {
             fault.why.push(format!("and {} more", changes.len() - 5));
         }
-        Err(fault.because("somebody changed it between the backup and the migration"))
+        // On a first attempt it was compared before anything ran.
+        let why = match ctx.attempts() {
+            1 => "the migration did something else here than on the copy",
+            _ => "the migration did something else here than on the copy, or somebody changed it meanwhile",
+        };
+        let environment = &ctx.plan.environment;
+        let mend =
+            format!("let the migration do the same in every database, then piton deploy {environment}");
+        Err(fault.because(why).hint(mend))
+    }
+
+    /// Waits a while for others to let go of what a migration waited for in its rehearsal, or all of them: whoever comes while the
+    /// migration waits for a table waits behind it.
+    async fn nobody_in_the_way(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        database: &Database,
+        report: &Rehearsal,
+        name: Option<&str>,
+    ) -> Result<(), DbError> {
+        let steps = report.steps.iter().filter(|step| name.is_none_or(|name| step.name == name));
+        // A build may have been too short to be noticed.
+        let builds = steps.clone().any(|step| self.migrations.builds_concurrently(&step.name));
+        let wanted = Wanted::of(steps).with_snapshots(builds);
+        let patience = MigrateOptions::default().lock_timeout;
+        let blockers = blockers::wait(database, &wanted, patience, WAIT_FOR_OTHERS, |blockers| {
+            ctx.say(&format!("waits for {}", blockers[0].who));
+        })
+        .await?;
+        if blockers.is_empty() { Ok(()) } else { Err(MigrationError::InTheWay(blockers).into()) }
+    }
+
+    /// Lists all migrations that the step has applied, a killed attempt's as well, as far as the tool's record tells.
+    async fn all_applied(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        database: &Database,
+        now: &Applied,
+    ) -> Result<Vec<String>, Fault> {
+        let before = ctx.noted().and_then(|note| serde_json::from_value::<Before>(note).ok());
+        let before = before.map(|before| before.applied).unwrap_or_default();
+        let was = |name: &str| before.iter().any(|one| one.finished && one.name == name);
+        let recorded = self.migrations.recorded(database).await.or_fault(unreadable)?;
+        let recorded = recorded.into_iter().filter(|one| one.finished && !was(&one.name));
+        let mut names: Vec<String> = recorded.map(|one| one.name).collect();
+        let unrecorded: Vec<String> =
+            now.migrations.iter().map(|one| one.name.clone()).filter(|name| !names.contains(name)).collect();
+        names.extend(unrecorded);
+        Ok(names)
     }
 }
 
-/// Waits a while for others to let go of the tables that the migration locked in its rehearsal: whoever comes while the
-/// migration waits for them waits behind it.
-async fn nobody_in_the_way(ctx: &Ctx<'_, '_>, database: &Database, report: &Rehearsal) -> Result<(), Fault> {
-    let patience = MigrateOptions::default().lock_timeout;
-    let blockers = blockers::wait(database, report, patience, WAIT_FOR_OTHERS, |blockers| {
-        ctx.say(&format!("waits for {}", blockers[0].who));
-    })
-    .await
-    .or_fault(|| "who holds locks cannot be seen".into())?;
-    let Some(first) = blockers.first() else { return Ok(()) };
-    let end = database.by_hand("psql").args(["-c", &first.end]);
+/// Says who is in the migration's way, and what ends them.
+fn in_the_way(ctx: &Ctx<'_, '_>, database: &Database, blockers: &[Blocker]) -> Fault {
     let mut fault = Fault::surroundings("others hold what the migration has to lock");
-    for blocker in &blockers {
+    for blocker in blockers {
         fault = fault.because(format!("{} has {}", blocker.who, blocker.holds.join(", ")));
     }
-    Err(fault
-        .because("the migration was not begun: everybody would have waited behind it")
-        .hint(format!("wait for its end, or: {end}; then piton resume {}", ctx.plan.environment)))
+    let wait = match blockers.first().and_then(|first| first.end.as_ref()) {
+        Some(end) => format!("wait for its end, or: {}", database.by_hand("psql").args(["-c", end])),
+        None => "wait for its end".into(),
+    };
+    fault
+        .because("the migration was not begun: it would have waited for them, and others behind it")
+        .hint(format!("{wait}; then piton resume {}", ctx.plan.environment))
 }
 
 impl Act for Migrate {
     fn words(&self, site: &Site<'_>) -> Words {
         let undo = if self.undo {
-            "the golden copy takes its place, if no row was written since or a person asks; else it stays"
+            "the golden copy takes its place, if nothing is lost by it or a person asks; else it stays"
         } else {
             "the database before takes its place"
         };
@@ -194,18 +242,23 @@ impl Act for Migrate {
             ctx.note(&Before { applied, recorded, lossless: None })?;
         }
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
-        if let Some(report) = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref()) {
-            nobody_in_the_way(ctx, &database, report).await?;
-        }
-        let applied = apply(ctx, &self.migrations, &database, false, &mut |_| ()).await?;
-        let applied = applied.map_err(|error| fault_of(ctx, &error))?;
+        let report = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref());
+        let may_begin = async |name: Option<&str>| match report {
+            Some(report) => self.nobody_in_the_way(ctx, &database, report, name).await,
+            None => Ok(()),
+        };
+        let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
+        let applied = applied.map_err(|error| match error {
+            DbError::Migration(MigrationError::InTheWay(blockers)) => in_the_way(ctx, &database, &blockers),
+            error => fault_of(ctx, &error),
+        })?;
         let structure = Structure::of(&database).await.or_fault(|| "the structure cannot be read".into())?;
         if let Some(rehearsed) = rehearsed {
-            self.is_as_rehearsed(&database, &structure, &rehearsed).await?;
+            self.is_as_rehearsed(ctx, &database, &structure, &rehearsed).await?;
         }
         let ms: u64 = applied.migrations.iter().map(|migration| migration.millis).sum();
-        let names: Vec<&str> = applied.migrations.iter().map(|migration| migration.name.as_str()).collect();
-        Ok(json!({ "migrations": names, "ms": ms }))
+        let names = self.all_applied(ctx, &database, &applied).await?;
+        Ok(json!({ "migrations": names, "ms": ms, "unfinished": applied.unfinished }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -224,7 +277,7 @@ impl Act for Migrate {
             DbError::Migration(_) => fault_of(ctx, &error),
             _ => Fault::surroundings("the failed migration's record cannot be removed").caused_by(&error),
         })?;
-        // One that was taken up again does not count what it had applied before.
+        // Commands that were taken up again do not count what they had applied before.
         let none_ran = ctx.attempts() == 1
             && ctx.outcome::<Outcome>(&ctx.step).is_some_and(|outcome| outcome.migrations.is_empty());
         if (left_nothing || none_ran) && !ctx.database && !ctx.undecided {
@@ -274,6 +327,11 @@ fn named(error: &DbError, environment: &str) -> Fault {
                 .caused_by(error)
                 .hint(format!("end what holds them, then piton resume {environment}"))
         }
+        DbError::InUse { .. } => {
+            Fault::surroundings("others keep the migration from the database").caused_by(error).hint(format!(
+                "wait for their end, or end them, then piton resume {environment}"
+            ))
+        }
         DbError::Migration(MigrationError::Failed { trouble: Some(Trouble::Room), .. }) => {
             Fault::surroundings("the database's server ran out of disk or memory").caused_by(error).hint(format!(
                 "make room on the database's server, then piton resume {environment}"
@@ -288,5 +346,19 @@ fn named(error: &DbError, environment: &str) -> Fault {
                 .hint(format!("start the database, then piton resume {environment}"))
         }
         _ => Fault::release("the migration failed").caused_by(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Kind;
+
+    #[test]
+    fn a_session_that_does_not_end_is_not_the_releases_fault() {
+        let sessions = vec!["a migration that was cut off and does not end".to_owned()];
+        let fault = named(&DbError::InUse { name: "the database".into(), sessions }, "production");
+        assert_eq!(fault.kind, Kind::Surroundings);
+        assert!(fault.hint.is_some_and(|hint| hint.ends_with("then piton resume production")));
     }
 }

@@ -23,6 +23,7 @@ mod shift;
 mod slot;
 mod store;
 mod unpack;
+mod way_back;
 mod which;
 
 use std::cell::RefCell;

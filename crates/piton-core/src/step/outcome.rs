@@ -118,44 +118,31 @@ impl Step {
         }
     }
 
-    /// Tells what else came of the step, in a line of its own.
-    pub fn outcome_more(&self, outcome: &Value) -> Option<String> {
+    /// Tells what else came of the step, in lines of their own.
+    pub fn outcome_more(&self, outcome: &Value) -> Vec<String> {
+        let joined = |key: &str| {
+            let texts = texts(outcome, key);
+            (!texts.is_empty()).then(|| texts.join("; "))
+        };
         match self {
             Step::Rehearse(_) => rehearsal::more(outcome),
-            Step::Proof(_) => {
-                let mut told = texts(outcome, "versions");
-                let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
-                match taken {
-                    Some(taken) if !taken.open_servers.is_empty() => told.push(format!(
-                        "what is read without a log-in is read through the copy as well: foreign server {}",
-                        taken.open_servers.join(", ")
-                    )),
-                    None if outcome.get("without_cron").and_then(Value::as_bool) == Some(true) => told.push(
-                        "without pg_cron, its jobs and its schema: only the database that cron.database_name names can have it"
-                            .into(),
-                    ),
-                    _ => {}
-                }
-                (!told.is_empty()).then(|| told.join("; "))
-            }
+            Step::Proof(_) => joined("versions").into_iter().chain(not_copied(outcome)).collect(),
+            // What stands so since long is told where something was migrated alone.
+            Step::Migrate(_) => joined("migrations").and(joined("unfinished")).into_iter().collect(),
             Step::Prune(_) => {
-                let not_removed = texts(outcome, "not_removed");
-                (!not_removed.is_empty()).then(|| format!("not removed: {}", not_removed.join("; ")))
+                joined("not_removed").into_iter().map(|texts| format!("not removed: {texts}")).collect()
             }
             Step::Backup(_) => {
                 let left_out = texts(outcome, "left_out");
-                let left_out = match left_out.as_slice() {
-                    [] => None,
-                    left_out => Some(format!("left out: {}", words::some(left_out, 3))),
-                };
+                let left_out =
+                    (!left_out.is_empty()).then(|| format!("left out: {}", words::some(&left_out, 3)));
                 let untracked = outcome.get("untracked").and_then(Value::as_u64).filter(|count| *count > 0);
                 let untracked = untracked.map(|count| {
                     format!("{} unknown to git, not in uncommitted.diff", words::counted(count, "file"))
                 });
-                let more: Vec<String> = left_out.into_iter().chain(untracked).collect();
-                (!more.is_empty()).then(|| more.join("; "))
+                left_out.into_iter().chain(untracked).collect()
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 
@@ -235,6 +222,22 @@ impl State {
 fn texts(outcome: &Value, key: &str) -> Vec<String> {
     let texts = outcome.get(key).and_then(Value::as_array).into_iter().flatten();
     texts.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Tells what a copy reaches, or has not got, other than its original.
+fn not_copied(outcome: &Value) -> Option<String> {
+    let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
+    match taken {
+        Some(taken) if !taken.open_servers.is_empty() => Some(format!(
+            "what is read without a log-in is read through the copy as well: foreign server {}",
+            taken.open_servers.join(", ")
+        )),
+        None if outcome.get("without_cron").and_then(Value::as_bool) == Some(true) => Some(
+            "without pg_cron, its jobs and its schema: only the database that cron.database_name names can have it"
+                .into(),
+        ),
+        _ => None,
+    }
 }
 
 fn migrations(outcome: &Value) -> String {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::Ctx;
 use super::serving::Serving;
+use super::way_back::{Estimate, WayBack};
 use crate::fault::Fault;
 use crate::words;
 
@@ -23,25 +24,46 @@ pub(super) fn words(outcome: &Value) -> Option<String> {
 }
 
 fn waits(report: &Report) -> String {
-    match (report.reads_waited(), report.writes_waited()) {
+    if report.unwatched {
+        return "how long others waited is not known".into();
+    }
+    let rows = report.rows_waited().map(|(ms, table)| {
+        format!("writes to rows that it changed in {table} waited up to {}", words::span(ms))
+    });
+    let tables = match (report.reads_waited(), report.writes_waited()) {
+        (None, None) if rows.is_some() => "no read waited".into(),
         (None, None) => "nobody waited".into(),
         (None, Some(writes)) => format!("no read waited, writes ≤ {}", words::span(writes)),
         (Some(reads), writes) => {
             let writes = writes.unwrap_or(SAMPLE_MS).max(reads);
             format!("reads waited ≤ {}, writes ≤ {}", words::span(reads), words::span(writes))
         }
+    };
+    match rows {
+        Some(rows) => format!("{tables}, {rows}"),
+        None => tables,
     }
 }
 
 /// Tells what the line has no room for.
-pub(super) fn more(outcome: &Value) -> Option<String> {
-    Some(Serving::deserialize(outcome.get("serving")?).ok()?.words())
+pub(super) fn more(outcome: &Value) -> Vec<String> {
+    let serving = outcome.get("serving").and_then(|serving| Serving::deserialize(serving).ok());
+    let estimate = outcome.get("estimate").and_then(|estimate| Estimate::deserialize(estimate).ok());
+    let way_back = outcome.get("way_back").and_then(|way_back| WayBack::deserialize(way_back).ok());
+    let serving = serving.map(|serving| serving.words());
+    let estimate = estimate.map(|estimate| estimate.words());
+    serving.into_iter().chain(estimate).chain(way_back.map(|way_back| way_back.words())).collect()
 }
 
 /// Writes the whole report into the release's folder of logs.
-pub(super) fn write(ctx: &Ctx<'_, '_>, report: &Report, serving: Option<&Serving>) -> Result<(), Fault> {
+pub(super) fn write(
+    ctx: &Ctx<'_, '_>,
+    report: &Report,
+    serving: Option<&Serving>,
+    way_back: Option<&WayBack>,
+) -> Result<(), Fault> {
     let path = ctx.world.dirs.logs(&ctx.plan.id).join(FILE);
-    let text = markdown(ctx, report, serving);
+    let text = markdown(ctx, report, serving, way_back);
     let written = match path.parent() {
         Some(folder) => fs_err::create_dir_all(folder).and_then(|()| fs_err::write(&path, text)),
         None => fs_err::write(&path, text),
@@ -52,7 +74,12 @@ pub(super) fn write(ctx: &Ctx<'_, '_>, report: &Report, serving: Option<&Serving
     })
 }
 
-fn markdown(ctx: &Ctx<'_, '_>, report: &Report, serving: Option<&Serving>) -> String {
+fn markdown(
+    ctx: &Ctx<'_, '_>,
+    report: &Report,
+    serving: Option<&Serving>,
+    way_back: Option<&WayBack>,
+) -> String {
     let plan = &ctx.plan;
     let environment = ctx.world.from.as_ref().map_or(&plan.environment, |from| &from.environment);
     let server = super::database_of(ctx.settings()).map(|database| database.server()).unwrap_or_default();
@@ -69,8 +96,12 @@ fn markdown(ctx: &Ctx<'_, '_>, report: &Report, serving: Option<&Serving>) -> St
     if let Some(serving) = serving {
         text.push_str(&format!("\n{}.\n", serving.words()));
     }
+    if let Some(way_back) = way_back {
+        let words = way_back.words().replacen("way", "Way", 1);
+        text.push_str(&format!("\n{words} ({}).\n", way_back.proved));
+    }
     for step in &report.steps {
-        text.push_str(&section(step));
+        text.push_str(&section(step, report.unwatched));
     }
     text.push_str(&format!(
         "\nWaits and locks are looked at every {SAMPLE_MS} ms; what is shorter is not measured. A wait is that of a read or a \
@@ -83,36 +114,39 @@ fn markdown(ctx: &Ctx<'_, '_>, report: &Report, serving: Option<&Serving>) -> St
     text
 }
 
-fn section(step: &Step) -> String {
-    let mut text = format!(
-        "\n## {}\n\n{}, at most {} of WAL.\n",
-        step.name,
-        words::span(step.ms),
-        words::bytes(step.wal_bytes)
-    );
+fn section(step: &Step, unwatched: bool) -> String {
+    let wal = match step.wal_bytes {
+        Some(bytes) => format!("at most {} of WAL", words::bytes(bytes)),
+        None => "how much WAL is not known".into(),
+    };
+    let mut text = format!("\n## {}\n\n{}, {wal}.\n", step.name, words::span(step.ms));
     if step.tables.is_empty() {
         text.push_str("No lock was seen on a table that was there before.\n");
         return text;
     }
     text.push_str(
-        "\n| table | rows | size | lock | blocks | held | reads waited | writes waited |\n|---|--:|--:|---|---|--:|--:|--:|\n",
+        "\n| table | rows | size | lock | blocks | held | reads waited | writes waited | writes to changed rows |\n\
+         |---|--:|--:|---|---|--:|--:|--:|--:|\n",
     );
     for impact in &step.tables {
-        text.push_str(&rows(impact));
+        text.push_str(&rows(impact, unwatched));
     }
     text
 }
 
 /// Writes a row for each lock on a table; the table's own figures stand in the first.
-fn rows(impact: &Impact) -> String {
+fn rows(impact: &Impact, unwatched: bool) -> String {
     let wait = |ms: Option<u64>| ms.map_or_else(String::new, words::span);
     let mut text = String::new();
     for (number, lock) in impact.locks.iter().enumerate() {
-        let held =
-            lock.held_ms.map_or_else(|| format!("< {SAMPLE_MS} ms"), |ms| format!("≤ {}", words::span(ms)));
+        let held = match lock.held_ms {
+            Some(ms) => format!("≤ {}", words::span(ms)),
+            None if unwatched => "not known".into(),
+            None => format!("< {SAMPLE_MS} ms"),
+        };
         let inferred = if lock.inferred { ", inferred" } else { "" };
         let on = lock.index.as_ref().map_or_else(String::new, |index| format!(" on {index}"));
-        let mut cells = [const { String::new() }; 5];
+        let mut cells = [const { String::new() }; 6];
         if number == 0 {
             let rewritten = if impact.rewritten { " (rewritten)" } else { "" };
             cells = [
@@ -121,13 +155,45 @@ fn rows(impact: &Impact) -> String {
                 words::bytes(impact.bytes),
                 wait(impact.read_wait_ms),
                 wait(impact.write_wait_ms),
+                impact.row_wait_ms.map_or_else(String::new, |ms| format!("≤ {}", words::span(ms))),
             ];
         }
-        let [table, count, size, reads, writes] = cells;
+        let [table, count, size, reads, writes, changed] = cells;
         text.push_str(&format!(
-            "| {table} | {count} | {size} | {}{on}{inferred} | {} | {held} | {reads} | {writes} |\n",
+            "| {table} | {count} | {size} | {}{on}{inferred} | {} | {held} | {reads} | {writes} | {changed} |\n",
             lock.mode, lock.blocks
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(writes: Option<u64>, rows: Option<u64>, unwatched: bool) -> String {
+        let held = writes.map(|ms| json!({ "index": null, "mode": "share", "blocks": "writes", "inferred": false, "held_ms": ms }));
+        let table = json!({
+            "table": "items", "rows": 1, "bytes": 1, "locks": held.into_iter().collect::<Vec<_>>(), "rewritten": false,
+            "read_wait_ms": null, "write_wait_ms": null, "row_wait_ms": rows,
+        });
+        let step = json!({ "name": "1.sql", "ms": 600_000, "wal_bytes": 1, "tables": [table] });
+        let report = json!({
+            "steps": [step], "temp_bytes": 0, "complete": true, "unwatched": unwatched, "missing": [],
+        });
+        waits(&Report::deserialize(report).unwrap())
+    }
+
+    #[test]
+    fn nobody_waited_is_said_only_where_it_is_so() {
+        assert_eq!(said(None, None, false), "nobody waited");
+        let rows = "writes to rows that it changed in items waited up to 10 min 0 s";
+        assert_eq!(said(None, Some(600_000), false), format!("no read waited, {rows}"));
+        assert_eq!(said(Some(300), Some(600_000), false), format!("no read waited, writes ≤ 0.3 s, {rows}"));
+        // Who waits for the table waits for its rows as well.
+        assert_eq!(said(Some(600_000), Some(600_000), false), "no read waited, writes ≤ 10 min 0 s");
+        assert_eq!(said(None, None, true), "how long others waited is not known");
+    }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::serving::Serving;
+use super::way_back::{Estimate, WayBack};
 use super::{Act, Ctx, Site, Words, rehearsal};
 use crate::fault::{Fault, OrFault};
 
@@ -45,6 +46,12 @@ pub(super) struct Rehearsed {
     /// How the release that serves does afterwards; `None` when nothing tells.
     #[serde(default)]
     pub serving: Option<Serving>,
+    /// How they go back; `None` when no migration was pending.
+    #[serde(default)]
+    pub way_back: Option<WayBack>,
+    /// How long they take for real; `None` when no migration was pending.
+    #[serde(default)]
+    pub estimate: Option<Estimate>,
 }
 
 /// Returns what of a structure the rehearsal's copy can have: neither subscriptions nor log-ins on foreign servers.
@@ -77,7 +84,8 @@ impl Rehearse {
             false => Some(Watch::begin(copy).await.or_fault(unobservable)?),
         };
         let mut on_step = |name: &str| watch.iter().for_each(|watch| watch.step(name));
-        let applied = super::migrate::apply(ctx, &self.migrations, copy, true, &mut on_step).await;
+        let applied =
+            super::migrate::apply(ctx, &self.migrations, copy, true, &mut on_step, async |_| Ok(())).await;
         let report = match watch {
             Some(watch) => Some(watch.end(&golden).await),
             None => None,
@@ -96,7 +104,6 @@ impl Rehearse {
             Some(_) => Serving::look(ctx, &golden, copy).await?,
             None => None,
         };
-        report.as_ref().map_or(Ok(()), |report| rehearsal::write(ctx, report, serving.as_ref()))?;
         let after = Structure::of(copy).await.or_fault(|| "the migrated copy cannot be read".into())?;
         let after = after.without_user_mappings();
         // The way back is the golden copy itself: it must stand exactly as it was proved.
@@ -111,6 +118,11 @@ impl Rehearse {
             let expected = Expected::of(&golden, copy, self.migrations.tool.record()).await;
             Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
         };
+        let way_back = expected.as_ref().map(|expected| WayBack::of(ctx, expected));
+        let estimate = expected.as_ref().and(report.as_ref()).map(Estimate::of);
+        if let Some(report) = &report {
+            rehearsal::write(ctx, report, serving.as_ref(), way_back.as_ref())?;
+        }
         let definition = |change: &Change| match change {
             Change::Added { object, definition } => (object.clone(), Some(definition.clone())),
             Change::Changed { object, to, .. } => (object.clone(), Some(to.clone())),
@@ -120,6 +132,8 @@ impl Rehearse {
             expected,
             report,
             serving,
+            way_back,
+            estimate,
             ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
             migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
             structure: after.hash(),

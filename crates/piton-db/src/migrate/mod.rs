@@ -23,6 +23,7 @@ pub use state::{Applied, AppliedOne, MigrateOptions, Migration, Recorded, State}
 pub use tool::{Migrations, RecordTables, Tool};
 
 use crate::Trouble;
+use crate::blockers::Blocker;
 
 /// Why a migration was not run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +160,9 @@ pub enum MigrationError {
         /// How it stands, in words.
         stands: &'static str,
     },
+    /// Others hold what the next migration waits for; it was not begun.
+    #[error("others hold what the migration has to lock: {}", .0.iter().map(|blocker| blocker.who.as_str()).collect::<Vec<_>>().join("; "))]
+    InTheWay(Vec<Blocker>),
     /// A migration of this name is neither in the folder nor in the record.
     #[error("there is no migration {name}")]
     Unknown {

@@ -349,15 +349,25 @@ pub(super) fn backoff(attempt: u32) -> Duration {
     Duration::from_millis(250 * u64::from(1_u32 << attempt.min(5)))
 }
 
-/// Describes the oldest transactions of others, one of which holds the lock.
+/// Describes others' transactions, of which one holds the lock: those that have locked a table, the oldest first.
+///
+/// Of whose age may not be seen, any may be the oldest.
 pub(super) async fn holders(client: &Client) -> String {
     let rows = client
         .query(
-            "select pg_catalog.concat_ws(' ', 'session', pid, 'of', usename, '(' || nullif(application_name, '') || ')',
-                    state, 'since', date_trunc('second', xact_start)::text)
-             from pg_catalog.pg_stat_activity
-             where datname = current_database() and pid <> pg_catalog.pg_backend_pid() and xact_start is not null
-             order by xact_start limit 3",
+            "select pg_catalog.concat_ws(' ', coalesce('session ' || l.pid, 'a prepared transaction'), 'of ' || a.usename,
+                    '(' || nullif(a.application_name, '') || ')', a.state, 'since ' || date_trunc('second', a.xact_start),
+                    'with ' || pg_catalog.string_agg(distinct c.relname::text, ', ' order by c.relname::text)
+                               filter (where c.relkind in ('r', 'p', 'm', 'v')))
+             from pg_catalog.pg_locks l
+             left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+             left join pg_catalog.pg_class c on c.oid = l.relation and c.oid >= 16384
+             -- Autovacuum is known by having no user; it gives way.
+             where l.granted and l.pid is distinct from pg_catalog.pg_backend_pid() and (l.pid is null or a.usesysid is not null)
+               and (l.locktype = 'virtualxid' and a.datname = current_database() or l.locktype = 'relation' and
+                    l.database = (select oid from pg_catalog.pg_database where datname = current_database()))
+             group by l.virtualtransaction, l.pid, a.usename, a.application_name, a.state, a.xact_start
+             order by count(c.oid) = 0, a.xact_start nulls first limit 3",
             &[],
         )
         .await

@@ -185,6 +185,12 @@ impl Statement {
         tokens
     }
 
+    /// Tells whether the statement builds an index while others write, for which it waits for every older snapshot.
+    pub(super) fn builds_concurrently(&self) -> bool {
+        let builds = self.starts(&["CREATE"]) || self.starts(&["REINDEX"]);
+        builds && self.words.iter().any(|word| word == "CONCURRENTLY")
+    }
+
     /// Tells whether the statement waits for others without standing in anybody's way.
     pub(super) fn waits_harmlessly(&self) -> bool {
         let has = |word: &str| self.words.iter().any(|w| w == word);

@@ -84,6 +84,20 @@ impl SqlFolder {
         options: MigrateOptions,
         progress: OnProgress<'_>,
     ) -> Result<Applied, DbError> {
+        self.apply_when(database, options, progress, async |_| Ok(())).await
+    }
+
+    /// Applies what is pending as [`SqlFolder::apply`] does; before each file, `may_begin` is asked.
+    ///
+    /// # Errors
+    /// As [`SqlFolder::apply`], and what `may_begin` says.
+    pub async fn apply_when(
+        &self,
+        database: &Database,
+        options: MigrateOptions,
+        progress: OnProgress<'_>,
+        mut may_begin: impl AsyncFnMut(&str) -> Result<(), DbError>,
+    ) -> Result<Applied, DbError> {
         let mut client = database.connect().await?;
         run::lock(&client, options.wait_for_other).await?;
         create_record(&client, &database.user, &database.dbname).await?;
@@ -100,6 +114,7 @@ impl SqlFolder {
         for script in &scripts {
             let what = script.name.clone();
             progress(Progress { doing: "migrate", what, done: migrations.len() as u64, total });
+            may_begin(&script.name).await?;
             let took = script.run(&mut client, options, records.get(&script.name)).await?;
             migrations.push(AppliedOne {
                 name: script.name.clone(),

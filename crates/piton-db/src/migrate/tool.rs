@@ -15,7 +15,7 @@ use super::golang::GolangMigrate;
 use super::prisma::Prisma;
 use super::sqitch::Sqitch;
 use super::sql::{SCHEMA, SqlFolder, TABLE};
-use super::{Applied, MigrateOptions, Migration, Recorded};
+use super::{Applied, MigrateOptions, Migration, Recorded, script};
 use crate::progress::{OnReport, Report};
 use crate::{Database, DbError};
 
@@ -157,6 +157,12 @@ impl Migrations {
         Some((file, text))
     }
 
+    /// Tells whether a migration's SQL builds an index concurrently; false for what is no SQL.
+    pub fn builds_concurrently(&self, name: &str) -> bool {
+        let statements = self.script(name).and_then(|(_, text)| script::split(&text).ok());
+        statements.into_iter().flatten().any(|statement| statement.builds_concurrently())
+    }
+
     /// Lists the migrations of the folder and of the database's record, in the order in which they are applied.
     ///
     /// # Errors
@@ -182,23 +188,36 @@ impl Migrations {
     /// Applies what is pending, in its order.
     ///
     /// A tool of its own runs once for each migration where it can, so that no locks pile up. With [`Around::unproved`] it is
-    /// proved before its first run that it uses the database that it is given.
+    /// proved before its first run that it uses the database that it is given. `may_begin` is asked before each file that Piton
+    /// itself runs, and before a tool that has something to do, once.
     ///
     /// # Errors
-    /// [`MigrationError`](super::MigrationError), in [`DbError::Migration`]; what had been applied before the failing one stays.
+    /// [`MigrationError`](super::MigrationError), in [`DbError::Migration`], and what `may_begin` says; what had been applied
+    /// before the failing one stays.
     pub async fn apply(
         &self,
         database: &Database,
         around: &Around,
         options: MigrateOptions,
         report: OnReport<'_>,
+        mut may_begin: impl AsyncFnMut(Option<&str>) -> Result<(), DbError>,
     ) -> Result<Applied, DbError> {
         match self.tool.adapter() {
             None => {
                 let mut progress = |progress| report(Report::Progress(progress));
-                SqlFolder::new(&self.folder).apply(database, options, &mut progress).await
+                let folder = SqlFolder::new(&self.folder);
+                folder
+                    .apply_when(database, options, &mut progress, async |name| may_begin(Some(name)).await)
+                    .await
             }
-            Some(adapter) => foreign::apply(&*adapter, self, database, around, options, report).await,
+            Some(adapter) => {
+                // Of commands, and of what packages bring, only a run tells whether something is pending.
+                let known = self.status(database).await?;
+                if !self.tool.has_all_files() || !known.iter().all(Migration::is_applied) {
+                    may_begin(None).await?;
+                }
+                foreign::apply(&*adapter, self, database, around, options, report).await
+            }
         }
     }
 

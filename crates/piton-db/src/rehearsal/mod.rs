@@ -4,6 +4,7 @@
 //! short. Samples of `pg_locks` see what fires no trigger (`VACUUM FULL`, `CREATE INDEX CONCURRENTLY`) and how long it lasts. Probes
 //! plan a read and a write of each locked table and wait as the app's would. File numbers before and after each migration show
 //! what was rewritten behind all of them; where the event triggers may not be made, catalogue rows show what was redefined.
+//! A probe meets no row: how long a write waits for one that a migration has changed is as long as the change's own lock.
 
 mod report;
 mod sampler;
@@ -134,6 +135,7 @@ impl Watch {
         let ended = Instant::now();
         let _ = self.orders.send(Order::Stop);
         let mut missing = Vec::new();
+        let mut unwatched = false;
         let seen = match self.seen.await {
             Ok(Ok(seen)) => seen,
             failed => {
@@ -142,6 +144,7 @@ impl Watch {
                     |seen| seen.err().map_or(String::new(), |error| chain(&error)),
                 );
                 missing.push(format!("how long locks were held and waited for: {why}"));
+                unwatched = true;
                 Seen::default()
             }
         };
@@ -159,13 +162,15 @@ impl Watch {
                 "the modes of locks shorter than {SAMPLE_MS} ms, inferred from what has changed: a superuser may note them, and {why}"
             )),
         }
-        let complete = self.no_recorder.is_none();
-        draft.take_seen(&seen, complete);
-        let steps = draft.finish(&seen, golden).await;
-        settle(&self.client).await?;
+        draft.take_seen(&seen, self.no_recorder.is_none());
+        let changed = match settle(&self.client).await? {
+            true => changed_tables(&self.client).await?,
+            false => None,
+        };
+        let steps = draft.finish(&seen, golden, changed.as_ref()).await;
         let temp_bytes = (temp_bytes(&self.client).await? - self.temp_bytes).try_into().unwrap_or(0);
-        let complete = complete || self.relations.tables.is_empty();
-        Ok(Report { steps, temp_bytes, complete, missing })
+        let complete = !unwatched && (self.no_recorder.is_none() || self.relations.tables.is_empty());
+        Ok(Report { steps, temp_bytes, complete, unwatched, missing })
     }
 }
 
@@ -248,8 +253,23 @@ async fn temp_bytes(client: &Client) -> Result<i64, DbError> {
     client.query_one(sql, &[]).await.doing(|| "read how much was sorted on disk".into()).map(|row| row.get(0))
 }
 
-/// Waits until the migrating session is gone, which hands in its statistics when it goes.
-async fn settle(client: &Client) -> Result<(), DbError> {
+/// Lists the tables of which rows were changed or removed; `None` when the server does not tell.
+///
+/// Before 15 what a session hands in takes its time to be seen.
+async fn changed_tables(client: &Client) -> Result<Option<BTreeSet<u32>>, DbError> {
+    let what = || "look which rows were changed".to_owned();
+    let counts = "select pg_catalog.current_setting('track_counts')::bool
+                  and pg_catalog.current_setting('server_version_num')::int >= 150000";
+    if !client.query_one(counts, &[]).await.doing(what)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let changed = "select relid from pg_catalog.pg_stat_user_tables where n_tup_upd + n_tup_del > 0";
+    let rows = client.query(changed, &[]).await.doing(what)?;
+    Ok(Some(rows.iter().map(|row| row.get(0)).collect()))
+}
+
+/// Waits until the migrating session is gone, which hands in its statistics when it goes; tells whether it went.
+async fn settle(client: &Client) -> Result<bool, DbError> {
     let others = "select exists (select from pg_catalog.pg_stat_activity
                   where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
                     and backend_type = 'client backend')";
@@ -257,11 +277,11 @@ async fn settle(client: &Client) -> Result<(), DbError> {
     while from.elapsed() < STATISTICS {
         let row = client.query_one(others, &[]).await.doing(|| "look who is on the copy".into())?;
         if !row.get::<_, bool>(0) {
-            break;
+            return Ok(true);
         }
         tokio::time::sleep(Duration::from_millis(SAMPLE_MS)).await;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// What is known of one table in one step.
@@ -273,6 +293,8 @@ struct Known {
     inferred: BTreeSet<Mode>,
     waits: BTreeMap<Kind, Duration>,
     rewritten: bool,
+    /// Whether an index was built concurrently.
+    concurrently: bool,
 }
 
 /// The report while it is put together.
@@ -319,7 +341,7 @@ impl Draft<'_> {
     }
 
     /// Takes over what samples and probes have shown, and infers from what has changed which locks there were.
-    fn take_seen(&mut self, seen: &Seen, complete: bool) {
+    fn take_seen(&mut self, seen: &Seen, recorded: bool) {
         for (&(step, table, index, mode), held) in &seen.held {
             let lock = self.known(step, table).locks.entry((index, mode)).or_default();
             *lock = (*lock).max(Some(*held));
@@ -338,26 +360,32 @@ impl Draft<'_> {
                     known.infer(Mode::AccessExclusive);
                 }
             }
-            // Where every lock of a statement was noted, an index that came without one was built concurrently.
-            let of_new = if complete { Mode::ShareUpdateExclusive } else { Mode::Share };
-            for (_, table) in missing_in(&before.indexes, &after.indexes).filter(|(_, table)| is_old(*table))
-            {
-                self.known(step, table).infer(of_new);
+            let made = missing_in(&before.indexes, &after.indexes);
+            for index in made.clone().filter(|index| is_old(index.table)) {
+                let known = self.known(step, index.table);
+                known.concurrently |= index.concurrently;
+                known.infer(if index.concurrently { Mode::ShareUpdateExclusive } else { Mode::Share });
             }
-            if complete {
+            for &(table, mode) in after.redefined.iter().filter(|(table, _)| is_old(*table)) {
+                self.known(step, table).infer(mode);
+            }
+            if recorded {
                 continue;
             }
-            let dropped = missing_in(&after.indexes, &before.indexes).map(|(_, table)| table);
-            let defined = before.definitions.iter();
-            let redefined = defined.filter(|(table, was)| after.definitions.get(table) != Some(was));
-            for table in dropped.chain(redefined.map(|(table, _)| *table)).filter(|table| is_old(*table)) {
-                self.known(step, table).infer(Mode::AccessExclusive);
+            for index in missing_in(&after.indexes, &before.indexes).filter(|index| is_old(index.table)) {
+                let rebuilt = made.clone().any(|made| made.concurrently && made.name == index.name);
+                let known = self.known(step, index.table);
+                if !rebuilt && !known.drops_concurrently() {
+                    known.infer(Mode::AccessExclusive);
+                }
             }
         }
     }
 
     /// Puts the steps together; rows are counted in the golden copy, which stands as the migrations found it.
-    async fn finish(self, seen: &Seen, golden: &Database) -> Vec<Step> {
+    ///
+    /// `changed` are the tables of which rows were changed; all may be without it.
+    async fn finish(self, seen: &Seen, golden: &Database, changed: Option<&BTreeSet<u32>>) -> Vec<Step> {
         let rows = self.rows(golden).await;
         let mut steps = Vec::new();
         for (number, pair) in self.begun.windows(2).enumerate() {
@@ -365,7 +393,10 @@ impl Draft<'_> {
             let of_step = self.steps.iter().filter(|((step, _), _)| *step == number);
             let mut tables: Vec<Impact> = of_step
                 .filter_map(|((_, table), known)| {
-                    Some(known.impact(self.relations, self.relations.tables.get(table)?, rows.get(table)))
+                    let impact =
+                        known.impact(self.relations, self.relations.tables.get(table)?, rows.get(table));
+                    let changed = changed.is_none_or(|changed| changed.contains(table));
+                    Some(Impact { row_wait_ms: impact.row_wait_ms.filter(|_| changed), ..impact })
                 })
                 .collect();
             tables.retain(|impact| impact.rewritten || !impact.locks.is_empty());
@@ -374,7 +405,7 @@ impl Draft<'_> {
             steps.push(Step {
                 name: name.clone(),
                 ms: millis(to.duration_since(*from)),
-                wal_bytes: wal.map_or(0, |(before, after)| after.wal.saturating_sub(before.wal)),
+                wal_bytes: wal.map(|(before, after)| after.wal.saturating_sub(before.wal)),
                 tables,
             });
         }
@@ -401,10 +432,10 @@ impl Draft<'_> {
 
 /// Lists the entries of the second that the first has not.
 fn missing_in<'a>(
-    first: &'a BTreeMap<u32, u32>,
-    second: &'a BTreeMap<u32, u32>,
-) -> impl Iterator<Item = (u32, u32)> + 'a {
-    second.iter().filter(|(key, _)| !first.contains_key(key)).map(|(key, value)| (*key, *value))
+    first: &'a BTreeMap<u32, sampler::Index>,
+    second: &'a BTreeMap<u32, sampler::Index>,
+) -> impl Iterator<Item = &'a sampler::Index> + Clone {
+    second.iter().filter(|(oid, _)| !first.contains_key(oid)).map(|(_, index)| index)
 }
 
 impl Known {
@@ -414,6 +445,12 @@ impl Known {
             self.locks.insert((None, mode), None);
             self.inferred.insert(mode);
         }
+    }
+
+    /// Tells whether an index that is gone went without a lock that holds others off: no build explains the weaker one.
+    fn drops_concurrently(&self) -> bool {
+        let seen = self.locks.get(&(None, Mode::ShareUpdateExclusive)).is_some_and(Option::is_some);
+        seen && !self.concurrently
     }
 
     fn impact(&self, relations: &Relations, table: &Relation, rows: Option<&u64>) -> Impact {
@@ -426,6 +463,7 @@ impl Known {
         };
         let mut locks: Vec<Lock> = self.locks.iter().map(lock).collect();
         locks.sort_by(|a, b| (b.mode, &a.index).cmp(&(a.mode, &b.index)));
+        let row_wait = self.locks.get(&(None, Mode::RowExclusive)).copied().flatten();
         Impact {
             table: table.name.clone(),
             rows: rows.copied(),
@@ -434,6 +472,8 @@ impl Known {
             rewritten: self.rewritten,
             read_wait_ms: self.waits.get(&Kind::Read).copied().map(millis),
             write_wait_ms: self.waits.get(&Kind::Write).copied().map(millis),
+            row_wait_ms: row_wait.map(millis).filter(|ms| *ms > SAMPLE_MS),
+            concurrently: self.concurrently,
         }
     }
 }

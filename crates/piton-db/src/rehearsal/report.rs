@@ -11,6 +11,9 @@ pub struct Report {
     pub temp_bytes: u64,
     /// Whether every lock of a statement that changes the structure was noted, however short it was held.
     pub complete: bool,
+    /// Whether the looks ended before the migrations did: how long locks were held and others waited is not known then.
+    #[serde(default)]
+    pub unwatched: bool,
     /// What of the report could not be had, and why.
     pub missing: Vec<String>,
 }
@@ -22,8 +25,8 @@ pub struct Step {
     pub name: String,
     /// How long it took, in milliseconds.
     pub ms: u64,
-    /// What the whole server wrote ahead meanwhile, in bytes; no less than the migration's own.
-    pub wal_bytes: u64,
+    /// What the whole server wrote ahead meanwhile, in bytes, no less than the migration's own; `None` when nobody looked.
+    pub wal_bytes: Option<u64>,
     /// The tables that it locked or rewrote; not those that it made itself.
     pub tables: Vec<Impact>,
 }
@@ -45,6 +48,13 @@ pub struct Impact {
     pub read_wait_ms: Option<u64>,
     /// How long the longest write waited, as above.
     pub write_wait_ms: Option<u64>,
+    /// How long a write waited at most for a row that the migration changed, in milliseconds; `None` when it changed none, or
+    /// so shortly that it was not seen. A probe meets no row: it is as long as the lock that the change took.
+    #[serde(default)]
+    pub row_wait_ms: Option<u64>,
+    /// Whether an index of it was built concurrently: that waits for every older snapshot of the database.
+    #[serde(default)]
+    pub concurrently: bool,
 }
 
 /// A lock on a table or on one of its indexes.
@@ -58,7 +68,8 @@ pub struct Lock {
     pub blocks: Blocks,
     /// Whether nobody saw it, and it follows from what has changed.
     pub inferred: bool,
-    /// How long it was seen, in milliseconds, to within two samples; `None` when it was gone before it could be.
+    /// How long it was seen, in milliseconds, to within two samples; `None` when it was gone before it could be, or nobody
+    /// looked.
     pub held_ms: Option<u64>,
 }
 
@@ -193,6 +204,14 @@ impl Report {
     /// Returns how long a write waited at most, in milliseconds; `None` when nothing made writes wait.
     pub fn writes_waited(&self) -> Option<u64> {
         self.waited(Blocks::Writes)
+    }
+
+    /// Returns the longest wait for a row that a migration changed, in milliseconds, and the row's table, where it is longer than
+    /// that of any other write.
+    pub fn rows_waited(&self) -> Option<(u64, &str)> {
+        let impacts = self.steps.iter().flat_map(|step| &step.tables);
+        let longest = impacts.filter_map(|impact| Some((impact.row_wait_ms?, impact.table.as_str()))).max();
+        longest.filter(|(ms, _)| self.writes_waited().is_none_or(|writes| *ms > writes))
     }
 
     fn waited(&self, kind: Blocks) -> Option<u64> {

@@ -53,26 +53,79 @@ pub(super) struct Stand {
     pub(super) wal: u64,
     /// The file number of each table.
     pub(super) files: BTreeMap<u32, u32>,
-    /// The table of each index.
-    pub(super) indexes: BTreeMap<u32, u32>,
-    /// A sum over the versions of the catalogue's rows about each table, but for its indexes; empty where it is not asked for.
-    pub(super) definitions: BTreeMap<u32, String>,
+    /// The indexes.
+    pub(super) indexes: BTreeMap<u32, Index>,
+    /// The tables that were redefined since the stand before, each with the lock that takes; empty where it is not asked for.
+    pub(super) redefined: BTreeSet<(u32, Mode)>,
 }
 
-/// Sums up which versions of its rows the catalogue has of each table: a statement that redefines one writes a new version.
-/// `CREATE INDEX`, `VACUUM` and `ANALYZE` do not, they change the row in place.
+/// An index as it stood.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) table: u32,
+    pub(super) name: String,
+    /// Whether it was built concurrently: then it was made in one transaction and found valid in another.
+    pub(super) concurrently: bool,
+}
+
+/// A row of the catalogue about a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Definition {
+    table: u32,
+    /// The row's version: a statement that redefines something writes a new one.
+    version: String,
+    /// A sum over what only a statement with the strongest lock changes.
+    strict: String,
+    /// A sum over the rest.
+    mild: String,
+    /// The lock of a statement that adds the row; the strongest when there is none.
+    adding: Option<Mode>,
+    /// The lock of one that changes the rest alone, if it takes any.
+    mending: Option<Mode>,
+}
+
+/// Lists the catalogue's rows about each table, but for its indexes.
+///
+/// `CREATE INDEX`, `VACUUM` and `ANALYZE` write no new versions, they change the row in place. `GRANT` locks no table, and a
+/// trigger's lock follows from its own row.
 const DEFINITIONS: &str = "
-    select relation, pg_catalog.md5(pg_catalog.string_agg(version, ',' order by version)) from (
-        select oid, 'c' || xmin::text from pg_catalog.pg_class where relkind in ('r', 'p', 'm', 'v')
-        union all select attrelid, 'a' || attnum::text || ':' || xmin::text from pg_catalog.pg_attribute
-        union all select adrelid, 'd' || oid::text || ':' || xmin::text from pg_catalog.pg_attrdef
-        union all select conrelid, 'k' || oid::text || ':' || xmin::text from pg_catalog.pg_constraint
-        union all select confrelid, 'f' || oid::text || ':' || xmin::text from pg_catalog.pg_constraint
-        union all select tgrelid, 't' || oid::text || ':' || xmin::text from pg_catalog.pg_trigger
-        union all select ev_class, 'r' || oid::text || ':' || xmin::text from pg_catalog.pg_rewrite
-        union all select polrelid, 'p' || oid::text || ':' || xmin::text from pg_catalog.pg_policy
-    ) v(relation, version)
-    where relation >= 16384 group by relation";
+    select key, relation, version, pg_catalog.md5(strict), pg_catalog.md5(mild), adding, mending
+    from (
+        select 'c' || oid, oid, xmin::text,
+               pg_catalog.concat_ws(',', relname, relnamespace, relowner, relam, reltablespace, relpersistence, relnatts, relchecks,
+                                    relhasrules, relhassubclass, relrowsecurity, relforcerowsecurity, relreplident, reloptions),
+               pg_catalog.concat_ws(',', relhastriggers, relacl), null, null
+        from pg_catalog.pg_class where relkind in ('r', 'p', 'm', 'v')
+        union all
+        select 'a' || attrelid || '.' || attnum, attrelid, a.xmin::text,
+               pg_catalog.concat_ws(',', attname, atttypid, atttypmod, attnotnull, atthasdef, attisdropped, attidentity, attgenerated,
+                                    attstorage, attcollation),
+               attacl::text, null, null
+        from pg_catalog.pg_attribute a
+        join pg_catalog.pg_class c on c.oid = attrelid and relkind in ('r', 'p', 'm', 'v')
+        where attnum > 0
+        union all
+        select 'd' || oid, adrelid, xmin::text, null, null, null, null from pg_catalog.pg_attrdef
+        union all
+        select 'k' || oid, conrelid, xmin::text,
+               pg_catalog.concat_ws(',', conname, condeferrable, condeferred, connoinherit), convalidated::text,
+               case when contype in ('f', 't') then 'ShareRowExclusiveLock' end, 'ShareUpdateExclusiveLock'
+        from pg_catalog.pg_constraint
+        union all
+        select 'f' || oid, confrelid, xmin::text,
+               pg_catalog.concat_ws(',', conname, condeferrable, condeferred, connoinherit), convalidated::text,
+               'ShareRowExclusiveLock', null
+        from pg_catalog.pg_constraint
+        union all
+        select 't' || oid, tgrelid, xmin::text, pg_catalog.concat_ws(',', tgname, tgfoid, tgtype, tgdeferrable, tginitdeferred),
+               tgenabled::text, 'ShareRowExclusiveLock', 'ShareRowExclusiveLock'
+        from pg_catalog.pg_trigger
+        union all
+        select 'r' || oid, ev_class, xmin::text, null, null, null, null from pg_catalog.pg_rewrite
+        union all
+        select 'p' || oid, polrelid, xmin::text, null, null, null, null from pg_catalog.pg_policy
+    ) v(key, relation, version, strict, mild, adding, mending)
+    where relation >= 16384";
 
 /// A lock on a relation that others have.
 type Held = (u32, Option<u32>, Mode);
@@ -106,6 +159,8 @@ struct Sampler {
     in_flight: BTreeSet<(u32, Kind)>,
     open: BTreeMap<Held, (Option<usize>, Instant)>,
     last: Instant,
+    /// As the last stand found them.
+    definitions: BTreeMap<String, Definition>,
     seen: Seen,
 }
 
@@ -175,6 +230,7 @@ impl Sampler {
             in_flight: BTreeSet::new(),
             open: BTreeMap::new(),
             last: Instant::now(),
+            definitions: BTreeMap::new(),
             seen,
         })
     }
@@ -218,8 +274,10 @@ impl Sampler {
         let rows = self
             .client
             .query(
-                "select c.oid, c.relfilenode, i.indrelid from pg_catalog.pg_class c
+                "select c.oid, c.relfilenode, i.indrelid, c.relname::text, coalesce(i.xmin::text <> a.xmin::text, false)
+                 from pg_catalog.pg_class c
                  left join pg_catalog.pg_index i on i.indexrelid = c.oid
+                 left join pg_catalog.pg_attribute a on a.attrelid = i.indexrelid and a.attnum = 1
                  where c.oid >= 16384 and c.relkind in ('r', 'm', 'i', 'I')",
                 &[],
             )
@@ -228,17 +286,22 @@ impl Sampler {
         let (mut files, mut indexes) = (BTreeMap::new(), BTreeMap::new());
         for row in &rows {
             match row.get::<_, Option<u32>>(2) {
-                Some(table) => _ = indexes.insert(row.get(0), table),
+                Some(table) => {
+                    let index = Index { table, name: row.get(3), concurrently: row.get(4) };
+                    indexes.insert(row.get(0), index);
+                }
                 None => _ = files.insert(row.get(0), row.get::<_, u32>(1)),
             }
         }
-        let mut definitions = BTreeMap::new();
+        let mut redefined = BTreeSet::new();
         if self.task.definitions {
             let rows = self.client.query(DEFINITIONS, &[]).await.doing(what)?;
-            definitions.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+            let now = rows.iter().map(|row| (row.get(0), Definition::read(row))).collect();
+            let before = std::mem::replace(&mut self.definitions, now);
+            redefined = redefined_since(&before, &self.definitions);
         }
         let wal = u64::try_from(wal).unwrap_or(0);
-        self.seen.stands.push(Stand { wal, files, indexes, definitions });
+        self.seen.stands.push(Stand { wal, files, indexes, redefined });
         Ok(())
     }
 
@@ -321,6 +384,49 @@ impl Sampler {
         let longest = self.seen.waits.entry(probed.key).or_default();
         *longest = (*longest).max(probed.waited);
     }
+}
+
+impl Definition {
+    fn read(row: &tokio_postgres::Row) -> Self {
+        let text = |column: usize| row.get::<_, Option<String>>(column).unwrap_or_default();
+        let mode = |column: usize| row.get::<_, Option<&str>>(column).and_then(Mode::of);
+        Self {
+            table: row.get(1),
+            version: text(2),
+            strict: text(3),
+            mild: text(4),
+            adding: mode(5),
+            mending: mode(6),
+        }
+    }
+
+    /// Returns the lock of the statement that made this row of another one, if it takes any.
+    fn lock_since(&self, before: &Self) -> Option<Mode> {
+        if self.version == before.version {
+            return None;
+        }
+        match self.strict == before.strict && self.mild != before.mild {
+            true => self.mending,
+            false => Some(Mode::AccessExclusive),
+        }
+    }
+}
+
+/// Lists the tables whose rows in the catalogue have changed, each with the lock that this takes.
+fn redefined_since(
+    before: &BTreeMap<String, Definition>,
+    now: &BTreeMap<String, Definition>,
+) -> BTreeSet<(u32, Mode)> {
+    let gone = before.iter().filter(|(key, _)| !now.contains_key(*key));
+    let gone = gone.map(|(_, definition)| (definition.table, Mode::AccessExclusive));
+    let changed = now.iter().filter_map(|(key, definition)| {
+        let lock = match before.get(key) {
+            Some(before) => definition.lock_since(before),
+            None => Some(definition.adding.unwrap_or(Mode::AccessExclusive)),
+        };
+        Some((definition.table, lock?))
+    });
+    gone.chain(changed).collect()
 }
 
 /// Counts the sessions that the server can spare: a quarter of those that are free is left to the app, which may be on it.

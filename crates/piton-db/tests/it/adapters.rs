@@ -110,7 +110,8 @@ impl App {
                 ran.push(one.command);
             }
         };
-        let applied = self.migrations().apply(db, &self.around(), OPTIONS, &mut report).await?;
+        let applied =
+            self.migrations().apply(db, &self.around(), OPTIONS, &mut report, async |_| Ok(())).await?;
         self.proved.set(true);
         Ok((applied.migrations.into_iter().map(|one| one.name).collect(), ran))
     }

@@ -166,7 +166,20 @@ async fn locks_rewrites_and_waits_are_reported_by_migration() {
             assert_waits(step, blocks);
         }
         if rewrites && locks[0].0 == BIG {
-            assert!(step.wal_bytes > 5_000_000, "{step:#?}");
+            assert!(step.wal_bytes > Some(5_000_000), "{step:#?}");
+        }
+        let concurrent: Vec<&str> = step
+            .tables
+            .iter()
+            .filter(|impact| impact.concurrently)
+            .map(|impact| impact.table.as_str())
+            .collect();
+        assert_eq!(concurrent, if name == "02_concurrently" { vec![BIG] } else { vec![] }, "{step:#?}");
+        // Who writes to a row that the migration has changed waits for its end.
+        let rows = step.tables.iter().filter_map(|impact| impact.row_wait_ms).max();
+        match name {
+            "13_rows" => assert!(rows.unwrap() * 2 > step.ms, "{step:#?}"),
+            _ => assert_eq!(rows, None, "{step:#?}"),
         }
     }
     // The basis of the estimate: what the golden copy held.
@@ -218,10 +231,25 @@ async fn without_event_triggers_the_rest_is_reported_and_what_is_missing_is_said
         ("5.sql", "create index quick on own.small (id)"),
         ("6.sql", "drop index own.quick"),
         ("7.sql", r#"alter table own.small add foreign key (big_id) references own."Big" (id) not valid"#),
-        ("8.sql", "insert into own.small values (3, 3); create table own.fresh (id int)"),
+        // It changes no row that somebody could wait for.
+        (
+            "8.sql",
+            "insert into own.small values (3, 3); create table own.fresh (id int); select pg_sleep(0.1)",
+        ),
+        // What is safer takes a weaker lock, or none.
+        ("9.sql", r#"create index concurrently safe on own."Big" (gone)"#),
+        ("10.sql", "reindex index concurrently own.safe"),
+        ("11.sql", "alter table own.small validate constraint small_big_id_fkey"),
+        ("12.sql", r#"grant select on own.small to public; grant select (id) on own."Big" to public"#),
+        (
+            "13.sql",
+            "create trigger same before update on own.small
+             for each row execute function suppress_redundant_updates_trigger()",
+        ),
     ];
+    let ordered = |name: &str| format!("{name:0>6}");
     for (name, sql) in files {
-        fs::write(dir.path().join(name), sql).unwrap();
+        fs::write(dir.path().join(ordered(name)), sql).unwrap();
     }
     let watch = Watch::begin(&copy).await.unwrap();
     let folder = SqlFolder::new(dir.path());
@@ -230,7 +258,22 @@ async fn without_event_triggers_the_rest_is_reported_and_what_is_missing_is_said
     assert!(!report.complete);
     assert!(report.missing[0].contains("superuser"), "{:?}", report.missing);
     let big = r#""own"."Big""#;
-    let [index, retype, truncate, column, quick, gone, foreign_key, rows] = report.steps.as_slice() else {
+    let [
+        index,
+        retype,
+        truncate,
+        column,
+        quick,
+        gone,
+        foreign_key,
+        rows,
+        concurrent,
+        again,
+        validate,
+        grant,
+        trigger,
+    ] = report.steps.as_slice()
+    else {
         panic!("{report:#?}")
     };
     assert_eq!(impact(index, big).blocks(), Blocks::Writes);
@@ -243,16 +286,39 @@ async fn without_event_triggers_the_rest_is_reported_and_what_is_missing_is_said
         (column, small, Mode::AccessExclusive),
         (quick, small, Mode::Share),
         (gone, small, Mode::AccessExclusive),
-        (foreign_key, small, Mode::AccessExclusive),
-        (foreign_key, big, Mode::AccessExclusive),
+        (foreign_key, small, Mode::ShareRowExclusive),
+        (foreign_key, big, Mode::ShareRowExclusive),
+        (concurrent, big, Mode::ShareUpdateExclusive),
+        (again, big, Mode::ShareUpdateExclusive),
+        (validate, small, Mode::ShareUpdateExclusive),
+        (trigger, small, Mode::ShareRowExclusive),
     ] {
-        // A busy machine may be so slow that it is seen.
-        let strongest = &impact(step, table).locks[0];
-        assert!(strongest.mode == mode || !strongest.inferred, "{step:#?}");
+        assert_eq!(impact(step, table).locks[0].mode, mode, "{step:#?}");
     }
+    assert!(impact(concurrent, big).concurrently && impact(again, big).concurrently, "{report:#?}");
+    assert_eq!(grant.tables, []);
     assert!(rows.tables.iter().all(|impact| impact.blocks() == Blocks::Nothing), "{rows:#?}");
+    assert!(rows.tables.iter().all(|impact| impact.row_wait_ms.is_none()), "{rows:#?}");
     // A lock that nobody saw cannot be ruled out.
     assert!(report.reads_waited() >= Some(piton_db::rehearsal::SAMPLE_MS));
+}
+
+#[tokio::test]
+async fn what_nobody_looked_at_is_not_known() {
+    let Some((cluster, db)) = fresh("rehearsal_unwatched").await else { return };
+    run(&db, "create table a (id int)").await;
+    let watch = Watch::begin(&db).await.unwrap();
+    watch.step("1.sql");
+    let admin = cluster.connect("postgres").await;
+    let ends = "select pg_terminate_backend(pid) from pg_stat_activity
+                where datname = 'rehearsal_unwatched' and query like 'select l.relation, l.mode from pg_catalog.pg_locks%'";
+    admin.batch_execute(ends).await.unwrap();
+    run(&db, "alter table a add x int").await;
+    let report = watch.end(&db).await.unwrap();
+    assert!(report.unwatched && !report.complete, "{report:#?}");
+    assert!(report.missing[0].starts_with("how long locks were held"), "{report:#?}");
+    assert_eq!(report.steps[0].wal_bytes, None);
+    assert_eq!(impact(&report.steps[0], r#""public"."a""#).locks[0].mode, Mode::AccessExclusive);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use piton_testkit::stage::{Change, Stage};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const CONTRACT: &str = include_str!("../../../../docs/json.md");
 
@@ -50,6 +50,7 @@ struct Seen {
     plan: BTreeSet<String>,
     release: BTreeSet<String>,
     rehearsal: BTreeSet<String>,
+    migrate: BTreeSet<String>,
     status: BTreeSet<String>,
     log: BTreeSet<String>,
     log_verify: BTreeSet<String>,
@@ -78,8 +79,13 @@ impl Seen {
         for step in release["steps"].as_array().into_iter().flatten() {
             let outcome = &step["outcome"];
             if outcome["report"].is_object() {
-                let described = json!({ "report": outcome["report"], "serving": outcome["serving"] });
-                self.rehearsal.extend(fields(&described, &[]));
+                let keys = ["report", "serving", "way_back", "estimate"];
+                let described: serde_json::Map<_, _> =
+                    keys.map(|key| (key.to_owned(), outcome[key].clone())).into_iter().collect();
+                self.rehearsal.extend(fields(&described.into(), &[]));
+            }
+            if step["id"] == "migrate" && outcome.is_object() {
+                self.migrate.extend(fields(outcome, &[]));
             }
         }
         release["outcome"].as_str().unwrap_or_default().to_owned()
@@ -210,6 +216,7 @@ fn what_is_printed_is_what_is_described() {
         ("plan", seen.plan),
         ("release", seen.release),
         ("rehearsal", seen.rehearsal),
+        ("migration of a release", seen.migrate),
         ("status", seen.status),
         ("log", seen.log),
         ("log --verify", seen.log_verify),

@@ -112,6 +112,15 @@ fn what_was_written_before_a_renaming_migration_stays() {
         stage.commit("v2", &[Change::Migration("002_renames.sql", renaming)]);
         let said = failed_after(&stage, meanwhile);
         said.says("the migration stays: ");
+        if renaming.starts_with("update") {
+            let events = stage.events("production");
+            let rehearsed = events
+                .iter()
+                .rfind(|event| event["event"]["event"] == "done" && event["event"]["step"] == "rehearse");
+            let way_back = &rehearsed.unwrap()["event"]["outcome"]["way_back"];
+            assert_eq!(way_back["by_itself"], false, "{way_back}");
+            assert_eq!(way_back["why_not"], "it changes or removes what is in \"public\".\"notes\"");
+        }
         assert_eq!(stage.sql(&production, found).len(), 1, "{renaming}");
         assert_eq!(stage.databases(), [production]);
     }
