@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let megabytes: u64 = std::env::var("PITON_BENCH_MB").map_or(Ok(1000), |text| text.parse())?;
-    let Some(cluster) = Cluster::start_with(Options { fsync: true, settings: Vec::new() }) else {
+    let Some(cluster) = Cluster::start_with(Options { fsync: true, ..Options::default() }) else {
         return Ok(());
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

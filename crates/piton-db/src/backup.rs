@@ -21,7 +21,7 @@ use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects, neutral, toc, versions};
+use crate::{Database, DbError, dumpfile, files, large_objects, neutral, quote, toc, versions};
 
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
@@ -352,21 +352,40 @@ async fn lock(client: &Client, tables: &[Table]) -> Result<bool, DbError> {
 
 /// Reads where the sequences stand; their values are not bound to a snapshot.
 pub(crate) async fn sequences(client: &Client) -> Result<BTreeMap<String, SequenceAt>, DbError> {
+    let what = || "read the sequences".to_owned();
     let rows = client
         .query(
             "select pg_catalog.format('%I.%I', schemaname, sequencename), coalesce(last_value, start_value),
-                    increment_by, cycle
-             from pg_catalog.pg_sequences where schemaname !~ '^pg_'",
+                    last_value is not null, increment_by, cycle,
+                    pg_catalog.has_schema_privilege(n.oid, 'USAGE') and pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+             from pg_catalog.pg_sequences
+             join pg_catalog.pg_namespace n on n.nspname = schemaname
+             join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = sequencename
+             where schemaname !~ '^pg_'",
             &[],
         )
         .await
-        .doing(|| "read the sequences".into())?;
+        .doing(what)?;
     let at = |row: &tokio_postgres::Row| SequenceAt {
         last: row.get(1),
-        increment: row.get(2),
-        cycles: row.get(3),
+        called: row.get(2),
+        increment: row.get(3),
+        cycles: row.get(4),
     };
-    Ok(rows.iter().map(|row| (row.get(0), at(row))).collect())
+    let mut all: BTreeMap<String, SequenceAt> = rows.iter().map(|row| (row.get(0), at(row))).collect();
+    // Where none was handed out the view does not tell what comes first, which `setval` may have changed.
+    let uncalled = rows.iter().filter(|row| !row.get::<_, bool>(2) && row.get::<_, bool>(5));
+    let uncalled: Vec<&str> = uncalled.map(|row| row.get(0)).collect();
+    for some in uncalled.chunks(200) {
+        let one = |name: &&str| format!("select {}, last_value, is_called from {name}", quote::literal(name));
+        let query = some.iter().map(one).collect::<Vec<_>>().join(" union all ");
+        for row in client.query(&query, &[]).await.doing(what)? {
+            if let Some(at) = all.get_mut(row.get::<_, &str>(0)) {
+                (at.last, at.called) = (row.get(1), row.get(2));
+            }
+        }
+    }
+    Ok(all)
 }
 
 async fn run_dump(command: &Command, dir: &Path, total: u64, report: OnReport<'_>) -> Result<(), DbError> {

@@ -37,8 +37,9 @@ pub enum Made {
 /// # Errors
 /// [`DbError::NameTaken`] when a database of that name carries another label or none; [`DbError::Privilege`].
 pub async fn create(database: &Database, like: &Properties, label: &Label) -> Result<Made, DbError> {
-    let made = make(database, &format!("TEMPLATE template0{}", like.create_options()), false, label).await;
-    match made {
+    let major = identity::identity(&*database.maintenance().await?).await?.major();
+    let options = format!("TEMPLATE template0{}", like.create_options(major));
+    match make(database, &options, false, label).await {
         Err(DbError::Privilege { doing, mend, source }) if like.tablespace != DEFAULT_TABLESPACE => {
             let tablespace = quote::ident(&like.tablespace);
             let user = quote::ident(&database.user);

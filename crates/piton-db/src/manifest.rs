@@ -38,12 +38,22 @@ pub struct FileSum {
 /// Where a sequence stood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceAt {
-    /// The last value handed out, or the start value when none was.
+    /// The last value handed out, or the first to come when none was.
     pub last: i64,
+    /// Whether `last` was handed out; older backups do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub called: bool,
     /// The step; negative for a descending one.
     pub increment: i64,
     /// Whether it begins again at its end.
     pub cycles: bool,
+}
+
+impl SequenceAt {
+    /// Returns the value that it hands out next, its end aside.
+    pub(crate) fn next(&self) -> i64 {
+        if self.called { self.last.saturating_add(self.increment) } else { self.last }
+    }
 }
 
 /// What a folder has that its commit has not.

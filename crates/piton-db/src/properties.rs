@@ -1,5 +1,7 @@
 //! What belongs to a database and not to its contents: neither a dump, nor a template, nor a rename carries it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -150,8 +152,9 @@ impl Properties {
         self
     }
 
-    /// Returns the options of `CREATE DATABASE` that make an empty database read and sort text like this one, in its tablespace.
-    pub(crate) fn create_options(&self) -> String {
+    /// Returns the options of `CREATE DATABASE` that make an empty database read and sort text like this one, in its tablespace,
+    /// on a server of this major version.
+    pub(crate) fn create_options(&self, major: u32) -> String {
         let literal = |name: &str, value: &str| format!(" {name} = {}", quote::literal(value));
         let mut options = literal("ENCODING", &self.encoding)
             + &literal("LC_COLLATE", &self.collate)
@@ -167,12 +170,58 @@ impl Properties {
             ("b", Some(locale)) => {
                 options += &(" LOCALE_PROVIDER = builtin".to_owned() + &literal("BUILTIN_LOCALE", locale));
             }
+            // Otherwise it would be the template's, which is whatever the cluster was made with.
+            _ if major >= 15 => options += " LOCALE_PROVIDER = libc",
             _ => {}
         }
         if self.tablespace != DEFAULT_TABLESPACE {
             options += &format!(" TABLESPACE = {}", quote::ident(&self.tablespace));
         }
         options
+    }
+
+    /// Lists in words what another database has not like this one; a setting's value, which may be a secret, is not told.
+    pub(crate) fn changes_to(&self, other: &Self) -> Vec<String> {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+        let limit = |of: &Self| of.connection_limit.to_string();
+        let mut changes: Vec<String> = [
+            ("owner", self.owner.clone(), other.owner.clone()),
+            ("connection limit", limit(self), limit(other)),
+            ("encoding", self.encoding.clone(), other.encoding.clone()),
+            ("LC_COLLATE", self.collate.clone(), other.collate.clone()),
+            ("LC_CTYPE", self.ctype.clone(), other.ctype.clone()),
+            ("locale provider", self.provider.clone(), other.provider.clone()),
+            ("locale", text(&self.locale), text(&other.locale)),
+            ("ICU rules", text(&self.icu_rules), text(&other.icu_rules)),
+            ("tablespace", self.tablespace.clone(), other.tablespace.clone()),
+            ("comment", text(&self.comment), text(&other.comment)),
+        ]
+        .into_iter()
+        .filter(|(_, here, there)| here != there)
+        .map(|(what, here, there)| format!("{what} was `{here}` and is `{there}`"))
+        .collect();
+        if self.may() != other.may() {
+            changes.push("other privileges".into());
+        }
+        let setting = |setting: &Setting| match &setting.role {
+            None => setting.name.clone(),
+            Some(role) => format!("{} of {role}", setting.name),
+        };
+        let only = |a: &Self, b: &Self| -> BTreeSet<String> {
+            a.settings.iter().filter(|one| !b.settings.contains(one)).map(setting).collect()
+        };
+        let settings = &only(self, other) | &only(other, self);
+        changes.extend(settings.into_iter().map(|name| format!("the setting {name} is another")));
+        changes
+    }
+
+    /// Returns who may do what, whoever granted it how often.
+    fn may(&self) -> Option<BTreeMap<(&Option<String>, &str), bool>> {
+        let mut may = BTreeMap::new();
+        for grant in self.grants.as_ref()? {
+            *may.entry((&grant.role, grant.privilege.as_str())).or_default() |= grant.with_grant_option;
+        }
+        Some(may)
     }
 
     /// Returns the statements that give a database these properties; encoding and comment aside.
@@ -191,8 +240,10 @@ impl Properties {
             statements.push(format!("ALTER DATABASE {name} CONNECTION LIMIT {limit}").into());
         }
         if had.grants != self.grants {
-            for grant in had.grants.iter().flatten() {
-                let role = role(&grant.role);
+            // The owner's own are there without having been granted.
+            let owner = Some(self.owner.clone());
+            for whom in had.grants.iter().flatten().map(|grant| &grant.role).chain([&owner]) {
+                let role = role(whom);
                 statements.push(format!("REVOKE ALL ON DATABASE {name} FROM {role}").into());
             }
             statements.push(format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC").into());

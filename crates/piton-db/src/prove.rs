@@ -17,7 +17,7 @@ use crate::large_objects::{self, LargeObject};
 use crate::made::{self, Made};
 use crate::manifest::{Manifest, SequenceAt};
 use crate::progress::{self, OnProgress, OnReport, Progress, Report};
-use crate::properties::DEFAULT_TABLESPACE;
+use crate::properties::{DEFAULT_TABLESPACE, Properties};
 use crate::rowsum::RowSum;
 use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::versions::{self, OtherVersion};
@@ -177,13 +177,18 @@ pub enum Difference {
     },
     /// An object.
     Object(Change),
+    /// What belongs to the database and not to its contents.
+    Property {
+        /// What is wrong, in words.
+        what: String,
+    },
     /// A sequence that would hand out values again.
     Sequence {
         /// The sequence.
         name: String,
-        /// Where it stood in the source.
+        /// The value that the source would have handed out next.
         source: i64,
-        /// Where it stands in the copy; `None` when it is missing.
+        /// The value that the copy would; `None` when it is missing.
         restored: Option<i64>,
     },
     /// A large object.
@@ -224,8 +229,9 @@ impl fmt::Display for Difference {
                 }
             }
             Self::Object(change) => change.fmt(f),
+            Self::Property { what } => write!(f, "the database: {what}"),
             Self::Sequence { name, source, restored: Some(restored) } => {
-                write!(f, "sequence {name}: stood at {source}, restored at {restored}")
+                write!(f, "sequence {name}: its next value was {source}, restored it is {restored}")
             }
             Self::Sequence { name, .. } => write!(f, "sequence {name} is missing"),
             Self::LargeObject { oid, found } => match found {
@@ -263,7 +269,8 @@ impl Proof {
     }
 }
 
-/// Compares a restored copy with its backup's manifest: rows, objects, sequences and large objects.
+/// Compares a restored copy with its backup's manifest: rows, objects, sequences and large objects, and where it can take the
+/// original's place, what belongs to the database itself.
 ///
 /// Nobody may write to the copy meanwhile.
 ///
@@ -304,14 +311,19 @@ pub async fn compare(
     versions
         .extend(versions::other_collations(&manifest.collations, &versions::own_collations(&client).await?));
     differences.extend(changes.into_iter().map(Difference::Object));
+    if owners == Owners::Kept {
+        let properties = Properties::read(&client, &golden.dbname).await?;
+        let changes = manifest.properties.changes_to(&properties);
+        differences.extend(changes.into_iter().map(|what| Difference::Property { what }));
+    }
     let sequences = backup::sequences(&client).await?;
     for (name, source) in &manifest.sequences {
         if without_cron && cron::is_its(name) {
             continue;
         }
-        let restored = sequences.get(name).map(|at| at.last);
+        let restored = sequences.get(name).map(SequenceAt::next);
         if !restored.is_some_and(|restored| has_reached(source, restored)) {
-            differences.push(Difference::Sequence { name: name.clone(), source: source.last, restored });
+            differences.push(Difference::Sequence { name: name.clone(), source: source.next(), restored });
         }
     }
     let large_objects = large_objects::read(&client).await?;
@@ -387,5 +399,6 @@ fn differing_large_objects(
 
 /// A sequence goes on while the dump runs, so that its copy may be ahead; one that cycles may be anywhere.
 fn has_reached(source: &SequenceAt, restored: i64) -> bool {
-    source.cycles || if source.increment > 0 { restored >= source.last } else { restored <= source.last }
+    let next = source.next();
+    source.cycles || if source.increment > 0 { restored >= next } else { restored <= next }
 }

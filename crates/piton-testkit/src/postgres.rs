@@ -26,6 +26,8 @@ pub struct Options {
     pub fsync: bool,
     /// Server settings, such as `("max_prepared_transactions", "5")`.
     pub settings: Vec<(&'static str, String)>,
+    /// Whether new databases sort by ICU unless they say otherwise; from PostgreSQL 15 on.
+    pub icu: bool,
 }
 
 /// How [`Cluster::stop`] ends the server.
@@ -112,10 +114,12 @@ impl Cluster {
     pub fn try_start(bin: PathBuf, options: Options) -> Result<Self, ClusterError> {
         let mut cluster = Self::in_new_folder(bin, options)?;
         let data = cluster.data_dir().display().to_string();
-        cluster.program(
-            "initdb",
-            &["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
-        )?;
+        let mut args =
+            vec!["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"];
+        if cluster.options.icu && major_of(&cluster.bin).is_some_and(|major| major >= 15) {
+            args.extend(["--locale-provider=icu", "--icu-locale=en-US"]);
+        }
+        cluster.program("initdb", &args)?;
         cluster.start_on_free_port()?;
         Ok(cluster)
     }

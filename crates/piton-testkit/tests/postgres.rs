@@ -6,9 +6,11 @@ use piton_testkit::postgres::{Cluster, Options, StopMode};
 
 #[tokio::test]
 async fn a_cluster_survives_a_crash_and_leaves_nothing_behind() {
-    let Some(cluster) =
-        Cluster::start_with(Options { fsync: true, settings: vec![("work_mem", "9MB".into())] })
-    else {
+    let Some(cluster) = Cluster::start_with(Options {
+        fsync: true,
+        settings: vec![("work_mem", "9MB".into())],
+        ..Options::default()
+    }) else {
         return;
     };
     cluster.create_database("Über \"one\"").await;

@@ -274,7 +274,9 @@ async fn a_swap_that_was_cut_off_anywhere_is_as_before_or_done() {
 #[tokio::test]
 async fn a_server_crash_during_a_swap_leaves_no_state_between() {
     let settings = vec![("max_prepared_transactions", "3".into())];
-    let Some(cluster) = Cluster::start_with(Options { fsync: true, settings }) else { return };
+    let Some(cluster) = Cluster::start_with(Options { fsync: true, settings, ..Options::default() }) else {
+        return;
+    };
     cluster.create_database("crash").await;
     let (live, replacement) = pair(&cluster, "crash").await;
 
