@@ -153,7 +153,7 @@ impl Finds {
         if let Some((tool, folder)) = self.migrations {
             self.found.push(match tool {
                 KnownTool::Sql => format!("{folder}/: the database's migrations"),
-                _ => format!("{folder}/: the database's migrations, by {}", word(tool)),
+                _ => format!("{folder}/: the database's migrations, by {}", tools::word(tool)),
             });
         }
         let sets_url = |name: &String| {
@@ -196,7 +196,7 @@ impl Finds {
                     put(&mut text, format_args!("folder = {}\n", quoted(folder)));
                 }
                 Some((tool, folder)) => {
-                    let tool = quoted(&word(tool));
+                    let tool = quoted(&tools::word(tool));
                     put(&mut text, format_args!("migrations = {tool}\nfolder = {}\n", quoted(folder)));
                 }
                 None => put(&mut text, format_args!("# folder = \"migrations\"      # plain SQL files\n")),
@@ -255,11 +255,6 @@ impl Finds {
             );
         }
     }
-}
-
-/// Returns a tool as the configuration names it.
-fn word(tool: KnownTool) -> String {
-    serde_json::to_value(tool).ok().and_then(|word| Some(word.as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn is_production(name: &str) -> bool {

@@ -151,7 +151,7 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
     {
         cx.refuse(path, "`database.url` is not of the form `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`");
     }
-    let tool = migration_tool(database.migrations.as_ref(), cx);
+    let tool = migration_tool(root, database.migrations.as_ref(), cx);
     let found = tool.as_ref().and_then(|tool| tools::folder_of(tool, root));
     let folder = cx.optional("database.folder", database.folder.as_deref().or(found), parse_folder)?;
     let tool = tool?;
@@ -164,10 +164,22 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
     Some(Database { engine, url: url?, migrations: folder.map(|folder| Migrations { tool, folder }) })
 }
 
-fn migration_tool(written: Option<&model::MigrationTool>, cx: &mut Context<'_>) -> Option<Tool> {
+fn migration_tool(root: &Path, written: Option<&model::MigrationTool>, cx: &mut Context<'_>) -> Option<Tool> {
     let path = "database.migrations";
     let known = match written {
-        None => KnownTool::Sql,
+        None => match tools::find(root) {
+            Some((other, folder)) if other != KnownTool::Sql => {
+                let word = tools::word(other);
+                cx.refuse(
+                    "database",
+                    format!(
+                        "`database.migrations` is missing, and `{folder}` looks like {word}'s: write `migrations = \"{word}\"`, or \"sql\" for plain SQL files"
+                    ),
+                );
+                return None;
+            }
+            _ => KnownTool::Sql,
+        },
         Some(model::MigrationTool::Known(known)) => *known,
         Some(model::MigrationTool::Commands(commands)) => {
             let mut line = |key: &str, text: &str| {

@@ -50,6 +50,11 @@ pub(super) fn tool_of(known: KnownTool) -> Tool {
     }
 }
 
+/// Returns a tool as the configuration names it.
+pub(super) fn word(tool: KnownTool) -> String {
+    serde_json::to_value(tool).ok().and_then(|word| Some(word.as_str()?.to_owned())).unwrap_or_default()
+}
+
 /// Finds the folder of a tool's migrations by its convention.
 pub(super) fn folder_of(tool: &Tool, root: &Path) -> Option<&'static str> {
     // Commands know themselves where their files are.

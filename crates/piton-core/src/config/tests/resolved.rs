@@ -132,6 +132,11 @@ fn a_tools_folder_is_found_by_its_convention() {
         let error = of(&line, &[("unrelated", "")]).unwrap_err();
         assert!(render(&error).contains("database.folder"), "{}", render(&error));
         of(&format!("{line}\nfolder = \"elsewhere\""), &[("unrelated", "")]).unwrap();
+        let error = render(&of("folder = \"elsewhere\"", &[(file, "")]).unwrap_err());
+        let said =
+            error.contains("`database.migrations` is missing") && error.contains(&format!("\"{word}\""));
+        assert!(said, "{error}");
+        of("migrations = \"sql\"\nfolder = \"elsewhere\"", &[(file, "")]).unwrap();
     }
     let line = "migrations = { apply = \"rake db:migrate\", status = \"rake 'a b'\" }";
     let commands = Tool::Commands {
