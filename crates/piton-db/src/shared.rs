@@ -44,6 +44,10 @@ const OF_SUPERUSER: &str = r"
     union all
     select format('the server''s setting %s', name), md5(setting) from pg_file_settings where sourcefile like '%postgresql.auto.conf'";
 
+/// Who may set what, of 15 and newer.
+const OF_PARAMETERS: &str =
+    "select format('the list of who may set %s', parname), md5(paracl::text) from pg_parameter_acl";
+
 /// Roles, databases, tablespaces and settings of a server, as far as a user may change them; of what may be secret, hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared(BTreeMap<String, String>);
@@ -58,10 +62,16 @@ impl Shared {
         crate::target::pin(&client).await?;
         let mut listed = read(&client, LISTING).await?;
         let what = || "look whether the user is a superuser".to_owned();
-        let may = "select rolsuper from pg_catalog.pg_roles where rolname = current_user";
-        if client.query_one(may, &[]).await.doing(what)?.get(0) {
+        let may = "select rolsuper, pg_catalog.current_setting('server_version_num')::int >= 150000
+                   from pg_catalog.pg_roles where rolname = current_user";
+        let row = client.query_one(may, &[]).await.doing(what)?;
+        let (superuser, has_parameters): (bool, bool) = (row.get(0), row.get(1));
+        if superuser {
             for (object, version) in read(&client, OF_SUPERUSER).await? {
                 listed.entry(object).or_default().push_str(&version);
+            }
+            if has_parameters {
+                listed.extend(read(&client, OF_PARAMETERS).await?);
             }
         }
         Ok(Self(listed))

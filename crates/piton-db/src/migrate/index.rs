@@ -81,6 +81,9 @@ pub(super) async fn standing(client: &Client, index: &str) -> Result<Standing, D
 
 /// Drops what an unfinished build has left, which only costs writers time; what somebody builds just now is not that.
 ///
+/// Of another role's build the server shows the process alone, whose locks name the table. A concurrent `REINDEX` builds a second
+/// index and holds a lock on the first.
+///
 /// Others are waited for, in nobody's way; without end when `patience` is zero.
 ///
 /// # Errors
@@ -90,8 +93,10 @@ pub(super) async fn drop_invalid(client: &Client, index: &str, patience: Duratio
     let left = client
         .query_opt(
             "select from pg_catalog.pg_index where indexrelid = pg_catalog.to_regclass($1) and not indisvalid
-               and not exists (select from pg_catalog.pg_stat_progress_create_index
-                               where datname = current_database() and index_relid = indexrelid)",
+               and not exists (select from pg_catalog.pg_stat_progress_create_index p
+                               where datname = current_database() and (index_relid = indexrelid
+                                 or exists (select from pg_catalog.pg_locks l where l.pid = p.pid and locktype = 'relation'
+                                              and (relation = indexrelid or (p.index_relid is null and relation = indrelid)))))",
             &[&index],
         )
         .await

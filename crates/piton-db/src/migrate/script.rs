@@ -46,13 +46,25 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
         && statements.first().is_some_and(Statement::begins_transaction)
         && statements.last().is_some_and(Statement::ends_transaction);
     if wrapped {
-        statements.pop();
-        statements.remove(0);
+        let end = statements.pop();
+        let begin = statements.remove(0);
+        if let Some(end) = end.filter(|end| !end.is_plain(&["COMMIT", "END"])) {
+            return Err(Unreadable {
+                line: end.line,
+                why: "it does not keep what the file does, and Piton keeps every migration that runs; write COMMIT",
+            });
+        }
+        if !begin.is_plain(&["BEGIN", "START"]) {
+            return Err(Unreadable {
+                line: begin.line,
+                why: "Piton begins the transaction itself, without these options; write BEGIN, and the options in a SET TRANSACTION after it",
+            });
+        }
     }
     if let Some(control) = statements.iter().find(|s| s.begins_transaction() || s.ends_transaction()) {
         return Err(Unreadable {
             line: control.line,
-            why: "it begins or ends a transaction in the middle of the file; split the file there",
+            why: "it begins or ends a transaction in the middle of the file; take it out, or split the file there",
         });
     }
     if let Some(copy) = statements.iter().find(|s| s.reads_stdin()) {
@@ -101,6 +113,17 @@ impl Statement {
             || (self.starts(&["ROLLBACK"]) && !self.words.iter().any(|word| word == "TO"))
     }
 
+    /// Tells whether the statement is one of these words, and says no more of the transaction.
+    fn is_plain(&self, words: &[&str]) -> bool {
+        match self.words.as_slice() {
+            [word] => words.contains(&word.as_str()),
+            [word, noise] => {
+                words.contains(&word.as_str()) && ["WORK", "TRANSACTION"].contains(&noise.as_str())
+            }
+            _ => false,
+        }
+    }
+
     fn reads_stdin(&self) -> bool {
         self.starts(&["COPY"]) && self.words.windows(2).any(|pair| pair[0] == "FROM" && pair[1] == "STDIN")
     }
@@ -118,12 +141,19 @@ impl Statement {
             |at: usize| SHARED.contains(&word(at)) && !(word(at) == "USER" && word(at + 1) == "MAPPING");
         let on_shared =
             || self.words.windows(2).any(|pair| pair[0] == "ON" && SHARED.contains(&pair[1].as_str()));
+        // A table may be called so.
+        let on_parameter = || {
+            let ends = |word: &str| word == "TO" || word == "FROM";
+            self.words.windows(3).any(|w| w[0] == "ON" && w[1] == "PARAMETER" && !ends(&w[2]))
+        };
         match word(0) {
             "CREATE" | "DROP" => is_shared(1) || (word(1) == "OWNED" && word(2) == "BY"),
             "ALTER" => is_shared(1) || word(1) == "SYSTEM",
             "REASSIGN" => word(1) == "OWNED",
             // Without ON it makes a role a member of another one.
-            "GRANT" | "REVOKE" => on_shared() || !self.words.iter().any(|word| word == "ON"),
+            "GRANT" | "REVOKE" => {
+                on_shared() || on_parameter() || !self.words.iter().any(|word| word == "ON")
+            }
             "COMMENT" => word(1) == "ON" && is_shared(2),
             "SECURITY" => word(1) == "LABEL" && on_shared(),
             _ => false,
@@ -481,6 +511,8 @@ mod tests {
             "grant r to s",
             "revoke admin option for r from s",
             "grant connect on database shop to r",
+            "grant set on parameter work_mem to r",
+            "revoke alter system on parameter work_mem from r",
             "comment on role r is 'x'",
             "select 1; /* */ create /* */ group g",
         ] {
@@ -488,6 +520,7 @@ mod tests {
         }
         for own in [
             "grant select on users to r",
+            "grant select on parameter to r",
             "create user mapping for r server s",
             "drop user mapping for r server s",
             "create table role (database int)",
@@ -524,7 +557,28 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        assert_eq!(read("begin; select 1; end;").unwrap().0.len(), 1);
+        for plain in ["begin", "begin work", "BEGIN TRANSACTION", "start transaction"] {
+            for end in ["end", "commit work", "COMMIT /* it */ TRANSACTION"] {
+                assert_eq!(read(&format!("{plain}; select 1; {end};")).unwrap().0.len(), 1, "{plain} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_kept_is_not_committed() {
+        for end in [
+            "rollback",
+            "ROLLBACK WORK",
+            "abort",
+            "prepare transaction 'x'",
+            "rollback prepared 'x'",
+            "commit and chain",
+        ] {
+            let error = read(&format!("begin;\nselect 1;\n{end};")).unwrap_err();
+            assert!(error.line == 3 && error.why.contains("write COMMIT"), "{end}: {error:?}");
+        }
+        let error = read("\nbegin isolation level serializable;\nselect 1;\ncommit;").unwrap_err();
+        assert!(error.line == 2 && error.why.contains("SET TRANSACTION"), "{error:?}");
     }
 
     /// Pieces that each hold a semicolon which ends nothing.

@@ -5,7 +5,7 @@ use piton_db::made;
 use piton_db::shared::Shared;
 use piton_testkit::postgres::Cluster;
 
-use crate::{database, label, run};
+use crate::{database, label, number, run};
 
 #[tokio::test]
 async fn whatever_reaches_beyond_a_database_is_seen() {
@@ -35,6 +35,14 @@ async fn whatever_reaches_beyond_a_database_is_seen() {
         assert!(changes.iter().any(|change| change == seen), "{statement}: {changes:?}");
         assert_eq!(Shared::of(&postgres).await.unwrap(), Shared::of(&postgres).await.unwrap());
     }
+    let client = postgres.connect().await.unwrap();
+    if number(&client, "select current_setting('server_version_num')::bigint").await < 150_000 {
+        return;
+    }
+    let before = Shared::of(&postgres).await.unwrap();
+    run(&postgres, "grant set on parameter work_mem to other").await;
+    let changes = before.changes_to(&Shared::of(&postgres).await.unwrap());
+    assert_eq!(changes, ["the list of who may set work_mem was made"]);
 }
 
 #[tokio::test]
