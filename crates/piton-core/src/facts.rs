@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use piton_db::identity::{self, MarkState};
-use piton_db::migrate::Tool;
+use piton_db::migrate::{self, Migration, Tool};
 use piton_exec::{Command, local};
 
 use crate::config::{Check, Data, FILE_NAME, Settings};
@@ -88,18 +88,22 @@ impl Facts {
         let changes =
             git(root, &["status", "--porcelain", "--untracked-files=no", "--", ":/", &others]).await?;
         let source = from.unwrap_or(settings);
-        let (pending, warnings) = match pending(settings, source, &hash).await {
+        let (pending, mut warnings) = match pending(settings, source, &hash).await {
             Ok(None) => (None, Vec::new()),
             Ok(Some(pending)) => {
                 let found = lint::look(settings, &pending);
-                let warnings = found.iter().filter(|found| !found.refuses()).map(Found::words).collect();
-                (Some(pending), warnings)
+                let warnings = found.iter().filter(|found| !found.refuses()).map(Found::words);
+                let warnings = warnings.chain(pending.only_recorded()).collect();
+                (pending.told(), warnings)
             }
             Err(fault) => (None, vec![not_looked_at(&fault)]),
         };
+        if pending.as_ref().is_none_or(|names| !names.is_empty()) {
+            warnings.extend(lint::blind(settings).map(str::to_owned));
+        }
         Ok(Self {
             source: measure(source).await,
-            pending: pending.and_then(Pending::told),
+            pending,
             warnings,
             id: ulid::Ulid::generate().to_string(),
             now: Timestamp::now(),
@@ -193,12 +197,26 @@ pub(crate) struct Pending {
     pub(crate) look: OfCommit,
     /// Their names, in the order in which they are applied.
     pub(crate) names: Vec<String>,
+    /// What the database has of them and the commit has not, where a release goes on with that.
+    missing: Vec<String>,
 }
 
 impl Pending {
     /// Returns the names, where they say whether anything is pending.
-    fn told(self) -> Option<Vec<String>> {
+    pub(crate) fn told(self) -> Option<Vec<String>> {
         (self.look.migrations.tool.has_all_files() || !self.names.is_empty()).then_some(self.names)
+    }
+
+    /// Says what the database has and the commit has not: older code, or files that were squashed.
+    fn only_recorded(&self) -> Option<String> {
+        const SHOWN: usize = 3;
+        let names = self.missing.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = match self.missing.len() {
+            0 => return None,
+            count if count > SHOWN => format!(" and {} more", count - SHOWN),
+            _ => String::new(),
+        };
+        Some(format!("the database has migrations that this commit has not, and keeps them: {names}{more}"))
     }
 }
 
@@ -226,8 +244,12 @@ pub(crate) async fn pending(
     let look = OfCommit::look(hash, &settings.root, migrations).await?;
     let known = look.migrations.status(&database).await;
     let known = known.or_fault(|| "how the migrations stand cannot be read".into())?;
+    // The other tools refuse what a newer release has brought; what is left there was squashed.
+    let is_missing =
+        |known: &Migration| migrations.tool == Tool::Sql && known.state == migrate::State::Missing;
+    let missing = known.iter().filter(|known| is_missing(known)).map(|known| known.name.clone()).collect();
     let names = known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect();
-    Ok(Some(Pending { look, names }))
+    Ok(Some(Pending { look, names, missing }))
 }
 
 fn not_looked_at(fault: &Fault) -> String {

@@ -27,7 +27,16 @@ impl Found {
     }
 }
 
-/// Looks through the migrations that are pending; finds nothing in those that are not SQL.
+/// Says that no rule looks at what the tool applies; `None` where that is SQL.
+pub(crate) fn blind(settings: &Settings) -> Option<&'static str> {
+    let migrations = settings.database.as_ref()?.migrations.as_ref()?;
+    let blind = !migrations.tool.is_sql() && !settings.lint.is_empty();
+    blind.then_some(
+        "no rule of [lint] looks at these migrations, because they are no SQL files; the rehearsal shows what they lock and write anew",
+    )
+}
+
+/// Looks through the migrations that are pending; finds nothing in those that are not SQL, of which [`blind`] tells.
 pub(crate) fn look(settings: &Settings, pending: &Pending) -> Vec<Found> {
     let rules: Vec<String> = settings.lint.keys().cloned().collect();
     let mut found = Vec::new();

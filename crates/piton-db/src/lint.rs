@@ -47,7 +47,10 @@ const LATER: &str = "Drop it in the release after the last one that uses it.";
 /// Our own rules: squawk has none about rows, and the one about `VACUUM FULL` names a statement that no server before 19 has.
 const EVERY_ROW: &str = "changing-every-row";
 const WHOLE_TABLE: &str = "writing-a-table-anew";
-const OWN: [&str; 2] = [EVERY_ROW, WHOLE_TABLE];
+const OWN: [&str; 3] = [EVERY_ROW, WHOLE_TABLE, SYNTAX];
+
+/// The rule that finds what cannot be parsed, where no other rule finds anything.
+pub const SYNTAX: &str = "syntax-error";
 
 /// Something in a migration's text that may hurt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +83,14 @@ pub fn usual_rules() -> impl Iterator<Item = String> {
 
 /// Lists what the rules of these names find in a migration, by line, and comments that ignore a rule which is none.
 ///
-/// The text is taken for one transaction: a table that it makes itself is nobody else's yet. What cannot be parsed finds nothing.
+/// A text that runs in one transaction is taken for that: a table that it makes itself is nobody else's yet.
 pub fn findings(text: &str, rules: &[String]) -> Vec<Finding> {
     let file = SourceFile::parse(text);
     let mut linter = Linter::from(rules.iter().filter_map(|name| name.parse::<Rule>().ok()));
-    linter.settings = LinterSettings { assume_in_transaction: true, ..LinterSettings::default() };
+    linter.settings = LinterSettings {
+        assume_in_transaction: !crate::migrate::runs_one_by_one(text),
+        ..LinterSettings::default()
+    };
     let mut found = Vec::new();
     for violation in linter.lint(&file, text) {
         let line = line_of(text, violation.text_range.start().into());
@@ -95,9 +101,12 @@ pub fn findings(text: &str, rules: &[String]) -> Vec<Finding> {
         let safer = violation.help.or_else(|| safer(violation.code));
         found.push(Finding { rule: violation.code.to_string(), line, what: violation.message, safer });
     }
-    let own = file.tree().stmts().filter_map(|statement| own_finding(&statement, text));
     let tree = file.syntax_node();
-    found.extend(own.filter(|own| rules.contains(&own.rule) && !is_ignored(&tree, text, own)));
+    let counts = |own: &Finding| rules.contains(&own.rule) && !is_ignored(&tree, text, own);
+    let own = file.tree().stmts().filter_map(|statement| own_finding(&statement, text));
+    found.extend(own.filter(counts));
+    // One mistake is often told several times.
+    found.extend(file.errors().iter().map(|error| unparsed(error.range().start().into(), text)).find(counts));
     found.sort_by_key(|finding| finding.line);
     found
 }
@@ -163,6 +172,15 @@ fn own_finding(statement: &ast::Stmt, text: &str) -> Option<Finding> {
     })
 }
 
+fn unparsed(offset: usize, text: &str) -> Finding {
+    Finding {
+        rule: SYNTAX.to_owned(),
+        line: line_of(text, offset),
+        what: "It cannot be parsed here, so that no rule sees what it does.".to_owned(),
+        safer: Some("Look yourself where PostgreSQL takes it.".to_owned()),
+    }
+}
+
 fn line_of(text: &str, offset: usize) -> u32 {
     let before = text.as_bytes().get(..offset).unwrap_or_default();
     u32::try_from(memchr::memchr_iter(b'\n', before).count() + 1).unwrap_or(u32::MAX)
@@ -220,10 +238,34 @@ mod tests {
             "select 1;\n/* squawk-ignore ban-drop-column, writing-a-table-anew */ vacuum full t;",
             "delete from t;\n-- squawk-ignore-file changing-every-row",
             "-- squawk-ignore-file\ndelete from t;",
-            "this is no SQL",
+            "alter table t add constraint c check (a > 0) not valid;\nvacuum t;\nalter table t validate constraint c",
+            "-- squawk-ignore syntax-error\nthis is no SQL",
         ] {
             assert_eq!(found(text), [], "{text}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_told_once() {
+        let text = "select 1;\nalter table t drop column a as it were;\n\nthis is no SQL;\nselect 2;";
+        let found = found(text);
+        assert_eq!(
+            found.iter().filter(|(_, rule)| rule == SYNTAX).collect::<Vec<_>>(),
+            [&(2, SYNTAX.into())]
+        );
+        let ignored = text.replace("alter", "-- squawk-ignore syntax-error\nalter");
+        assert!(
+            findings(&ignored, &[SYNTAX.into()]).iter().any(|finding| finding.line == 5),
+            "the other one"
+        );
+    }
+
+    #[test]
+    fn a_file_that_runs_statement_by_statement_is_no_transaction() {
+        let rules = ["ban-concurrent-index-creation-in-transaction".to_owned()];
+        let build = "create index concurrently i on t (a); ";
+        assert_eq!(findings(&build.repeat(2), &rules), []);
+        assert_eq!(findings(&format!("begin; {build} commit;"), &rules).len(), 1);
     }
 
     #[test]

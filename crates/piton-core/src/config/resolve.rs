@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use piton_db::lint::SYNTAX;
 use piton_db::migrate::Tool;
 use piton_db::store::Place;
 use piton_exec::{ExposeSecret, Secret};
@@ -258,6 +259,10 @@ fn lint(file: &model::File, cx: &mut Context<'_>) -> BTreeMap<String, LintLevel>
     for (name, level) in by_other.into_iter().chain(by_own) {
         cx.note_word(&format!("lint.{name}"), *level);
         rules.extend(piton_db::lint::rules_of(name).into_iter().map(|rule| (rule, *level)));
+    }
+    // A rule that is to refuse must not be passed by what it cannot read.
+    if rules.values().any(|level| *level == LintLevel::Error) && !file.lint.contains_key(SYNTAX) {
+        rules.insert(SYNTAX.to_owned(), LintLevel::Error);
     }
     rules.retain(|_, level| *level != LintLevel::Off);
     rules

@@ -17,6 +17,7 @@ use super::identity::{database, identity_guard};
 use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
 use crate::config::{self, Data, LintLevel, Settings};
+use crate::facts::Pending;
 use crate::fault::{Fault, Kind, OrFault};
 use crate::look::OfCommit;
 use crate::plan::{Job, port_of};
@@ -268,6 +269,14 @@ impl Guard {
                 holds("a migration that was edited since", &error)
                     .hint(format!("git revert the edit, then piton deploy {environment}"))
             }
+            DbError::Migration(MigrationError::Renamed { name, from }) => {
+                let file = |name: &str| migrations.folder.join(name).display().to_string();
+                holds("a migration that was renamed since", &error).hint(format!(
+                    "git mv {} {} and commit, then piton deploy {environment}; where it is to run again, add a comment to it",
+                    file(name),
+                    file(from)
+                ))
+            }
             DbError::Migration(MigrationError::NotInFolder { name }) => holds(
                 "a migration that this commit has not",
                 &error,
@@ -296,7 +305,15 @@ impl Guard {
             Fault { why, ..refused }
                 .hint(format!("mend what cannot be read, then piton deploy {}", settings.environment))
         })?;
-        let found = pending.map_or_else(Vec::new, |pending| lint::look(settings, &pending));
+        let found = pending.as_ref().map_or_else(Vec::new, |pending| lint::look(settings, pending));
+        let none = pending.and_then(Pending::told).is_some_and(|names| names.is_empty());
+        if let Some(blind) = lint::blind(settings).filter(|_| !none) {
+            return Err(Fault::refused(
+                "[lint] in piton.toml refuses by rules that see none of these migrations",
+            )
+            .because(blind)
+            .hint("write \"warn\" for \"error\" in [lint], and look at the migrations yourself"));
+        }
         let mut fault = Fault::refused("a pending migration has what [lint] in piton.toml refuses");
         fault.why = found.iter().filter(|found| found.refuses()).map(lint::Found::words).collect();
         if fault.why.is_empty() {

@@ -19,6 +19,7 @@ mod tool;
 use std::time::Duration;
 
 pub use foreign::{Around, seed};
+pub(crate) use script::runs_one_by_one;
 pub use state::{Applied, AppliedOne, MigrateOptions, Migration, Recorded, State};
 pub use tool::{Migrations, RecordTables, Tool};
 
@@ -41,6 +42,14 @@ pub enum MigrationError {
     Changed {
         /// The file.
         name: String,
+    },
+    /// A file that was applied has another name since.
+    #[error("{name} is {from}, which was applied, under another name, and would be applied again")]
+    Renamed {
+        /// The file.
+        name: String,
+        /// What it was called.
+        from: String,
     },
     /// A file cannot be taken apart or holds what only psql understands.
     #[error("{name}, line {line}: {why}")]

@@ -88,6 +88,11 @@ pub(super) fn read(script: &str) -> Result<(Vec<Statement>, Mode), Unreadable> {
     }
 }
 
+/// Tells whether a script is run statement by statement.
+pub(crate) fn runs_one_by_one(script: &str) -> bool {
+    matches!(read(script), Ok((_, Mode::OneByOne)))
+}
+
 /// Refuses a statement that changes what all databases of the server share.
 pub(super) fn stays_within(statements: &[Statement]) -> Result<(), Unreadable> {
     let Some(shared) = statements.iter().find(|statement| statement.reaches_beyond()) else { return Ok(()) };

@@ -104,6 +104,7 @@ impl SqlFolder {
         let files = self.files()?;
         let records = records(&client).await?;
         let todo = todo(&states(&files, &records))?;
+        not_renamed(&files, &records)?;
         // Every file is read before the first one runs: a typing error in the last must not stop a release half-way.
         let scripts = todo
             .iter()
@@ -173,36 +174,20 @@ impl SqlFolder {
         Ok(records.map(one).collect())
     }
 
-    /// Wants a half-applied migration to be one that the next run carries on; any other migration passes. Changes nothing.
-    ///
-    /// `text` is the file as that run will have it; `None` when it is gone.
-    ///
-    /// # Errors
-    /// [`MigrationError::HalfApplied`] for one that needs a person first; others when file or database cannot be read.
-    pub async fn may_carry_on(database: &Database, name: &str, text: Option<&str>) -> Result<(), DbError> {
-        let client = database.connect().await?;
-        let Some(record) = records(&client).await?.remove(name) else { return Ok(()) };
-        let state = state(text, Some(&record));
-        if !matches!(state, State::HalfApplied { .. }) {
-            return Ok(());
-        }
-        todo(&[Migration { name: name.to_owned(), state }])?;
-        match text {
-            Some(text) => Script::read(name, text)?.is_certain(&record),
-            None => Ok(()),
-        }
-    }
-
-    /// Wants every half-applied migration to be one that the next run carries on, with the folder's files.
+    /// Wants nothing in the record to stand in the way of the next run, with the folder's files: nothing that was edited or
+    /// renamed since it was applied, and of what is half applied only what that run carries on.
     ///
     /// # Errors
-    /// As [`SqlFolder::may_carry_on`]; a file that cannot be taken apart is the run's to tell.
+    /// [`MigrationError`]; a file that cannot be read or taken apart is the run's to tell.
     pub async fn may_begin(&self, database: &Database) -> Result<(), DbError> {
-        for half in Self::recorded(database).await?.iter().filter(|recorded| !recorded.finished) {
-            let text = self.text(&half.name)?;
-            match Self::may_carry_on(database, &half.name, text.as_deref()).await {
-                Err(DbError::Migration(MigrationError::Script { .. })) | Ok(()) => {}
-                Err(error) => return Err(error),
+        let files = self.read(|path| Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned()))?;
+        let records = records(&*database.connect().await?).await?;
+        todo(&states(&files, &records))?;
+        not_renamed(&files, &records)?;
+        for (name, text) in &files {
+            let half = records.get(name).filter(|record| record.finished_at.is_none() && record.stands());
+            if let (Some(record), Ok(script)) = (half, Script::read(name, text)) {
+                script.is_certain(record)?;
             }
         }
         Ok(())
@@ -274,11 +259,15 @@ impl SqlFolder {
     }
 
     fn files(&self) -> Result<BTreeMap<String, String>, DbError> {
+        self.read(|path| fs::read_to_string(path))
+    }
+
+    fn read(&self, read: fn(&Path) -> std::io::Result<String>) -> Result<BTreeMap<String, String>, DbError> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if let Some(name) = migration_name(&path) {
-                files.insert(name, fs::read_to_string(&path)?);
+                files.insert(name, read(&path)?);
             }
         }
         Ok(files)
@@ -295,8 +284,9 @@ pub(super) fn checksum(text: &str) -> String {
 }
 
 fn states(files: &BTreeMap<String, String>, records: &BTreeMap<String, Record>) -> Vec<Migration> {
-    let recorded_only = records.keys().filter(|name| !files.contains_key(*name));
-    let mut names: Vec<&String> = files.keys().chain(recorded_only).collect();
+    // What failed and left nothing, and has no file any more, is nothing.
+    let recorded_only = records.iter().filter(|(name, record)| record.stands() && !files.contains_key(*name));
+    let mut names: Vec<&String> = files.keys().chain(recorded_only.map(|(name, _)| name)).collect();
     names.sort();
     let one = |name: &String| Migration {
         name: name.clone(),
@@ -342,6 +332,22 @@ fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
         }
     }
     Ok(todo)
+}
+
+/// Refuses a file that is pending under its name, and applied under one that the folder has no longer.
+fn not_renamed(
+    files: &BTreeMap<String, String>,
+    records: &BTreeMap<String, Record>,
+) -> Result<(), MigrationError> {
+    let missing =
+        records.iter().filter(|(name, record)| record.finished_at.is_some() && !files.contains_key(*name));
+    let missing: BTreeMap<&str, &String> = missing.map(|(name, record)| (&*record.blake3, name)).collect();
+    for (name, text) in files.iter().filter(|(name, _)| !records.contains_key(*name)) {
+        if let Some(from) = missing.get(&*checksum(text)) {
+            return Err(MigrationError::Renamed { name: name.clone(), from: (*from).clone() });
+        }
+    }
+    Ok(())
 }
 
 async fn half_applied(client: &Client, name: &str, text: Option<&str>) -> Result<(), DbError> {

@@ -78,6 +78,11 @@ impl Tool {
         self.adapter().is_none_or(|adapter| foreign::has_all_files(&*adapter))
     }
 
+    /// Tells whether the migrations are SQL, which can be read before it is run.
+    pub fn is_sql(&self) -> bool {
+        !matches!(self, Self::Alembic | Self::Django | Self::Commands { .. })
+    }
+
     /// Returns the program that has to be on the machine; `None` for Piton itself.
     pub fn program(&self) -> Option<String> {
         let adapter = self.adapter()?;

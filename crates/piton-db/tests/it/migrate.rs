@@ -7,7 +7,7 @@ use piton_db::migrate::sql::SqlFolder;
 use piton_db::migrate::{Applied, MigrateOptions, State};
 use piton_db::migrate::{MigrationError, Obstacle};
 use piton_db::{Database, DbError};
-use piton_testkit::postgres::eventually;
+use piton_testkit::postgres::{Cluster, eventually};
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
@@ -63,7 +63,10 @@ async fn migrations_run_once_in_the_order_of_their_names() {
             "002_rows.sql",
             "insert into a select generate_series(1, 3); set search_path = nowhere; set role pg_monitor;",
         ),
-        ("001_a.sql", "-- first;\nbegin; create table a (id int); commit;"),
+        (
+            "001_a.sql",
+            "-- first;\nbegin; set transaction isolation level serializable; create table a (id int); commit;",
+        ),
         ("002_rows.down.sql", "drop table a"),
         ("readme.txt", "no migration"),
     ]);
@@ -81,10 +84,32 @@ async fn migrations_run_once_in_the_order_of_their_names() {
     fs::remove_file(dir.path().join("003.sql")).unwrap();
     let found = states(&folder, &db).await;
     assert_eq!(found[0].1, State::Changed);
+    let before = folder.may_begin(&db).await.unwrap_err().to_string();
+    assert!(before.contains("001_a.sql was edited after it had been applied"), "{before}");
     assert_eq!(found[2], ("003.sql".into(), State::Missing));
     assert!(
         matches!(apply(&folder, &db).await, Err(MigrationError::Changed { name }) if name == "001_a.sql")
     );
+}
+
+#[tokio::test]
+async fn a_renamed_migration_is_not_applied_a_second_time() {
+    let Some((_, db)) = fresh("renamed").await else { return };
+    let (dir, folder) =
+        folder(&[("1_a.sql", "insert into a values (1)"), ("0.sql", "create table a (id int)")]);
+    apply(&folder, &db).await.unwrap();
+    fs::rename(dir.path().join("1_a.sql"), dir.path().join("001_a.sql")).unwrap();
+    let before = folder.may_begin(&db).await.unwrap_err().to_string();
+    assert!(before.contains("001_a.sql is 1_a.sql, which was applied"), "{before}");
+    assert!(matches!(apply(&folder, &db).await, Err(MigrationError::Renamed { .. })));
+
+    // One more of the same text is another migration. What failed under the other name may be called anything.
+    write(dir.path(), &[("1_a.sql", "insert into a values (1)"), ("2.sql", "selec 1")]);
+    folder.may_begin(&db).await.unwrap();
+    assert!(matches!(apply(&folder, &db).await, Err(MigrationError::Failed { .. })));
+    fs::rename(dir.path().join("2.sql"), dir.path().join("3.sql")).unwrap();
+    assert!(matches!(apply(&folder, &db).await, Err(MigrationError::Failed { name, .. }) if name == "3.sql"));
+    assert_eq!(number(&db.connect().await.unwrap(), "select count(*) from a").await, 2);
 }
 
 #[tokio::test]
@@ -408,6 +433,9 @@ async fn an_index_that_somebody_else_left_invalid_is_neither_taken_as_built_nor_
 #[tokio::test]
 async fn what_a_failed_concurrent_index_left_goes_with_its_record() {
     let Some((db, client, dir, folder)) = twins("forgotten").await else { return };
+    let cluster = Cluster::shared().unwrap();
+    run(&db, "create role forgotten_app login; grant create on database forgotten to forgotten_app").await;
+    let app = Database::parse(&cluster.url_as("forgotten_app", "x", "forgotten").into()).unwrap();
     apply(&folder, &db).await.unwrap_err();
     // A transaction on the table holds the drop up; whose it is, is said.
     let other = db.connect().await.unwrap();
@@ -432,16 +460,21 @@ async fn what_a_failed_concurrent_index_left_goes_with_its_record() {
     assert_eq!(is_valid(&client).await, None);
     assert!(!SqlFolder::is_recorded(&db).await.unwrap());
 
-    // A person builds it anew just now.
+    // A person builds it anew just now, as a user whose progress the app's does not see.
     apply(&folder, &db).await.unwrap_err();
-    run(&db, "drop index a_u; update a set u = id").await;
+    run(
+        &db,
+        "drop index a_u; update a set u = id; alter table a owner to forgotten_app;
+         alter schema piton owner to forgotten_app; alter table piton.migrations owner to forgotten_app",
+    )
+    .await;
     let writer = db.connect().await.unwrap();
     writer.batch_execute("begin; insert into a values (9, 9)").await.unwrap();
     let by_hand = db.connect().await.unwrap();
     let build = by_hand.batch_execute("create unique index concurrently a_u on a (u)");
     let forget = async {
         eventually("it builds", async || is_valid(&client).await.is_some()).await;
-        SqlFolder::forget_failed(&db, false).await.unwrap();
+        SqlFolder::forget_failed(&app, false).await.unwrap();
         writer.batch_execute("rollback").await.unwrap();
     };
     let (built, ()) = tokio::join!(build, forget);

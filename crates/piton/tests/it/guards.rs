@@ -120,6 +120,27 @@ fn keys_in_the_wrong_place_are_refused() {
 }
 
 #[test]
+fn an_applied_migration_is_neither_edited_nor_renamed() {
+    let Some(stage) = live_stage_in_turn() else { return };
+    stage.commit("edited", &[Change::Migration("001_items.sql", "create table items (id int);")]);
+    let words = ["production's database holds a migration that was edited since", "001_items.sql was edited"];
+    refused(&stage, "production", &words);
+
+    stage.git(&["checkout", "--quiet", "HEAD~1", "--", "migrations"]);
+    stage.git(&["mv", "migrations/001_items.sql", "migrations/1_items.sql"]);
+    stage.commit("renamed", &[]);
+    let words =
+        ["a migration that was renamed since", "git mv migrations/1_items.sql migrations/001_items.sql"];
+    refused(&stage, "production", &words);
+
+    // An older commit is released all the same.
+    stage.git(&["rm", "--quiet", "migrations/1_items.sql"]);
+    stage.commit("older", &[Change::Migration("000_start.sql", "create table start (id int);")]);
+    let plan = stage.piton(&["plan", "production"]).expect(0);
+    assert!(plan.stdout.contains("has migrations that this commit has not"), "{}", plan.stdout);
+}
+
+#[test]
 fn a_missing_tool_is_refused() {
     let Some(mut stage) = live_stage_in_turn() else { return };
     stage.configure(|settings| settings.build = vec!["no-such-tool --fast".into()]);

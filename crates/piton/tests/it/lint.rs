@@ -29,6 +29,30 @@ fn lint_warns_in_the_plan_and_refuses_where_it_is_told_to() {
     stage.piton(&["plan", "production"]).expect(2).says("did you mean `ban-drop-column`?");
 }
 
+#[test]
+fn what_no_rule_can_look_at_is_told_and_refused_where_one_refuses() {
+    let Some(mut stage) = live_stage() else { return };
+    stage.commit(
+        "v2",
+        &[Change::Migration("002_odd.sql", "select 1;\nalter tabel items drop column note;\n")],
+    );
+    let found = "002_odd.sql:2: It cannot be parsed here";
+    assert!(remarks(&stage).contains(found), "{}", remarks(&stage));
+    let error = "[lint]\nban-drop-column = \"error\"\n";
+    stage.configure(|settings| settings.more = error.into());
+    let refused = stage.piton(&["deploy", "production"]).expect(2);
+    refused.says("what [lint] in piton.toml refuses").says(found).says("(syntax-error)");
+    stage.configure(|settings| settings.more = format!("{error}syntax-error = \"warn\"\n"));
+    assert!(remarks(&stage).contains(found), "{}", remarks(&stage));
+
+    let commands = "migrations = { apply = \"true\", status = \"true\" }";
+    stage.configure(|settings| settings.database = commands.into());
+    let refused = stage.piton(&["deploy", "production"]).expect(2);
+    refused.says("[lint] in piton.toml refuses by rules that see none").says("no SQL files");
+    stage.configure(|settings| settings.more.clear());
+    assert!(remarks(&stage).contains("no rule of [lint] looks at"), "{}", remarks(&stage));
+}
+
 fn remarks(stage: &Stage) -> String {
     stage.piton(&["plan", "production", "--json"]).expect(0).json()["remarks"].to_string()
 }
