@@ -228,6 +228,14 @@ impl fmt::Display for Difference {
                     write!(f, "table {table}: {} rows dumped, {} restored", dumped.rows, restored.rows)
                 }
             }
+            Self::Object(Change::Removed { object, definition }) if is_invalid_index(object, definition) => {
+                let index = object.trim_start_matches("index ");
+                write!(
+                    f,
+                    "{object} is missing: it is invalid in the original, where a concurrent build has failed, and no dump has such a \
+                     one; DROP INDEX CONCURRENTLY {index}, or REINDEX INDEX CONCURRENTLY {index}"
+                )
+            }
             Self::Object(change) => change.fmt(f),
             Self::Property { what } => write!(f, "the database: {what}"),
             Self::Sequence { name, source, restored: Some(restored) } => {
@@ -243,6 +251,10 @@ impl fmt::Display for Difference {
             },
         }
     }
+}
+
+fn is_invalid_index(object: &str, definition: &str) -> bool {
+    object.starts_with("index ") && format!("{definition} ").contains(" invalid ")
 }
 
 /// What a comparison has shown.

@@ -232,6 +232,8 @@ async fn each_kind_of_damage_is_found_and_located() {
          create sequence one; select nextval('one'); create sequence set_ahead; select setval('set_ahead', 500, false)",
     )
     .await;
+    let twice = "create unique index concurrently \"Bad\" on item ((id > 0))";
+    assert!(source.connect().await.unwrap().batch_execute(twice).await.is_err());
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("backup");
     let manifest = backed_up(&source, &dir).await;
@@ -279,6 +281,8 @@ async fn each_kind_of_damage_is_found_and_located() {
             "table \"public\".\"item\": 100 rows dumped, 99 restored",
             "table \"public\".\"other\": 0 rows dumped, 1 restored",
             "column public.item.name was `text default 'x'::text after id` and is `text default 'y'::text after id`",
+            "index public.\"Bad\" is missing: it is invalid in the original, where a concurrent build has failed, and no dump has \
+             such a one; DROP INDEX CONCURRENTLY public.\"Bad\", or REINDEX INDEX CONCURRENTLY public.\"Bad\"",
             "index public.item_name is missing",
             "the database: connection limit was `-1` and is `3`",
             "the database: other privileges",
