@@ -44,5 +44,5 @@ pub use error::{DbError, SqlError, Trouble};
 pub use progress::{OnProgress, OnReport, Progress, Ran, Report};
 pub use rowsum::{RowSum, Sum};
 pub use tables::Table;
-pub use target::{Database, Session};
+pub use target::{Database, Session, in_url};
 pub use tls::SslMode;

@@ -46,6 +46,9 @@ pub(crate) const SILENCE: &str = "30s";
 const PLAIN: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// The same for a path in a parameter, whose slashes end nothing there.
+const PATH: &percent_encoding::AsciiSet = &PLAIN.remove(b'/');
+
 /// What a session sets once it is there, as far as the server knows it (13 and older do not look for our death).
 ///
 /// The limits that a role or a database has are meant for the app's queries; a proof and an undo take as long as they take.
@@ -86,11 +89,25 @@ pub struct Database {
     /// The database's name.
     pub dbname: String,
     password: Option<Secret>,
+    /// The password as the URL spells it.
+    spelled: Option<Secret>,
     options: Option<String>,
     ssl_mode: SslMode,
     ssl_roots: Option<PathBuf>,
     /// Parameters of the URL that are meant for the app's own driver, as they are written there.
     drivers: Vec<String>,
+    /// Whether the URL has these parameters itself.
+    names_ssl: bool,
+    names_options: bool,
+}
+
+/// What a tool's URL tells beside the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UrlTells {
+    /// What the environment's own URL does, with which the app's drivers get along; the rest stands in libpq's variables.
+    AsGiven,
+    /// TLS and the settings in any case, for a driver that may not read these variables.
+    Everything,
 }
 
 /// URL parameters of Prisma, SQLAlchemy and pools that say nothing about the server, which would refuse them.
@@ -124,8 +141,11 @@ impl Database {
         let (mut kept, mut schema) = (Vec::new(), None);
         let mut drivers = Vec::new();
         let (mut ssl_mode, mut ssl_roots) = (SslMode::Prefer, None);
+        let (mut names_ssl, mut names_options) = (false, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            names_ssl |= name == "sslmode";
+            names_options |= name == "options";
             match name {
                 "sslmode" => ssl_mode = SslMode::parse(value)?,
                 "sslrootcert" if value == "system" => ssl_roots = None,
@@ -160,6 +180,7 @@ impl Database {
             Some(Err(_)) => return Err(DbError::Url("its password is not UTF-8".into())),
             None => None,
         };
+        let spelled = password.as_ref().and_then(|password| spelled(base, password.expose_secret()));
         let mut options: Vec<String> = config.get_options().map(str::to_owned).into_iter().collect();
         options.extend(schema.map(|schema| option("search_path", &quote::ident(&schema))));
         let missing = |what| DbError::Url(format!("it names no {what}"));
@@ -169,10 +190,13 @@ impl Database {
             user: config.get_user().ok_or_else(|| missing("user"))?.to_owned(),
             dbname: config.get_dbname().ok_or_else(|| missing("database"))?.to_owned(),
             password,
+            spelled,
             options: (!options.is_empty()).then(|| options.join(" ")),
             ssl_mode,
             ssl_roots,
             drivers,
+            names_ssl,
+            names_options,
         })
     }
 
@@ -298,15 +322,17 @@ impl Database {
 
     /// Returns the URL, with the password.
     pub fn url(&self) -> Secret {
-        self.tool_url(&[])
+        self.tool_url(&[], UrlTells::AsGiven)
     }
 
     /// Returns the URL for a tool of the app's, with what its driver is told in the environment's URL and further settings.
-    pub(crate) fn tool_url(&self, settings: &[(&str, &str)]) -> Secret {
-        let encoded = |text: &str| percent_encoding::utf8_percent_encode(text, PLAIN).to_string();
-        let mut url = format!("postgresql://{}", encoded(&self.user));
+    ///
+    /// Where the environment's URL needs no percent sign, this one has none: Python's `ConfigParser` takes it for its own.
+    pub(crate) fn tool_url(&self, settings: &[(&str, &str)], tells: UrlTells) -> Secret {
+        let mut url = format!("postgresql://{}", in_url(&self.user));
         if let Some(password) = &self.password {
-            url.push_str(&format!(":{}", encoded(password.expose_secret())));
+            let spelled = self.spelled.as_ref().map(|spelled| spelled.expose_secret().to_owned());
+            url.push_str(&format!(":{}", spelled.unwrap_or_else(|| in_url(password.expose_secret()))));
         }
         let is_socket = self.host.starts_with('/');
         let place = match is_socket {
@@ -315,21 +341,28 @@ impl Database {
             false if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         };
-        url.push_str(&format!("@{place}/{}", encoded(&self.dbname)));
-        let options = self.with_options(settings.iter().copied());
+        url.push_str(&format!("@{place}/{}", in_url(&self.dbname)));
+        let path = |path: &str| percent_encoding::utf8_percent_encode(path, PATH).to_string();
         let mut parameters = self.drivers.clone();
         if is_socket {
-            parameters.push(format!("host={}", encoded(&self.host)));
+            parameters.push(format!("host={}", path(&self.host)));
             parameters.push(format!("port={}", self.port));
         }
-        parameters.push(format!("sslmode={}", self.ssl_mode.as_libpq()));
+        if self.names_ssl || tells == UrlTells::Everything {
+            parameters.push(format!("sslmode={}", self.ssl_mode.as_libpq()));
+        }
         if let Some(roots) = &self.ssl_roots {
-            parameters.push(format!("sslrootcert={}", encoded(&roots.display().to_string())));
+            parameters.push(format!("sslrootcert={}", path(&roots.display().to_string())));
         }
-        if !options.is_empty() {
-            parameters.push(format!("options={}", encoded(&options)));
+        // In a URL they take the place of those in `PGOPTIONS`.
+        let options = self.with_options(settings.iter().copied());
+        if !options.is_empty() && (self.names_options || tells == UrlTells::Everything) {
+            parameters.push(format!("options={}", in_url(&options)));
         }
-        Secret::from(format!("{url}?{}", parameters.join("&")))
+        if !parameters.is_empty() {
+            url.push_str(&format!("?{}", parameters.join("&")));
+        }
+        Secret::from(url)
     }
 
     /// Adds the connection as environment variables to a migration tool's command, with further settings.
@@ -476,6 +509,18 @@ impl fmt::Display for Database {
     }
 }
 
+/// Returns a text as a part of a URL.
+pub fn in_url(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// Returns the password as it stands before a URL's host; `None` where it stands elsewhere.
+fn spelled(base: &str, password: &str) -> Option<Secret> {
+    let (user, _) = base.split_once("://")?.1.split_once('@')?;
+    let (_, spelled) = user.split_once(':')?;
+    decode(spelled).is_ok_and(|decoded| decoded == password).then(|| Secret::from(spelled))
+}
+
 fn decode(value: &str) -> Result<String, DbError> {
     percent_encoding::percent_decode_str(value)
         .decode_utf8()
@@ -508,7 +553,8 @@ mod tests {
         let db = parse(
             "postgresql://app:p%40ss@db.example:6432/shop?schema=My%20App&connection_limit=5&sslmode=require",
         );
-        let url = db.unwrap().with_name("shop copy").tool_url(&[("lock_timeout", "2000")]);
+        let db = db.unwrap().with_name("shop copy");
+        let url = db.tool_url(&[("lock_timeout", "2000")], UrlTells::Everything);
         assert_eq!(
             url.expose_secret(),
             "postgresql://app:p%40ss@db.example:6432/shop%20copy?schema=My%20App&connection_limit=5&sslmode=require\
@@ -518,6 +564,24 @@ mod tests {
         assert_eq!(again.to_string(), "db.example:6432/shop copy as app");
         let socket = parse("postgresql://app@/shop?host=/var/run/postgresql&port=5433").unwrap().url();
         assert_eq!(Database::parse(&socket).unwrap().to_string(), "/var/run/postgresql:5433/shop as app");
+    }
+
+    #[test]
+    fn a_tools_url_has_no_percent_sign_that_the_environments_has_not() {
+        let limit = [("lock_timeout", "2000")];
+        for plain in [
+            "postgresql://app:S3cr!t$word@db.example:6432/shop",
+            "postgresql://app:S3cr!t$word@db.example:6432/shop?sslmode=require&sslrootcert=/etc/ca.pem",
+            "postgresql://app:x@/shop?host=/var/run/postgresql&port=5433",
+        ] {
+            let db = parse(plain).unwrap();
+            assert_eq!(db.tool_url(&limit, UrlTells::AsGiven).expose_secret(), plain);
+        }
+        // What the URL says of these counts more than the variables: the limit has to stand there.
+        let db = parse("postgresql://app@h/shop?options=-c%20role%3Downer&sslmode=require").unwrap();
+        let url = db.elsewhere(7, "probe").tool_url(&limit, UrlTells::AsGiven);
+        let wanted = "postgresql://app@127.0.0.1:7/probe?sslmode=disable&options=-c%20role%3Downer%20-c%20lock_timeout%3D2000";
+        assert_eq!(url.expose_secret(), wanted);
     }
 
     #[test]

@@ -40,15 +40,17 @@ pub fn path(before: &[&Path]) -> String {
 /// How a Python program takes its URL from the environment.
 pub const FROM_ENVIRONMENT: &str = "os.environ[\"DATABASE_URL\"]";
 
-/// Writes Alembic's `env.py`, with an expression for its URL.
+/// Writes Alembic's `env.py`, with an expression for its URL, which goes through `ConfigParser` as in Alembic's own template.
 pub fn alembic_env(url: &str) -> String {
     format!(
         "import os
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import engine_from_config
 
-url = {url}.replace(\"postgresql://\", \"postgresql+psycopg://\")
-with create_engine(url).connect() as connection:
+url = ({url}).replace(\"postgresql://\", \"postgresql+psycopg://\")
+context.config.set_main_option(\"sqlalchemy.url\", url)
+section = context.config.get_section(context.config.config_ini_section)
+with engine_from_config(section, prefix=\"sqlalchemy.\").connect() as connection:
     context.configure(connection=connection)
     with context.begin_transaction():
         context.run_migrations()

@@ -296,9 +296,14 @@ pub(crate) fn staying_words(state: &State) -> Option<String> {
         return None;
     }
     let environment = &state.plan.environment;
-    Some(match outcome.get("half_applied").and_then(serde_json::Value::as_str) {
-        None => format!("Its migration stays in {environment}'s database."),
-        Some(half) => format!(
+    let text = |key: &str| outcome.get(key).and_then(serde_json::Value::as_str);
+    Some(match (text("half_applied"), text("perhaps_in_part")) {
+        (None, None) => format!("Its migration stays in {environment}'s database."),
+        (None, Some(name)) => format!(
+            "Its migration stays in {environment}'s database, {name} perhaps in part: once it is completed by hand, piton migration \
+             {environment} {name} --applied says so; once it is taken out by hand, the next release runs it."
+        ),
+        (Some(half), _) => format!(
             "Its migration stays in {environment}'s database, {half} in part: the next release carries on with that, or, once it is \
              completed or taken out by hand, piton migration {environment} {half} --applied (or --not-applied) says so."
         ),

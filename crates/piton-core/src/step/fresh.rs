@@ -88,9 +88,10 @@ impl Act for Fresh {
         if let Some(migrations) = &self.migrations {
             let applied =
                 super::migrate::apply(ctx, migrations, &golden, true, &mut |_| (), async |_| Ok(())).await?;
+            let untouched = super::migrate::untouched(ctx, migrations);
             let applied =
-                applied.map_err(|error| super::migrate::fault_of(ctx, &error).because(untouched(ctx)))?;
-            names = applied.migrations.into_iter().map(|migration| migration.name).collect();
+                applied.map_err(|error| super::migrate::fault_of(ctx, &error).because(untouched))?;
+            names = applied.migrations;
         }
         if let Some(seed) = self.seed() {
             self.fill(ctx, &seed).await?;

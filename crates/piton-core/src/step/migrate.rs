@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use piton_db::blockers::{self, Blocker, Wanted};
 use piton_db::fingerprint::Structure;
-use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded};
+use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded, Tool};
 use piton_db::rehearsal::Report as Rehearsal;
 use piton_db::{Database, DbError, Report, Trouble};
 use piton_exec::{Command, EnvValue};
@@ -198,7 +198,7 @@ impl Migrate {
         let recorded = recorded.into_iter().filter(|one| one.finished && !was(&one.name));
         let mut names: Vec<String> = recorded.map(|one| one.name).collect();
         let unrecorded: Vec<String> =
-            now.migrations.iter().map(|one| one.name.clone()).filter(|name| !names.contains(name)).collect();
+            now.migrations.iter().filter(|name| !names.contains(name)).cloned().collect();
         names.extend(unrecorded);
         Ok(names)
     }
@@ -250,15 +250,14 @@ impl Act for Migrate {
         let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
         let applied = applied.map_err(|error| match error {
             DbError::Migration(MigrationError::InTheWay(blockers)) => in_the_way(ctx, &database, &blockers),
-            error => fault_of(ctx, &error),
+            error => fault_on_live(ctx, &error),
         })?;
         let structure = Structure::of(&database).await.or_fault(|| "the structure cannot be read".into())?;
         if let Some(rehearsed) = rehearsed {
             self.is_as_rehearsed(ctx, &database, &structure, &rehearsed).await?;
         }
-        let ms: u64 = applied.migrations.iter().map(|migration| migration.millis).sum();
         let names = self.all_applied(ctx, &database, &applied).await?;
-        Ok(json!({ "migrations": names, "ms": ms, "unfinished": applied.unfinished }))
+        Ok(json!({ "migrations": names, "ms": applied.millis, "unfinished": applied.unfinished }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -298,9 +297,13 @@ impl Act for Migrate {
                     .await;
             }
         }
-        if let (Some(kept), Some(half)) = (outcome.as_object_mut(), applied.iter().find(|one| !one.finished))
-        {
-            kept.insert("half_applied".into(), json!(half.name));
+        let half = applied.into_iter().find(|one| !one.finished).map(|one| one.name);
+        let (key, name) = match (stays, half) {
+            (true, None) => ("perhaps_in_part", self.migrations.unnoted(&live).await.or_fault(unreadable)?),
+            (_, half) => ("half_applied", half),
+        };
+        if let (Some(kept), Some(name)) = (outcome.as_object_mut(), name) {
+            kept.insert(key.into(), json!(name));
         }
         Ok(outcome)
     }
@@ -311,6 +314,32 @@ pub(super) fn fault_of(ctx: &Ctx<'_, '_>, error: &DbError) -> Fault {
     let fault = named(error, &ctx.plan.environment);
     // A tool may print the URL that it was given.
     super::without_secrets(ctx, fault)
+}
+
+/// As [`fault_of`]; what is left on the live database and stands in no record is a person's to look at.
+fn fault_on_live(ctx: &Ctx<'_, '_>, error: &DbError) -> Fault {
+    let (fault, environment) = (fault_of(ctx, error), &ctx.plan.environment);
+    match error {
+        DbError::Migration(MigrationError::Failed { name, unnoted: true, trouble: None, .. }) => {
+            fault.hint(format!(
+                "look at what {name} has left: take it out by hand, or complete it by hand and piton migration {environment} {name} \
+                 --applied; then piton deploy {environment}"
+            ))
+        }
+        _ => fault,
+    }
+}
+
+/// Says of a migration that failed elsewhere that the environment's own database stands as before, as far as that is known.
+pub(super) fn untouched(ctx: &Ctx<'_, '_>, migrations: &Migrations) -> String {
+    let environment = &ctx.plan.environment;
+    match migrations.tool {
+        // Only `status` was proved to use the database that it is given.
+        Tool::Commands { .. } => {
+            format!("{environment} was not touched, if the command that applies has no address of its own")
+        }
+        _ => format!("{environment} was not touched"),
+    }
 }
 
 fn named(error: &DbError, environment: &str) -> Fault {

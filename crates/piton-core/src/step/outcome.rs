@@ -160,9 +160,10 @@ impl Step {
                 _ => String::new(),
             },
             Step::StartSlot(start) => format!("{} stopped", start.slot),
-            Step::Migrate(_) if flag("kept") => match text("half_applied") {
-                "" => format!("the migration stays: {}", text("why")),
-                half => format!("the migration stays, {half} in part: {}", text("why")),
+            Step::Migrate(_) if flag("kept") => match (text("half_applied"), text("perhaps_in_part")) {
+                ("", "") => format!("the migration stays: {}", text("why")),
+                ("", name) => format!("the migration stays, {name} perhaps in part: {}", text("why")),
+                (half, _) => format!("the migration stays, {half} in part: {}", text("why")),
             },
             Step::Migrate(_) if flag("rewound") => {
                 let mut words = match text("replaced") {

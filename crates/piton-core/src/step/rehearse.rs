@@ -134,8 +134,8 @@ impl Rehearse {
             serving,
             way_back,
             estimate,
-            ms: applied.migrations.iter().map(|migration| migration.millis).sum(),
-            migrations: applied.migrations.into_iter().map(|migration| migration.name).collect(),
+            ms: applied.millis,
+            migrations: applied.migrations,
             structure: after.hash(),
             changed: compared(&before).changes_to(&after).iter().map(definition).collect(),
         })
@@ -144,7 +144,7 @@ impl Rehearse {
     /// Says why the migration failed on the copy, and what leads on from there.
     async fn failed(&self, ctx: &Ctx<'_, '_>, error: &DbError, golden: &Database) -> Fault {
         let environment = &ctx.plan.environment;
-        let untouched = format!("{environment} was not touched");
+        let untouched = super::migrate::untouched(ctx, &self.migrations);
         let fault = super::migrate::fault_of(ctx, error).because(&untouched);
         let fault = Fault { what: "the migration failed on a copy of the database".into(), ..fault };
         let DbError::Migration(

@@ -18,6 +18,8 @@ pub(super) struct Known {
     pub(super) atomic: bool,
     /// Whether a failure that the tool has noted left nothing for sure.
     pub(super) whole: bool,
+    /// Whether it waits for others in nobody's way: a lock timeout would only leave an invalid index.
+    pub(super) waits_harmlessly: bool,
     /// The migrations that it needs, where the tool has a graph of them.
     pub(super) needs: Vec<String>,
     /// The migrations that were squashed into it.
@@ -59,6 +61,21 @@ pub(super) trait Adapter: Send + Sync {
         !matches!(one.state, State::Applied | State::Pending)
     }
 
+    /// Tells whether one run applies everything that is pending.
+    fn applies_all(&self) -> bool {
+        false
+    }
+
+    /// Tells whether the tool's record has a migration that began and did not end.
+    fn notes_failures(&self) -> bool {
+        true
+    }
+
+    /// Tells whether the tool's driver may know nothing of libpq's variables, and has to find everything in the URL.
+    fn reads_url_alone(&self) -> bool {
+        false
+    }
+
     /// Returns a command that lists all migrations in their order, those of packages as well, and changes nothing.
     fn listing(&self, _app: &Path, _folder: &Path) -> Option<Command> {
         None
@@ -82,7 +99,7 @@ pub(super) trait Adapter: Send + Sync {
     fn by_hand(&self) -> &'static str;
 
     /// Returns the statements that record a migration as applied or as not applied; none where the tool cannot.
-    fn mark(&self, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String>;
+    fn mark(&self, files: &Files, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String>;
 }
 
 /// Finds the app's own program where its packages are, or else leaves it to `PATH`.
@@ -167,6 +184,18 @@ pub(super) fn is_wrapped(script: &str) -> bool {
     is_one_transaction(script)
         && script::split(script)
             .is_ok_and(|statements| statements.first().is_some_and(script::Statement::begins_transaction))
+}
+
+/// Tells whether all that a script does waits for others in nobody's way.
+pub(super) fn waits_harmlessly(script: &str) -> bool {
+    let Ok(statements) = script::split(script) else { return false };
+    statements.iter().any(script::Statement::waits_harmlessly)
+        && statements.iter().all(|statement| statement.waits_harmlessly() || statement.sets_session())
+}
+
+/// Tells whether a migration in Python names a concurrent statement, in whichever spelling.
+pub(super) fn names_concurrently(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("concurrently")
 }
 
 /// Counts a script's statements.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, leaves_transaction, program, sets_isolation};
+use super::adapter::{Adapter, Known, Row, leaves_transaction, names_concurrently, program, sets_isolation};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
@@ -50,6 +50,7 @@ impl Adapter for Alembic {
                 checksums: Vec::new(),
                 // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
                 atomic: !outside && !leaves_transaction(text),
+                waits_harmlessly: names_concurrently(text),
                 needs,
                 ..Known::default()
             };
@@ -70,14 +71,28 @@ impl Adapter for Alembic {
 
     fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
         let applied = ancestors(known, rows.iter().map(|row| row.name.as_str()));
+        let is_missing = |row: &&Row| known.iter().all(|known| known.name != row.name);
+        let missing: Vec<&Row> = rows.iter().filter(is_missing).collect();
         let one = |known: &Known| Migration {
             name: known.name.clone(),
-            state: if applied.contains(known.name.as_str()) { State::Applied } else { State::Pending },
+            state: match applied.contains(known.name.as_str()) {
+                true => State::Applied,
+                false if missing.is_empty() => State::Pending,
+                // A head stands for all that it needs, and what this one needs stands in its file alone.
+                false => State::Unknown,
+            },
         };
         let mut all: Vec<Migration> = known.iter().map(one).collect();
-        let unknown = rows.iter().filter(|row| known.iter().all(|known| known.name != row.name));
-        all.extend(unknown.map(|row| Migration { name: row.name.clone(), state: State::Missing }));
+        all.extend(missing.iter().map(|row| Migration { name: row.name.clone(), state: State::Missing }));
         all
+    }
+
+    fn minds(&self, one: &Migration, _known: &[Known], _rows: &[Row]) -> bool {
+        one.state == State::Missing
+    }
+
+    fn notes_failures(&self) -> bool {
+        false
     }
 
     fn apply(&self, app: &Path, _folder: &Path, name: &str) -> Command {
@@ -96,7 +111,7 @@ impl Adapter for Alembic {
         "alembic stamp REVISION"
     }
 
-    fn mark(&self, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn mark(&self, _: &Files, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String> {
         let Some(one) = known.iter().find(|known| known.name == name) else { return Vec::new() };
         let heads: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         let there = ancestors(known, heads.iter().copied());
@@ -233,6 +248,13 @@ mod tests {
         let plain = "op.add_column('t', sa.Column('committed_at', sa.DateTime))";
         assert!(atomic("connection.commit()", plain));
         assert!(!atomic("engine = create_engine(url, isolation_level='AUTOCOMMIT')", plain));
+        let waits_harmlessly = |body: &str| {
+            let file = ("versions/a.py".to_owned(), revision(body));
+            Alembic.known(&[file].into()).unwrap()[0].waits_harmlessly
+        };
+        assert!(!waits_harmlessly(plain));
+        assert!(waits_harmlessly("op.create_index('i', 't', ['a'], postgresql_concurrently=True)"));
+        assert!(waits_harmlessly("op.execute('CREATE INDEX CONCURRENTLY i ON t (a)')"));
         for body in [
             "op.execute('COMMIT')",
             "with op.get_context().autocommit_block(): pass",

@@ -51,7 +51,11 @@ impl Adapter for Commands {
         "the tool's own command"
     }
 
-    fn mark(&self, _known: &[Known], _rows: &[Row], _name: &str, _applied: bool) -> Vec<String> {
+    fn reads_url_alone(&self) -> bool {
+        true
+    }
+
+    fn mark(&self, _: &Files, _: &[Known], _: &[Row], _name: &str, _applied: bool) -> Vec<String> {
         Vec::new()
     }
 }

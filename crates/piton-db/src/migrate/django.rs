@@ -4,7 +4,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, by_name, is_newer, leaves_transaction, program};
+use super::adapter::{
+    Adapter, Known, Row, by_name, is_newer, leaves_transaction, names_concurrently, program,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
@@ -60,6 +62,7 @@ impl Adapter for Django {
                     name: name_of(path)?,
                     checksums: Vec::new(),
                     atomic: !spaceless.contains("atomic=False") && !leaves_transaction(text),
+                    waits_harmlessly: names_concurrently(text),
                     replaces: replaced(&spaceless),
                     ..Known::default()
                 })
@@ -110,7 +113,11 @@ impl Adapter for Django {
         "manage.py migrate --fake APP NAME"
     }
 
-    fn mark(&self, _known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn notes_failures(&self) -> bool {
+        false
+    }
+
+    fn mark(&self, _: &Files, _: &[Known], _: &[Row], name: &str, applied: bool) -> Vec<String> {
         let Some((app, migration)) = name.split_once('.') else { return Vec::new() };
         let (app, migration) = (quote::literal(app), quote::literal(migration));
         vec![match applied {

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use piton_exec::{Command, EnvValue, ExposeSecret, Secret, local};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::adapter::{Adapter, Known, Row};
 use super::run::{backoff, holders, lock};
 use super::sql::unfinished;
 use super::tool::{Files, Migrations, RecordTables};
-use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
+use super::{Applied, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
 use crate::progress::{OnReport, Progress, Ran, Report};
+use crate::target::UrlTells;
 use crate::{Database, DbError, Trouble};
 
 /// What a tool runs with, besides its database.
@@ -77,6 +78,7 @@ async fn rows(adapter: &dyn Adapter, files: &Files, client: &Client) -> Result<V
 
 /// The migrations as the files have them and as the record has them.
 struct Look {
+    files: Files,
     known: Vec<Known>,
     rows: Vec<Row>,
     states: Vec<Migration>,
@@ -86,7 +88,7 @@ async fn look(adapter: &dyn Adapter, folder: &Path, client: &Client) -> Result<L
     let files = files(adapter, folder)?;
     let known = adapter.known(&files)?;
     let rows = rows(adapter, &files, client).await?;
-    Ok(Look { states: adapter.join(&known, &rows), known, rows })
+    Ok(Look { states: adapter.join(&known, &rows), files, known, rows })
 }
 
 pub(super) async fn status(
@@ -163,16 +165,16 @@ pub(super) async fn apply(
     end_sessions(&client).await?;
     let exact = database.with_exact_ssl(&client).await?;
     let run = Run { adapter, migrations, database: &exact, around, options, client: &client };
-    let applied = match adapter.rows(&Files::new()) {
+    let (migrations, took) = match adapter.rows(&Files::new()) {
         Some(_) => run.pending(report).await?,
         None => run.by_exit_code(report).await?,
     };
-    Ok(Applied { migrations: applied, unfinished: unfinished(&client).await? })
+    Ok(Applied { migrations, millis: millis(took), unfinished: unfinished(&client).await? })
 }
 
 impl Run<'_> {
-    /// Runs the tool until its record has everything.
-    async fn pending(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
+    /// Runs the tool until its record has everything; returns what it has applied, and how long that took.
+    async fn pending(&self, report: OnReport<'_>) -> Result<(Vec<String>, Duration), DbError> {
         let mut look = self.look().await?;
         refuse(self.adapter, &look)?;
         self.stay_within(&look.states)?;
@@ -181,53 +183,67 @@ impl Run<'_> {
         }
         let all = self.listed(report).await?;
         self.complete(&mut look, &all);
-        let mut applied: Vec<AppliedOne> = Vec::new();
+        let (mut applied, mut all_took) = (Vec::new(), Duration::ZERO);
         let total = look.states.iter().filter(|one| matches!(one.state, State::Pending)).count() as u64;
         while let Some(next) = next(&look) {
-            let (what, done) = (next.name.clone(), applied.len() as u64);
+            let (what, done) = (self.step(&next, &look), applied.len() as u64);
             report(Report::Progress(Progress { doing: "migrate", what, done, total }));
-            let took = self.one(&next, &look, report).await?;
+            all_took += self.one(&next, &look, report).await?;
             let mut after = self.look().await?;
             refuse(self.adapter, &after)?;
             self.complete(&mut after, &all);
             let was = |name: &str| look.states.iter().any(|one| one.name == name && one.is_applied());
-            let new: Vec<&Migration> =
-                after.states.iter().filter(|one| one.is_applied() && !was(&one.name)).collect();
-            if new.is_empty() {
+            let new = after.states.iter().filter(|one| one.is_applied() && !was(&one.name));
+            let before = applied.len();
+            applied.extend(new.map(|one| one.name.clone()));
+            if applied.len() == before {
                 return Err(self.not_recorded(next.name).into());
             }
-            // Where the tool applies several at once, nobody sees how long each of them took.
-            let each = took / u32::try_from(new.len()).unwrap_or(1);
-            applied.extend(
-                new.into_iter().map(|one| AppliedOne { name: one.name.clone(), millis: millis(each) }),
-            );
             look = after;
         }
-        Ok(applied)
+        Ok((applied, all_took))
+    }
+
+    /// Names what the next run applies.
+    fn step(&self, next: &Known, look: &Look) -> String {
+        if !self.adapter.applies_all() {
+            return next.name.clone();
+        }
+        pending(look).map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns how long the next run may wait for a lock; zero is without end.
+    fn patience(&self, next: &Known, look: &Look) -> Duration {
+        let harmless = match self.adapter.applies_all() {
+            true => pending(look).all(|known| known.waits_harmlessly),
+            false => next.waits_harmlessly,
+        };
+        if harmless { Duration::ZERO } else { self.options.lock_timeout }
     }
 
     /// Runs a tool whose record is not known, when its own look says that something is pending.
-    async fn by_exit_code(&self, report: OnReport<'_>) -> Result<Vec<AppliedOne>, DbError> {
+    async fn by_exit_code(&self, report: OnReport<'_>) -> Result<(Vec<String>, Duration), DbError> {
         let look = self.adapter.look(&self.migrations.app, &self.migrations.folder);
         if self.around.unproved {
             self.prove(report).await?;
         }
-        if self.run(look.clone(), report).await?.success() {
-            return Ok(Vec::new());
+        let patience = self.options.lock_timeout;
+        if self.run(look.clone(), patience, report).await?.success() {
+            return Ok((Vec::new(), Duration::ZERO));
         }
         let apply = self.adapter.apply(&self.migrations.app, &self.migrations.folder, "");
         let name = apply.to_string();
         let known = Known { name: name.clone(), ..Known::default() };
-        let before = Look { known: Vec::new(), rows: Vec::new(), states: Vec::new() };
+        let before = Look { files: Files::new(), known: Vec::new(), rows: Vec::new(), states: Vec::new() };
         report(Report::Progress(Progress { doing: "migrate", what: name.clone(), done: 0, total: 1 }));
         let took = self.one(&known, &before, report).await?;
-        let again = self.run(look, report).await?;
+        let again = self.run(look, patience, report).await?;
         if !again.success() {
-            let said = format!("{}: {}", self.adapter.by_hand(), last_words(&again));
+            let said = format!("{}: {}", self.adapter.by_hand(), Said::of(&again).last);
             let left = "it ended well, and the status command says that something is pending still".into();
-            return Err(MigrationError::Failed { name, line: 0, said, left, trouble: None }.into());
+            return Err(failed(name, said, left, None));
         }
-        Ok(vec![AppliedOne { name, millis: millis(took) }])
+        Ok((vec![name], took))
     }
 
     async fn look(&self) -> Result<Look, DbError> {
@@ -257,14 +273,13 @@ impl Run<'_> {
     async fn listed(&self, report: OnReport<'_>) -> Result<Vec<String>, DbError> {
         let Some(listing) = self.listing() else { return Ok(Vec::new()) };
         let mut names = Vec::new();
-        let dressed = self.dressed(listing.clone(), self.database);
+        let dressed = self.dressed(listing.clone(), self.database, self.options.lock_timeout);
         let output = local::run_with(&dressed, |_, line| names.extend(self.adapter.listed(line))).await?;
         report(Report::Ran(ran(&listing, &output)));
         if !output.success() {
-            let (name, said) = (listing.to_string(), last_words(&output));
-            let left = "nothing was applied".into();
+            let said = Said::of(&output);
             let trouble = trouble(self.client, &said).await;
-            return Err(MigrationError::Failed { name, line: 0, said, left, trouble }.into());
+            return Err(failed(listing.to_string(), said.last, "nothing was applied".into(), trouble));
         }
         Ok(names)
     }
@@ -292,25 +307,27 @@ impl Run<'_> {
     /// Applies one migration; again after a lock was not to be had, where that left nothing.
     async fn one(&self, next: &Known, before: &Look, report: OnReport<'_>) -> Result<Duration, DbError> {
         let structure = structure(self.adapter, self.database).await?;
+        let unfinished_before = unfinished(self.client).await?;
         let command = self.adapter.apply(&self.migrations.app, &self.migrations.folder, &next.name);
+        let patience = self.patience(next, before);
         let mut attempt = 1;
         loop {
-            let output = self.run(command.clone(), report).await?;
+            let output = self.run(command.clone(), patience, report).await?;
             if output.success() {
                 return Ok(output.elapsed);
             }
-            let said = last_words(&output);
+            let said = Said::of(&output);
             let trouble = trouble(self.client, &said).await;
             let (name, line) = (next.name.clone(), 0);
             if trouble == Some(Trouble::Away) {
                 let left = "whether something of it was kept is not known; the tool's record tells".into();
-                return Err(MigrationError::Failed { name, line, said, left, trouble }.into());
+                return Err(failed(name, said.last, left, trouble));
             }
             let clean = next.atomic && structure == self::structure(self.adapter, self.database).await?;
             if clean {
                 self.forget(&next.name, before).await?;
             }
-            let locked = ["55P03", "LockNotAvailable", "lock timeout"].iter().any(|sign| said.contains(sign));
+            let locked = said.has(&["55P03", "LockNotAvailable", "lock timeout"]);
             let (attempts, each) = (self.options.attempts, self.options.lock_timeout);
             if locked && clean && attempt < attempts {
                 tokio::time::sleep(backoff(attempt)).await;
@@ -321,25 +338,54 @@ impl Run<'_> {
                 let holders = holders(self.client).await;
                 return Err(MigrationError::Locked { name, line, attempts, each, holders }.into());
             }
-            let left = match clean {
-                true => "nothing of it was kept",
-                false => "some of it may be kept",
-            };
-            return Err(MigrationError::Failed { name, line, said, left: left.into(), trouble }.into());
+            if clean {
+                return Err(failed(name, said.last, "nothing of it was kept".into(), trouble));
+            }
+            return Err(self.left_something(name, said.last, trouble, &unfinished_before).await);
         }
+    }
+
+    /// Says what a failure may have left, and what it surely has.
+    async fn left_something(
+        &self,
+        mut name: String,
+        said: String,
+        trouble: Option<Trouble>,
+        unfinished_before: &[String],
+    ) -> DbError {
+        let mut left = String::from("some of it may be kept");
+        for new in unfinished(self.client).await.unwrap_or_default() {
+            if !unfinished_before.contains(&new) {
+                left.push_str("; ");
+                left.push_str(&new);
+            }
+        }
+        let look = self.look().await.ok();
+        if let Some(stopped) = look.as_ref().filter(|_| self.adapter.applies_all()).and_then(next) {
+            name = stopped.name;
+        }
+        let is_pending = |one: &Migration| one.name == name && one.state == State::Pending;
+        let unnoted =
+            !self.adapter.notes_failures() && look.is_some_and(|look| look.states.iter().any(is_pending));
+        MigrationError::Failed { name, line: 0, said, left, unnoted, trouble }.into()
     }
 
     /// Takes a failure that left nothing out of the tool's record, where it was not before.
     async fn forget(&self, name: &str, before: &Look) -> Result<(), DbError> {
         let look = self.look().await?;
         if look.rows != before.rows && look.states.iter().any(|one| one.name == name && is_open(&one.state)) {
-            write(self.client, &self.adapter.mark(&look.known, &look.rows, name, false)).await?;
+            write(self.client, &self.adapter.mark(&look.files, &look.known, &look.rows, name, false)).await?;
         }
         Ok(())
     }
 
-    async fn run(&self, command: Command, report: OnReport<'_>) -> Result<local::Output, DbError> {
-        let dressed = self.dressed(command.clone(), self.database);
+    async fn run(
+        &self,
+        command: Command,
+        patience: Duration,
+        report: OnReport<'_>,
+    ) -> Result<local::Output, DbError> {
+        let dressed = self.dressed(command.clone(), self.database, patience);
         let output = local::run_with(&dressed, |_, line| report(Report::Said(line.to_owned()))).await?;
         report(Report::Ran(ran(&command, &output)));
         Ok(output)
@@ -348,21 +394,23 @@ impl Run<'_> {
     /// Proves that the tool uses the database that it is given, before it may change one.
     async fn prove(&self, report: OnReport<'_>) -> Result<(), DbError> {
         let command = self.adapter.look(&self.migrations.app, &self.migrations.folder);
-        let heard = probe::hears(|database| self.dressed(command.clone(), database), self.database).await?;
-        match heard.said {
-            None => Ok(()),
-            Some(output) => {
-                report(Report::Ran(ran(&command, &output)));
-                let said = last_words(&output);
-                let said = if said.is_empty() { said } else { format!("; it said: {said}") };
-                let (command, mend) = (command.to_string(), self.adapter.mend());
-                Err(MigrationError::Deaf { command, mend, said }.into())
-            }
-        }
+        let dressed =
+            |database: &Database| self.dressed(command.clone(), database, self.options.lock_timeout);
+        let heard = probe::hears(dressed, self.database).await?;
+        let Some(output) = heard.said else { return Ok(()) };
+        report(Report::Ran(ran(&command, &output)));
+        let said = Said::of(&output).last;
+        let said = if said.is_empty() { said } else { format!("; it said: {said}") };
+        let (how, mend) = deaf(&output, heard.wanted_tls, self.adapter.mend());
+        Err(MigrationError::Deaf { command: command.to_string(), how, mend, said }.into())
     }
 
-    fn dressed(&self, command: Command, database: &Database) -> Command {
-        dressed(command, &self.migrations.app, database, self.around, self.options.lock_timeout)
+    fn dressed(&self, command: Command, database: &Database, patience: Duration) -> Command {
+        let tells = match self.adapter.reads_url_alone() {
+            true => UrlTells::Everything,
+            false => UrlTells::AsGiven,
+        };
+        dressed(command, &self.migrations.app, database, self.around, patience, tells)
     }
 
     fn not_recorded(&self, name: String) -> MigrationError {
@@ -390,16 +438,39 @@ pub async fn seed(
     end_sessions(&client).await?;
     let exact = database.with_exact_ssl(&client).await?;
     let wait = MigrateOptions::default().lock_timeout;
-    let dressed = dressed(command.clone(), app, &exact, around, wait);
+    let dressed = dressed(command.clone(), app, &exact, around, wait, UrlTells::AsGiven);
     let output = local::run_with(&dressed, |_, line| report(Report::Said(line.to_owned()))).await?;
     report(Report::Ran(ran(command, &output)));
     if output.success() {
         return Ok(());
     }
-    let said = last_words(&output);
+    let said = Said::of(&output);
     let trouble = trouble(&client, &said).await;
     let left = format!("it ended with exit code {}, and some of it may be kept", output.code);
-    Err(MigrationError::Failed { name: command.to_string(), line: 0, said, left, trouble }.into())
+    Err(failed(command.to_string(), said.last, left, trouble))
+}
+
+fn failed(name: String, said: String, left: String, trouble: Option<Trouble>) -> DbError {
+    MigrationError::Failed { name, line: 0, said, left, unnoted: false, trouble }.into()
+}
+
+/// Says what a tool did that did not ask for its database, and what makes it ask.
+fn deaf(output: &local::Output, wanted_tls: bool, mend: &str) -> (String, String) {
+    if wanted_tls {
+        let how = "came to the server that DATABASE_URL names and wants TLS whatever the URL says, so that it was not seen which \
+                   database it asks for";
+        return (how.into(), "write sslmode=require into DATABASE_URL, and take it out of the code".into());
+    }
+    if output.success() {
+        let how = "did not ask the database that DATABASE_URL names, so that a rehearsal would change another one, perhaps the \
+                   live one";
+        return (how.into(), mend.into());
+    }
+    let how = format!(
+        "ended with exit code {} and did not ask the database that DATABASE_URL names: it failed before, or asked another one",
+        output.code
+    );
+    (how, format!("mend what it says, or {mend}"))
 }
 
 fn ran(command: &Command, output: &local::Output) -> Ran {
@@ -413,10 +484,11 @@ fn dressed(
     database: &Database,
     around: &Around,
     lock_timeout: Duration,
+    tells: UrlTells,
 ) -> Command {
     let limit = lock_timeout.as_millis().to_string();
     let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION)];
-    let url = database.tool_url(&settings);
+    let url = database.tool_url(&settings, tells);
     if command.cwd.is_none() {
         command = command.cwd(app);
     }
@@ -439,8 +511,8 @@ fn dressed(
 }
 
 /// Tells whether the surroundings failed, and not the migration.
-async fn trouble(client: &Client, said: &str) -> Option<Trouble> {
-    if ["53100", "No space left on device"].iter().any(|sign| said.contains(sign)) {
+async fn trouble(client: &Client, said: &Said) -> Option<Trouble> {
+    if said.has(&["53100", "No space left on device"]) {
         return Some(Trouble::Room);
     }
     let begin = Instant::now();
@@ -456,8 +528,14 @@ async fn trouble(client: &Client, said: &str) -> Option<Trouble> {
 }
 
 fn next(look: &Look) -> Option<Known> {
-    let is_next = |known: &&Known| look.states.iter().any(|one| one.name == known.name && !one.is_applied());
-    look.known.iter().find(is_next).cloned()
+    pending(look).next().cloned()
+}
+
+/// Lists what the database has not got, in the tool's order.
+fn pending(look: &Look) -> impl Iterator<Item = &Known> {
+    let not_applied =
+        |known: &&Known| look.states.iter().any(|one| one.name == known.name && !one.is_applied());
+    look.known.iter().filter(not_applied)
 }
 
 fn is_pending(states: &[Migration]) -> bool {
@@ -500,9 +578,22 @@ pub(super) async fn left_nothing(
     }
     let is_new = before.iter().all(|one| one.name != cut_off.name);
     if is_new && look.states.iter().any(|one| one.name == cut_off.name && is_open(&one.state)) {
-        write(&client, &adapter.mark(&look.known, &look.rows, &cut_off.name, false)).await?;
+        write(&client, &adapter.mark(&look.files, &look.known, &look.rows, &cut_off.name, false)).await?;
     }
     Ok(recorded(adapter, folder, live).await? == before)
+}
+
+/// Names the migration of which the database may have a part without a trace in the tool's record.
+pub(super) async fn unnoted(
+    adapter: &dyn Adapter,
+    folder: &Path,
+    database: &Database,
+) -> Result<Option<String>, DbError> {
+    if adapter.notes_failures() {
+        return Ok(None);
+    }
+    let look = look(adapter, folder, &*database.connect().await?).await?;
+    Ok(next(&look).filter(|next| !next.atomic).map(|next| next.name))
 }
 
 /// Ends what a tool that was killed has left on the server: it may still commit.
@@ -546,12 +637,12 @@ pub(super) async fn statements(
         // A tool without a trace of its failures leaves it to a person to have finished one.
         State::Pending => applied,
         State::Missing => !applied,
-        State::Applied | State::Changed => false,
+        State::Applied | State::Changed | State::Unknown => false,
     };
     if !fits {
         return Err(MigrationError::NotHalfApplied { name, stands: one.state.in_words() }.into());
     }
-    let statements = adapter.mark(&look.known, &look.rows, &name, applied);
+    let statements = adapter.mark(&look.files, &look.known, &look.rows, &name, applied);
     if statements.is_empty() {
         return Err(MigrationError::ByTheTool { name, command: adapter.by_hand() }.into());
     }
@@ -568,18 +659,30 @@ pub(super) async fn resolve(
     let client = database.connect().await?;
     lock(&client, MigrateOptions::default().wait_for_other).await?;
     let statements = statements(adapter, folder, database, name, applied).await?;
-    write(&client, &statements).await
-}
-
-/// Changes the tool's record in one transaction.
-async fn write(client: &Client, statements: &[String]) -> Result<(), DbError> {
-    let all = format!("begin; {}; commit", statements.join("; "));
-    if let Err(error) = client.batch_execute(&all).await {
-        // The first error is the one to tell.
-        let _ = client.batch_execute("rollback").await;
-        return Err(error).doing(|| "change the tool's record of migrations".into());
+    if write(&client, &statements).await? == 0 {
+        return Err(MigrationError::ByTheTool { name: name.to_owned(), command: adapter.by_hand() }.into());
     }
     Ok(())
+}
+
+/// Changes the tool's record in one transaction; returns how many rows it changed.
+async fn write(client: &Client, statements: &[String]) -> Result<u64, DbError> {
+    let all = format!("begin; {}; commit", statements.join("; "));
+    match client.simple_query(&all).await {
+        Ok(answers) => Ok(answers.iter().map(rows_changed).sum()),
+        Err(error) => {
+            // The first error is the one to tell.
+            let _ = client.batch_execute("rollback").await;
+            Err(error).doing(|| "change the tool's record of migrations".into())
+        }
+    }
+}
+
+fn rows_changed(answer: &SimpleQueryMessage) -> u64 {
+    match answer {
+        SimpleQueryMessage::CommandComplete(rows) => *rows,
+        _ => 0,
+    }
 }
 
 /// Prints a command as a person would type it.
@@ -587,12 +690,28 @@ fn shown(command: &Command) -> String {
     command.clone().secret_env("DATABASE_URL", Secret::default()).to_string()
 }
 
-/// Returns what a program said at last, in one line each.
-fn last_words(output: &local::Output) -> String {
-    let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let from = lines.len().saturating_sub(LAST_LINES);
-    lines[from..].join("\n")
+/// What a program said.
+struct Said {
+    /// All of it, without the statement that SQLAlchemy repeats after the server's words.
+    own: String,
+    /// The end of that, with the statement's first line.
+    last: String,
+}
+
+impl Said {
+    fn of(output: &local::Output) -> Self {
+        let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let repeats = lines.iter().rposition(|line| line.starts_with("[SQL:"));
+        let (own, shown) = repeats.map_or((lines.len(), lines.len()), |at| (at, at + 1));
+        let from = shown.saturating_sub(LAST_LINES);
+        Self { own: lines[..own].join("\n"), last: lines[from..shown].join("\n") }
+    }
+
+    /// Tells whether the server said one of these.
+    fn has(&self, signs: &[&str]) -> bool {
+        signs.iter().any(|sign| self.own.contains(sign))
+    }
 }
 
 /// Picks the server's words out of what a tool has noted.
@@ -602,7 +721,7 @@ fn gist(noted: &str) -> &str {
     lines.find(|line| line.contains("ERROR:")).unwrap_or(first)
 }
 
-/// Enough for an error of SQLAlchemy, which repeats the statement after the server's words.
+/// Enough for an error's last calls and the server's words.
 const LAST_LINES: usize = 12;
 
 fn millis(duration: Duration) -> u64 {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, is_one_transaction, program};
+use super::adapter::{Adapter, Known, Row, is_one_transaction, program, waits_harmlessly};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 
@@ -51,6 +51,7 @@ impl Adapter for GolangMigrate {
                 checksums: Vec::new(),
                 // A file is sent to the server as a whole.
                 atomic: is_one_transaction(text),
+                waits_harmlessly: waits_harmlessly(text),
                 ..Known::default()
             };
             known.push((version, one));
@@ -93,7 +94,7 @@ impl Adapter for GolangMigrate {
         "migrate force VERSION"
     }
 
-    fn mark(&self, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn mark(&self, _: &Files, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String> {
         let at = rows.first().and_then(|row| row.name.parse::<u64>().ok());
         let one = version(name).or_else(|| name.parse().ok());
         let next =

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use foreign::{Around, seed};
 pub(crate) use script::runs_one_by_one;
-pub use state::{Applied, AppliedOne, MigrateOptions, Migration, Recorded, State};
+pub use state::{Applied, MigrateOptions, Migration, Recorded, State};
 pub use tool::{Migrations, RecordTables, Tool};
 
 use crate::Trouble;
@@ -72,6 +72,8 @@ pub enum MigrationError {
         said: String,
         /// What of the file stands in the database, in words.
         left: String,
+        /// Whether some of it may stand there and the tool's record does not tell.
+        unnoted: bool,
         /// Set when the surroundings failed, and not the statement.
         trouble: Option<Trouble>,
     },
@@ -121,15 +123,15 @@ pub enum MigrationError {
         /// The migration.
         name: String,
     },
-    /// The tool does not use the database that it is given.
-    #[error(
-        "`{command}` did not ask the database that DATABASE_URL names, so that a rehearsal would change another one, perhaps the live one; {mend}{said}"
-    )]
+    /// The tool was not seen to use the database that it is given.
+    #[error("`{command}` {how}; {mend}{said}")]
     Deaf {
         /// The command.
         command: String,
+        /// What it did instead.
+        how: String,
         /// What makes the tool obey.
-        mend: &'static str,
+        mend: String,
         /// The tool's last words, or nothing.
         said: String,
     },

@@ -6,7 +6,10 @@ use std::path::Path;
 use piton_exec::Command;
 use ring::digest;
 
-use super::adapter::{Adapter, Known, Row, is_newer, is_structure_alone, program, statements};
+use super::adapter::{
+    Adapter, Known, Row, is_newer, is_one_transaction, is_structure_alone, program, statements,
+    waits_harmlessly,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::quote;
@@ -38,7 +41,8 @@ impl Adapter for Prisma {
             checksums: vec![sha256(text), sha256(&text.replace("\r\n", "\n")), sha256(&with_returns(text))],
             // Its engines differ in whether they send a file as a whole.
             atomic: is_structure_alone(text),
-            whole: statements(text) == Some(1),
+            whole: statements(text) == Some(1) && is_one_transaction(text),
+            waits_harmlessly: waits_harmlessly(text),
             ..Known::default()
         };
         Ok(files.iter().map(one).collect())
@@ -68,12 +72,21 @@ impl Adapter for Prisma {
         "prisma migrate resolve"
     }
 
-    /// As `prisma migrate resolve` does it.
-    fn mark(&self, known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn applies_all(&self) -> bool {
+        true
+    }
+
+    fn reads_url_alone(&self) -> bool {
+        true
+    }
+
+    /// As `prisma migrate resolve` does it, which refuses one that ended well and whose file is gone.
+    fn mark(&self, _: &Files, known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
         let quoted = quote::literal(name);
+        let open = if applied { "and finished_at is null " } else { "" };
         let mut statements = vec![format!(
             "update _prisma_migrations set rolled_back_at = now()
-             where migration_name = {quoted} and finished_at is null and rolled_back_at is null"
+             where migration_name = {quoted} {open}and rolled_back_at is null"
         )];
         let checksum =
             known.iter().find(|known| known.name == name).and_then(|known| known.checksums.first());

@@ -29,6 +29,8 @@ const GSSAPI: u32 = 80_877_104;
 pub(super) struct Heard {
     /// What the tool said; `None` when it asked for the database.
     pub(super) said: Option<Output>,
+    /// Whether somebody came and wanted TLS first.
+    pub(super) wanted_tls: bool,
 }
 
 /// Runs a command that is given a database which nobody else can mean, and listens whether it is asked for.
@@ -40,11 +42,11 @@ pub(super) async fn hears(
     let port = listener.local_addr()?.port();
     let name = format!("piton_probe_{port}_{}", std::process::id());
     let command = command(&database.elsewhere(port, &name));
-    let heard = Cell::new(false);
+    let (heard, wanted_tls) = (Cell::new(false), Cell::new(false));
     let listen = async {
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
-            let asked = tokio::time::timeout(GOOD_BYE, first_message(stream)).await;
+            let asked = tokio::time::timeout(GOOD_BYE, first_message(stream, &wanted_tls)).await;
             if matches!(asked, Ok(Ok(Some(asked))) if asked == name) {
                 heard.set(true);
                 // Whatever else the tool does with the refusal is of no interest, but to end.
@@ -64,15 +66,16 @@ pub(super) async fn hears(
             elapsed: PATIENCE,
         }),
     };
-    Ok(Heard { said: output.filter(|_| !heard.get()) })
+    Ok(Heard { said: output.filter(|_| !heard.get()), wanted_tls: wanted_tls.get() })
 }
 
 /// Reads which database the other side wants, and refuses it.
-async fn first_message(mut stream: TcpStream) -> std::io::Result<Option<String>> {
+async fn first_message(mut stream: TcpStream, wanted_tls: &Cell<bool>) -> std::io::Result<Option<String>> {
     loop {
         let length = stream.read_u32().await? as usize;
         let code = stream.read_u32().await?;
         if matches!(code, TLS | GSSAPI) {
+            wanted_tls.set(wanted_tls.get() || code == TLS);
             stream.write_all(b"N").await?;
             continue;
         }

@@ -166,7 +166,8 @@ impl Script {
             "nothing of it was kept"
         };
         let trouble = Trouble::of(&error);
-        Failed { name, line, said: SqlError(error).to_string(), left: left.into(), trouble }.into()
+        Failed { name, line, said: SqlError(error).to_string(), left: left.into(), unnoted: false, trouble }
+            .into()
     }
 
     /// Returns the statement to carry on with, when what became of the one before it can be told.
@@ -266,7 +267,7 @@ impl Script {
             left.push_str("; ");
             left.push_str(&more);
         }
-        Failed { name, line, said, left, trouble }.into()
+        Failed { name, line, said, left, unnoted: false, trouble }.into()
     }
 
     /// Runs one statement in a transaction of its own.

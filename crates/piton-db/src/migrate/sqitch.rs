@@ -5,7 +5,7 @@ use std::path::Path;
 use piton_exec::Command;
 use ring::digest;
 
-use super::adapter::{Adapter, Known, Row, by_name, is_wrapped, program};
+use super::adapter::{Adapter, Known, Row, by_name, is_wrapped, program, waits_harmlessly};
 use super::prisma::hex;
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
@@ -55,6 +55,22 @@ fn changes(plan: &str) -> Vec<String> {
     names
 }
 
+/// Takes deployed changes out of the record as `sqitch revert --log-only` does it.
+fn revert(own: &str) -> Vec<String> {
+    let of_them = format!("where change_id in (select change_id from sqitch.changes where {own})");
+    vec![
+        format!(
+            "insert into sqitch.events (event, change_id, change, project, note, committer_name, committer_email,
+                                        planned_at, planner_name, planner_email)
+             select 'revert', change_id, change, project, note, committer_name, committer_email,
+                    planned_at, planner_name, planner_email from sqitch.changes where {own}"
+        ),
+        format!("delete from sqitch.dependencies {of_them}"),
+        format!("delete from sqitch.tags {of_them}"),
+        format!("delete from sqitch.changes where {own}"),
+    ]
+}
+
 impl Adapter for Sqitch {
     fn record(&self) -> (Option<&'static str>, Option<&'static str>) {
         (Some("sqitch"), None)
@@ -96,6 +112,7 @@ impl Adapter for Sqitch {
                 checksums: script.map(sha1).into_iter().collect(),
                 atomic: wrapped,
                 whole: wrapped,
+                waits_harmlessly: script.is_some_and(|text| waits_harmlessly(text)),
                 ..Known::default()
             }
         };
@@ -140,15 +157,24 @@ impl Adapter for Sqitch {
     }
 
     /// A change that is applied has an identifier over its whole history, which Sqitch alone computes.
-    fn mark(&self, _known: &[Known], _rows: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn mark(&self, files: &Files, known: &[Known], _: &[Row], name: &str, applied: bool) -> Vec<String> {
         if applied {
             return Vec::new();
         }
-        vec![format!(
-            "delete from sqitch.events e where event = 'fail' and change = {}
-             and not exists (select from sqitch.changes c where c.change_id = e.change_id)",
+        let own = format!(
+            "project = {} and change = {}",
+            quote::literal(project(files)),
             quote::literal(planned(name))
-        )]
+        );
+        let mut statements = vec![format!(
+            "delete from sqitch.events e where event = 'fail' and {own}
+             and not exists (select from sqitch.changes c where c.change_id = e.change_id)"
+        )];
+        // A change of the plan may be a reworked one, which has its name in common with the one before.
+        if known.iter().all(|known| known.name != name) {
+            statements.extend(revert(&own));
+        }
+        statements
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fs_err as fs;
 use tokio_postgres::Client;
@@ -13,7 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use super::index::{self, Standing};
 use super::run::{self, Script};
-use super::{Applied, AppliedOne, MigrateOptions, Migration, MigrationError, Obstacle, Recorded, State};
+use super::{Applied, MigrateOptions, Migration, MigrationError, Obstacle, Recorded, State};
 use crate::error::Doing;
 use crate::progress::{OnProgress, Progress};
 use crate::{Database, DbError};
@@ -111,18 +112,17 @@ impl SqlFolder {
             .map(|name| Script::read(name, &files[name]))
             .collect::<Result<Vec<_>, MigrationError>>()?;
         let total = scripts.len() as u64;
-        let mut migrations = Vec::new();
+        let (mut migrations, mut all) = (Vec::new(), Duration::ZERO);
         for script in &scripts {
             let what = script.name.clone();
             progress(Progress { doing: "migrate", what, done: migrations.len() as u64, total });
             may_begin(&script.name).await?;
             let took = script.run(&mut client, options, records.get(&script.name)).await?;
-            migrations.push(AppliedOne {
-                name: script.name.clone(),
-                millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            });
+            migrations.push(script.name.clone());
+            all += took;
         }
-        Ok(Applied { migrations, unfinished: unfinished(&client).await? })
+        let millis = u64::try_from(all.as_millis()).unwrap_or(u64::MAX);
+        Ok(Applied { migrations, millis, unfinished: unfinished(&client).await? })
     }
 
     /// Wants a migration to be half applied, as [`SqlFolder::resolve`] does; changes nothing.
@@ -328,7 +328,7 @@ fn todo(states: &[Migration]) -> Result<Vec<String>, MigrationError> {
             }
             State::Pending | State::Failed { .. } | State::HalfApplied { .. } => todo.push(name),
             // A release that went back to older code has fewer files than its database.
-            State::Applied | State::Missing => {}
+            State::Applied | State::Missing | State::Unknown => {}
         }
     }
     Ok(todo)
@@ -427,7 +427,7 @@ async fn records(client: &Client) -> Result<BTreeMap<String, Record>, DbError> {
 pub(super) async fn unfinished(client: &Client) -> Result<Vec<String>, DbError> {
     let rows = client
         .query(
-            "select 'index ' || indexrelid::regclass || ' is invalid: drop it and build it again'
+            "select pg_catalog.format('index %1$s is invalid: DROP INDEX CONCURRENTLY %1$s, and build it again', indexrelid::regclass)
              from pg_catalog.pg_index where not indisvalid
                and not exists (select from pg_catalog.pg_class c where c.oid = indexrelid and c.relkind = 'I')
              union all

@@ -61,6 +61,8 @@ pub enum State {
     Changed,
     /// Applied, and the file is gone from the folder.
     Missing,
+    /// Nothing tells: the record names one that no file has, which may stand for this one as well.
+    Unknown,
 }
 
 /// What a database has of one migration.
@@ -84,24 +86,20 @@ impl State {
             Self::HalfApplied { .. } => "half applied",
             Self::Changed => "applied, and was edited since",
             Self::Missing => "applied, and its file is gone",
+            Self::Unknown => {
+                "applied or pending: the record names one that no file has, which may stand for it"
+            }
         }
     }
-}
-
-/// One migration that was applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppliedOne {
-    /// The file's name.
-    pub name: String,
-    /// How long its statements took, in milliseconds.
-    pub millis: u64,
 }
 
 /// What was applied at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// The migrations, in order.
-    pub migrations: Vec<AppliedOne>,
+    /// The migrations' names, in order.
+    pub migrations: Vec<String>,
+    /// How long their statements took together, in milliseconds.
+    pub millis: u64,
     /// Invalid indexes and constraints that are not validated, in words, as the whole database has them.
     pub unfinished: Vec<String>,
 }

@@ -267,6 +267,17 @@ impl Migrations {
         }
     }
 
+    /// Names the migration of which a failed run may have left a part without a trace in the record.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn unnoted(&self, database: &Database) -> Result<Option<String>, DbError> {
+        match self.tool.adapter() {
+            None => Ok(None),
+            Some(adapter) => foreign::unnoted(&*adapter, &self.folder, database).await,
+        }
+    }
+
     /// Wants a migration to be one that a person may record as applied or as not applied; changes nothing.
     ///
     /// # Errors

@@ -113,7 +113,7 @@ impl App {
         let applied =
             self.migrations().apply(db, &self.around(), OPTIONS, &mut report, async |_| Ok(())).await?;
         self.proved.set(true);
-        Ok((applied.migrations.into_iter().map(|one| one.name).collect(), ran))
+        Ok((applied.migrations, ran))
     }
 
     async fn failure(&self) -> MigrationError {
@@ -153,6 +153,7 @@ fn short(migration: &Migration) -> String {
         State::HalfApplied { .. } => "half",
         State::Changed => "changed",
         State::Missing => "missing",
+        State::Unknown => "unknown",
     };
     format!("{} {state}", migration.name)
 }
@@ -178,8 +179,8 @@ async fn walk(app: &App) {
     assert_eq!(app.states().await, app.all_applied(&[&one, &two]));
     assert_eq!(app.apply().await.unwrap().0, [""; 0]);
 
-    // A session holds what the third needs.
-    app.write(3, "alter table a add column more int");
+    // A session holds what the third needs, whose text is longer than what is told of a failure.
+    app.write(3, &format!("alter table a\n{}add column more int", "-- a word\n".repeat(20)));
     let mut holder = app.db.connect().await.unwrap();
     let held = holder.transaction().await.unwrap();
     held.batch_execute("lock table a in access exclusive mode").await.unwrap();
@@ -251,8 +252,11 @@ async fn alembic_goes_revision_by_revision() {
     // Outside of it the first statement stays.
     let body = "with op.get_context().autocommit_block():\n        op.execute('create table d (n int)')\n        op.execute('select 1/0')";
     alembic_file(app.dir.path(), 4, body);
-    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    let error = app.failure().await;
+    assert!(error.to_string().ends_with("some of it may be kept"), "{error}");
+    assert!(matches!(error, MigrationError::Failed { unnoted: true, .. }));
     assert!(app.has("d").await);
+    assert_eq!(app.migrations().unnoted(&app.db).await.unwrap().as_deref(), Some("rev4"));
     // So it does before a COMMIT of its own, where the structure shows nothing of it.
     let body =
         "op.execute('insert into d values (1)')\n    op.execute('COMMIT')\n    op.execute('select 1/0')";
@@ -265,10 +269,14 @@ async fn alembic_goes_revision_by_revision() {
     assert_eq!(app.apply().await.unwrap().0, [""; 0]);
     let refused = app.migrations().resolve(&app.db, "rev4", false).await.unwrap_err();
     assert!(refused.to_string().contains("it is applied"), "{refused}");
-    // The commit has fewer revisions than the database.
+    // The commit has fewer revisions than the database: which of the others rev4 stands for, its file alone says.
     fs::remove_file(app.dir.path().join("migrations/versions/4.py")).unwrap();
-    assert_eq!(app.states().await.pop().unwrap(), "rev4 missing");
+    assert_eq!(app.states().await, ["rev1 unknown", "rev2 unknown", "rev3 unknown", "rev4 missing"]);
     assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == "rev4"));
+    let refused = app.migrations().resolve(&app.db, "rev1", true).await.unwrap_err();
+    assert!(refused.to_string().contains("names one that no file has"), "{refused}");
+    let refused = app.migrations().resolve(&app.db, "rev4", false).await.unwrap_err();
+    assert!(refused.to_string().contains("alembic stamp"), "{refused}");
 }
 
 #[tokio::test]
@@ -294,6 +302,23 @@ async fn alembic_with_two_heads() {
 #[tokio::test]
 async fn an_env_py_with_an_address_of_its_own_is_refused() {
     let Some(app) = App::new(alembic(), "alembic_deaf").await else { return };
+    app.write(1, "create table a (n int)");
+    for (url, wanted) in [
+        (
+            "os.environ[\"NOT_THERE\"]".to_owned(),
+            ["ended with exit code 1 and did not ask", "KeyError: 'NOT_THERE'"],
+        ),
+        (
+            format!("{FROM_ENVIRONMENT} + \"?sslmode=require\""),
+            ["wants TLS whatever the URL says", "DATABASE_URL"],
+        ),
+    ] {
+        alembic_with(app.dir.path(), &url);
+        let error = app.failure().await;
+        let said = error.to_string();
+        assert!(matches!(error, MigrationError::Deaf { .. }), "{said}");
+        assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{said}");
+    }
     alembic_with(app.dir.path(), &format!("\"{}\"", app.cluster.url(&app.dbname)));
     is_deaf(app, |app| alembic_with(app.dir.path(), FROM_ENVIRONMENT)).await;
 }
@@ -328,14 +353,26 @@ async fn golang_migrate_is_dirty_only_where_something_may_be_kept() {
     // What cannot run in a transaction may leave something.
     run_sql(&app.db, "create table twice (n int); insert into twice values (1), (1)").await;
     app.write(4, "create unique index concurrently once on twice (n)");
-    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    let error = app.failure().await.to_string();
+    let left =
+        "some of it may be kept; index once is invalid: DROP INDEX CONCURRENTLY once, and build it again";
+    assert!(error.ends_with(left), "{error}");
     assert_eq!(app.count(dirty).await, 1);
     assert_eq!(app.states().await.pop().unwrap(), "000004_step half");
     assert!(matches!(app.refusal().await, MigrationError::Unclear { name, .. } if name == "000004_step"));
     run_sql(&app.db, "drop index once; delete from twice").await;
     app.migrations().resolve(&app.db, "000004_step", false).await.unwrap();
     assert_eq!(app.count("select version from schema_migrations where not dirty").await, 3);
-    assert_eq!(app.apply().await.unwrap().0, ["000004_step"]);
+    // It waits for everybody who began before, in nobody's way, and longer than it may wait for a lock.
+    let mut older = app.db.connect().await.unwrap();
+    let begun = older.transaction().await.unwrap();
+    begun.batch_execute("select count(*) from twice").await.unwrap();
+    let ends = async {
+        tokio::time::sleep(3 * OPTIONS.lock_timeout).await;
+        begun.rollback().await.unwrap();
+    };
+    let (applied, ()) = tokio::join!(app.apply(), ends);
+    assert_eq!(applied.unwrap().0, ["000004_step"]);
     // Killed between the file and its end, and a person sees that all of it is there.
     run_sql(&app.db, "update schema_migrations set dirty = true").await;
     app.migrations().resolve(&app.db, "000004_step", true).await.unwrap();
@@ -377,9 +414,17 @@ async fn prisma_failures_stay_until_a_person_has_looked() {
     let (one, two) = (app.name(1), app.name(2));
     let first = app.write(1, "create table a (n int)");
     app.write(2, "create table b (n int)");
-    let (applied, ran) = app.apply().await.unwrap();
-    assert_eq!(applied, [one.as_str(), &two]);
-    // The proof asks first; then one run applies both.
+    let (mut ran, mut steps) = (Vec::new(), Vec::new());
+    let mut report = |report| match report {
+        Report::Ran(one) => ran.push(one.command),
+        Report::Progress(progress) => steps.push(progress.what),
+        Report::Said(_) => {}
+    };
+    let applied = app.migrations().apply(&app.db, &app.around(), OPTIONS, &mut report).await.unwrap();
+    app.proved.set(true);
+    assert_eq!(applied.migrations, [one.as_str(), &two]);
+    // The proof asks first; then one run applies both, and nobody sees where one ends and the other begins.
+    assert_eq!(steps, [format!("{one}, {two}")]);
     assert_eq!(ran.iter().filter(|command| command.contains("migrate deploy")).count(), 1, "{ran:?}");
     let noted = "select count(*) from _prisma_migrations where checksum =";
     let sum = "(select encode(sha256('create table a (n int)'), 'hex'))";
@@ -422,6 +467,16 @@ async fn prisma_failures_stay_until_a_person_has_looked() {
     fs::remove_dir_all(app.dir.path().join(format!("prisma/migrations/{third}"))).unwrap();
     assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == third));
     assert!(matches!(app.failure().await, MigrationError::NotInFolder { name } if name == third));
+    // A person has taken it out by hand: Prisma takes it for one that was never applied.
+    app.migrations().resolve(&app.db, &third, false).await.unwrap();
+    app.migrations().may_begin(&app.db).await.unwrap();
+    run_sql(&app.db, "drop table d").await;
+    app.write(3, "create table d (n int)");
+    assert_eq!(
+        app.states().await,
+        [format!("{two} applied"), format!("{third} pending"), format!("{one} missing")]
+    );
+    assert_eq!(app.apply().await.unwrap().0, [third]);
 }
 
 #[tokio::test]
@@ -474,7 +529,9 @@ async fn django_goes_through_packages_as_well() {
     // Without a transaction it leaves no trace in its table.
     let operations = "migrations.RunSQL('create table d (n int)'), migrations.RunSQL('select 1/0')";
     django_file(app.dir.path(), 4, "atomic = False", operations);
-    assert!(app.failure().await.to_string().ends_with("some of it may be kept"));
+    let error = app.failure().await;
+    assert!(error.to_string().ends_with("some of it may be kept"), "{error}");
+    assert!(matches!(error, MigrationError::Failed { name, unnoted: true, .. } if name == "shop.0004_step"));
     assert!(app.has("d").await);
     assert_eq!(app.states().await.pop().unwrap(), "shop.0004_step pending");
     app.migrations().resolve(&app.db, "shop.0004_step", true).await.unwrap();
@@ -595,6 +652,18 @@ async fn sqitch_deploys_change_by_change() {
     fs::write(&plan, without.join("\n") + "\n").unwrap();
     assert_eq!(app.states().await.pop().unwrap(), "step4 missing");
     assert!(matches!(app.refusal().await, MigrationError::NotInFolder { name } if name == "step4"));
+    // Another project's changes of the same name are none of it.
+    let of_another = "insert into sqitch.projects (project, creator_name, creator_email) values ('other', 'x', 'x');
+        insert into sqitch.events (event, change_id, change, project, committer_name, committer_email, planned_at,
+                                   planner_name, planner_email)
+        select 'fail', 'other', 'step4', 'other', 'x', 'x', now(), 'x', 'x'";
+    run_sql(&app.db, of_another).await;
+    app.migrations().resolve(&app.db, "step4", false).await.unwrap();
+    app.migrations().may_begin(&app.db).await.unwrap();
+    assert_eq!(app.count("select count(*) from sqitch.events where project = 'other'").await, 1);
+    run_sql(&app.db, "drop table d").await;
+    fs::write(&plan, text).unwrap();
+    assert_eq!(app.apply().await.unwrap().0, ["step4"]);
 }
 
 /// Commands that know their database by the environment alone, as a framework's do.

@@ -52,7 +52,7 @@ async fn recorded(db: &Database) -> Vec<(String, bool, u32)> {
 }
 
 fn names(applied: &Applied) -> Vec<&str> {
-    applied.migrations.iter().map(|one| one.name.as_str()).collect()
+    applied.migrations.iter().map(String::as_str).collect()
 }
 
 #[tokio::test]
@@ -422,7 +422,7 @@ async fn an_index_that_somebody_else_left_invalid_is_neither_taken_as_built_nor_
         write(dir.path(), &[("1.sql", &format!("create unique index concurrently {exists}a_u on a (u)"))]);
         for _ in 0..2 {
             let error = apply(&folder, &db).await.unwrap_err().to_string();
-            assert!(error.contains("index a_u is invalid: drop it"), "{error}");
+            assert!(error.contains("index a_u is invalid: DROP INDEX CONCURRENTLY a_u"), "{error}");
             assert!(matches!(states(&folder, &db).await[0].1, State::Failed { .. }));
         }
         SqlFolder::forget_failed(&db, false).await.unwrap();

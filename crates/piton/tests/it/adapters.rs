@@ -95,13 +95,29 @@ fn a_release_with_alembic_goes_forth_and_back() {
     let ran = ran(&stage);
     assert_eq!(ran.iter().filter(|command| command.ends_with("alembic upgrade two")).count(), 2, "{ran:?}");
 
-    // A commit that has not got the last of them.
-    stage.remove("alembic/versions/three.py");
+    // What came after the backup makes one fail that runs outside of a transaction: Alembic's record does not tell.
+    let outside = "with op.get_context().autocommit_block():
+        op.execute('create table half (n int)')
+        op.execute(\"alter table items add check (note <> 'same')\")";
+    stage.write("alembic/versions/four.py", &tools::alembic_revision("four", Some("three"), outside));
     stage.commit("v4", &[]);
+    killed(&stage, &["deploy", "production"], "done rehearse:after");
+    let production = stage.database("production");
+    stage.sql(&production, "insert into items values ('late', 'same')");
+    let said = piton(&stage, &["resume", "production"]).expect(3);
+    let said = said.says("look at what four has left").says("the migration stays, four perhaps in part");
+    said.says("once it is completed by hand, piton migration production four --applied says so");
+    stage.sql(&production, "update items set note = id; alter table items add check (note <> 'same')");
+    piton(&stage, &["migration", "production", "four", "--applied"]).expect(0);
+    assert_eq!(states(&stage).last().unwrap(), "four applied");
+
+    // A commit that has not got the last of them.
+    stage.remove("alembic/versions/four.py");
+    stage.commit("v5", &[]);
     piton(&stage, &["deploy", "production"])
         .expect(2)
         .says("production's database holds a migration that this commit has not")
-        .says("the migration three")
+        .says("the migration four")
         .says("--ref");
 }
 
