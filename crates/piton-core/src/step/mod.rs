@@ -559,8 +559,10 @@ fn secret_values(settings: &Settings) -> Vec<String> {
         // A program prints line by line.
         values.extend(value.lines().map(str::to_owned));
         if let Some(password) = config::password_of(value) {
-            // A tool may print the password of a URL alone, as it is written there or as it is meant.
-            values.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
+            // A tool may print the password of a URL alone, as it is written there, as it is meant, or as another would write it.
+            let meant = percent_decode_str(password).decode_utf8_lossy().into_owned();
+            values.push(piton_db::in_url(&meant));
+            values.push(meant);
             values.push(password.to_owned());
         }
     }
