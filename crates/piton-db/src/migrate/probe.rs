@@ -29,7 +29,7 @@ const GSSAPI: u32 = 80_877_104;
 pub(super) struct Heard {
     /// What the tool said; `None` when it asked for the database.
     pub(super) said: Option<Output>,
-    /// Whether somebody came and wanted TLS first.
+    /// Whether somebody came and wanted nothing but TLS.
     pub(super) wanted_tls: bool,
 }
 
@@ -84,6 +84,8 @@ async fn first_message(mut stream: TcpStream, wanted_tls: &Cell<bool>) -> std::i
         }
         let mut rest = vec![0; length - 8];
         stream.read_exact(&mut rest).await?;
+        // It does without.
+        wanted_tls.set(false);
         stream.write_all(&refusal()).await?;
         stream.shutdown().await?;
         return Ok(database_of(&rest));
