@@ -3,7 +3,7 @@ use std::time::Duration;
 use piton_db::blockers::{self, Blocker, Wanted};
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded, Tool};
-use piton_db::rehearsal::Report as Rehearsal;
+use piton_db::rehearsal::{Report as Rehearsal, Step};
 use piton_db::{Database, DbError, Report, Trouble};
 use piton_exec::{Command, EnvValue};
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,10 @@ impl Migrate {
         report: &Rehearsal,
         name: Option<&str>,
     ) -> Result<(), DbError> {
-        let steps = report.steps.iter().filter(|step| name.is_none_or(|name| step.name == name));
+        let named = |step: &&Step| name.is_none_or(|name| step.name == name);
+        // What a killed attempt had begun is not cut as it was on the copy.
+        let known = report.steps.iter().any(|step| named(&step));
+        let steps = report.steps.iter().filter(|step| !known || named(step));
         // A build may have been too short to be noticed.
         let builds = steps.clone().any(|step| self.migrations.builds_concurrently(&step.name));
         let wanted = Wanted::of(steps).with_snapshots(builds);

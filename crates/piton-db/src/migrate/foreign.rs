@@ -141,6 +141,9 @@ fn refuse(adapter: &dyn Adapter, look: &Look) -> Result<(), MigrationError> {
     })
 }
 
+/// What stands between the names of migrations that are applied at once.
+pub(super) const AND: &str = ", ";
+
 /// The tool, its files and the database that it is to change.
 struct Run<'a> {
     adapter: &'a dyn Adapter,
@@ -158,6 +161,7 @@ pub(super) async fn apply(
     around: &Around,
     options: MigrateOptions,
     report: OnReport<'_>,
+    may_begin: &mut impl AsyncFnMut(Option<&str>) -> Result<(), DbError>,
 ) -> Result<Applied, DbError> {
     let client = database.connect().await?;
     // Of two Pitons one waits; the tool's own lock, where it has one, keeps others away.
@@ -166,15 +170,19 @@ pub(super) async fn apply(
     let exact = database.with_exact_ssl(&client).await?;
     let run = Run { adapter, migrations, database: &exact, around, options, client: &client };
     let (migrations, took) = match adapter.rows(&Files::new()) {
-        Some(_) => run.pending(report).await?,
-        None => run.by_exit_code(report).await?,
+        Some(_) => run.pending(report, may_begin).await?,
+        None => run.by_exit_code(report, may_begin).await?,
     };
     Ok(Applied { migrations, millis: millis(took), unfinished: unfinished(&client).await? })
 }
 
 impl Run<'_> {
     /// Runs the tool until its record has everything; returns what it has applied, and how long that took.
-    async fn pending(&self, report: OnReport<'_>) -> Result<(Vec<String>, Duration), DbError> {
+    async fn pending(
+        &self,
+        report: OnReport<'_>,
+        may_begin: &mut impl AsyncFnMut(Option<&str>) -> Result<(), DbError>,
+    ) -> Result<(Vec<String>, Duration), DbError> {
         let mut look = self.look().await?;
         refuse(self.adapter, &look)?;
         self.stay_within(&look.states)?;
@@ -187,6 +195,7 @@ impl Run<'_> {
         let total = look.states.iter().filter(|one| matches!(one.state, State::Pending)).count() as u64;
         while let Some(next) = next(&look) {
             let (what, done) = (self.step(&next, &look), applied.len() as u64);
+            may_begin(Some(&what)).await?;
             report(Report::Progress(Progress { doing: "migrate", what, done, total }));
             all_took += self.one(&next, &look, report).await?;
             let mut after = self.look().await?;
@@ -209,7 +218,7 @@ impl Run<'_> {
         if !self.adapter.applies_all() {
             return next.name.clone();
         }
-        pending(look).map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ")
+        pending(look).map(|known| known.name.as_str()).collect::<Vec<_>>().join(AND)
     }
 
     /// Returns how long the next run may wait for a lock; zero is without end.
@@ -222,7 +231,11 @@ impl Run<'_> {
     }
 
     /// Runs a tool whose record is not known, when its own look says that something is pending.
-    async fn by_exit_code(&self, report: OnReport<'_>) -> Result<(Vec<String>, Duration), DbError> {
+    async fn by_exit_code(
+        &self,
+        report: OnReport<'_>,
+        may_begin: &mut impl AsyncFnMut(Option<&str>) -> Result<(), DbError>,
+    ) -> Result<(Vec<String>, Duration), DbError> {
         let look = self.adapter.look(&self.migrations.app, &self.migrations.folder);
         if self.around.unproved {
             self.prove(report).await?;
@@ -231,6 +244,7 @@ impl Run<'_> {
         if self.run(look.clone(), patience, report).await?.success() {
             return Ok((Vec::new(), Duration::ZERO));
         }
+        may_begin(None).await?;
         let apply = self.adapter.apply(&self.migrations.app, &self.migrations.folder, "");
         let name = apply.to_string();
         let known = Known { name: name.clone(), ..Known::default() };

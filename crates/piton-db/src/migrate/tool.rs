@@ -164,8 +164,9 @@ impl Migrations {
 
     /// Tells whether a migration's SQL builds an index concurrently; false for what is no SQL.
     pub fn builds_concurrently(&self, name: &str) -> bool {
-        let statements = self.script(name).and_then(|(_, text)| script::split(&text).ok());
-        statements.into_iter().flatten().any(|statement| statement.builds_concurrently())
+        let scripts = name.split(foreign::AND).filter_map(|name| self.script(name));
+        let statements = scripts.filter_map(|(_, text)| script::split(&text).ok()).flatten();
+        statements.into_iter().any(|statement| statement.builds_concurrently())
     }
 
     /// Lists the migrations of the folder and of the database's record, in the order in which they are applied.
@@ -193,8 +194,8 @@ impl Migrations {
     /// Applies what is pending, in its order.
     ///
     /// A tool of its own runs once for each migration where it can, so that no locks pile up. With [`Around::unproved`] it is
-    /// proved before its first run that it uses the database that it is given. `may_begin` is asked before each file that Piton
-    /// itself runs, and before a tool that has something to do, once.
+    /// proved before its first run that it uses the database that it is given. Before each run `may_begin` is asked with the name
+    /// of what is applied, as it is told to `report`; with none before commands, which have no names for it.
     ///
     /// # Errors
     /// [`MigrationError`](super::MigrationError), in [`DbError::Migration`], and what `may_begin` says; what had been applied
@@ -216,12 +217,7 @@ impl Migrations {
                     .await
             }
             Some(adapter) => {
-                // Of commands, and of what packages bring, only a run tells whether something is pending.
-                let known = self.status(database).await?;
-                if !self.tool.has_all_files() || !known.iter().all(Migration::is_applied) {
-                    may_begin(None).await?;
-                }
-                foreign::apply(&*adapter, self, database, around, options, report).await
+                foreign::apply(&*adapter, self, database, around, options, report, &mut may_begin).await
             }
         }
     }

@@ -420,9 +420,16 @@ async fn prisma_failures_stay_until_a_person_has_looked() {
         Report::Progress(progress) => steps.push(progress.what),
         Report::Said(_) => {}
     };
-    let applied = app.migrations().apply(&app.db, &app.around(), OPTIONS, &mut report).await.unwrap();
+    let mut asked = Vec::new();
+    let may_begin = async |name: Option<&str>| {
+        asked.extend(name.map(str::to_owned));
+        Ok(())
+    };
+    let applied =
+        app.migrations().apply(&app.db, &app.around(), OPTIONS, &mut report, may_begin).await.unwrap();
     app.proved.set(true);
     assert_eq!(applied.migrations, [one.as_str(), &two]);
+    assert_eq!(asked, steps, "before it begins");
     // The proof asks first; then one run applies both, and nobody sees where one ends and the other begins.
     assert_eq!(steps, [format!("{one}, {two}")]);
     assert_eq!(ran.iter().filter(|command| command.contains("migrate deploy")).count(), 1, "{ran:?}");
