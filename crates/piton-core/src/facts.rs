@@ -245,8 +245,9 @@ pub(crate) async fn pending(
     let known = look.migrations.status(&database).await;
     let known = known.or_fault(|| "how the migrations stand cannot be read".into())?;
     // The other tools refuse what a newer release has brought; what is left there was squashed.
-    let is_missing =
-        |known: &Migration| migrations.tool == Tool::Sql && known.state == migrate::State::Missing;
+    let is_missing = |known: &Migration| {
+        !is_fresh && migrations.tool == Tool::Sql && known.state == migrate::State::Missing
+    };
     let missing = known.iter().filter(|known| is_missing(known)).map(|known| known.name.clone()).collect();
     let names = known.into_iter().filter(|known| !known.is_applied()).map(|known| known.name).collect();
     Ok(Some(Pending { look, names, missing }))

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use piton_db::Database;
+use piton_exec::Command;
 
 use crate::backups::{self, Stored};
 use crate::config::{self, Config, Data, Percent, Settings};
@@ -570,7 +571,7 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
             let above = files.parent().unwrap_or(files).display();
             Err(Fault::refused(format!("there is no folder {above}"))
                 .because(format!("{} is made in it", files.display()))
-                .hint(format!("mkdir -p {above}")))
+                .hint(Command::new("mkdir").args(["-p", &above.to_string()]).to_string()))
         }
         Order::Restore { into, .. } => {
             if into.len() > 63 {

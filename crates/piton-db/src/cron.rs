@@ -10,25 +10,23 @@ const EXTENSION: &str = "extension pg_cron";
 /// Where it has its tables; it cannot be moved.
 const SCHEMA: &str = "cron";
 
+/// Tells whether the session's database has it.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn is_there(client: &Client) -> Result<bool, DbError> {
+    let there = "select exists (select from pg_catalog.pg_extension where extname = 'pg_cron')";
+    Ok(client.query_one(there, &[]).await.doing(|| "look for pg_cron".into())?.get(0))
+}
+
 /// Returns the schema of pg_cron, where the session's database has it.
 pub(crate) async fn schema(client: &Client) -> Result<Option<&'static str>, DbError> {
-    let there = "select exists (select from pg_catalog.pg_extension where extname = 'pg_cron')";
-    let row = client.query_one(there, &[]).await.doing(|| "look for pg_cron".into())?;
-    Ok(row.get::<_, bool>(0).then_some(SCHEMA))
+    Ok(is_there(client).await?.then_some(SCHEMA))
 }
 
 /// Tells whether a database has it.
 pub(crate) fn is_in(structure: &Structure) -> bool {
     structure.0.contains_key(EXTENSION)
-}
-
-/// Tells whether the session's database is the one that can have it.
-pub(crate) async fn can_be_here(client: &Client) -> bool {
-    let is_here =
-        "select pg_catalog.current_setting('cron.database_name', true) = pg_catalog.current_database()";
-    // Only superusers may read the setting, and make the extension.
-    let row = client.query_one(is_here, &[]).await;
-    row.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
 }
 
 /// Tells of a line of the dump's table of contents whether it is of pg_cron, or of what lies in its schema.

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::DbError;
 use crate::error::Doing;
+use crate::hex::hex;
 
 /// How much of a large object is read at once, in bytes.
 const PIECE: i32 = 16 << 20;
@@ -98,7 +99,7 @@ pub(crate) fn sum(mut contents: impl Read) -> io::Result<String> {
             piece.update(&buffer[..read]);
             left -= read;
         }
-        sums.extend(piece.finish().as_ref().iter().map(|byte| format!("{byte:02x}")));
+        sums.push_str(&hex(piece.finish().as_ref()));
         if left > 0 {
             return Ok(sums);
         }

@@ -1,6 +1,6 @@
 //! What a migration's SQL text says about locks, rewrites, and the release that runs beside it, before it is run anywhere.
 //!
-//! The rules are squawk's, by squawk's names, and two of our own. A rehearsal measures what a text can only suspect, so that a
+//! The rules are squawk's, by squawk's names, and three of our own. A rehearsal measures what a text can only suspect, so that a
 //! finding is advice. A `-- squawk-ignore RULE` before a statement is heeded.
 
 use squawk_linter::ignore::{IgnoreKind, ignore_rule_info};

@@ -134,22 +134,27 @@ pub(crate) fn rows_refused(said: &str) -> bool {
     of_rows && REFUSED.iter().any(|words| said.contains(words))
 }
 
-/// What the statements that pg_restore runs, and repeats when one fails, begin with; they may hold passwords.
-const STATEMENT: &str = "command was";
-
 /// Returns a tool's complaints, without the statements that failed and without the rows' values.
 ///
-/// --verbose is for the progress; of the last words only the complaints are worth repeating.
+/// --verbose is for the progress; of the last words only the complaints are worth repeating. A label at the beginning of a line
+/// says what follows, in lines without one as well: statements may hold passwords, and contexts the row.
 fn complaints(said: &str) -> Vec<String> {
-    const KINDS: [&str; 5] = ["error:", "fatal:", "detail:", "hint:", ENTRY];
-    let mut in_statement = false;
-    let complaint = |line: &&str| {
-        let lower = line.to_lowercase();
-        // A statement goes on until the tool speaks again.
-        in_statement = lower.contains(STATEMENT) || in_statement && !lower.starts_with("pg_");
-        !in_statement && KINDS.iter().any(|kind| lower.contains(kind))
-    };
-    said.lines().filter(complaint).map(without_values).collect()
+    let (mut complaints, mut told) = (Vec::new(), true);
+    for line in said.lines() {
+        let by_tool = ["pg_dump: ", "pg_restore: "].iter().find_map(|tool| line.strip_prefix(tool));
+        let words = by_tool.unwrap_or(line);
+        let begins = |labels: &[&str]| {
+            let begins =
+                |label: &&str| words.get(..label.len()).is_some_and(|word| word.eq_ignore_ascii_case(label));
+            labels.iter().any(begins)
+        };
+        // What is not told goes on until the tool speaks again.
+        told = by_tool.is_some() || told && !begins(&["command was", "context:", "statement:"]);
+        if told && begins(&["error:", "fatal:", "detail:", "hint:", ENTRY]) {
+            complaints.push(without_values(line));
+        }
+    }
+    complaints
 }
 
 /// Cuts the rows' values out of what a server says of them: of `Key (email)=(…) already exists.`
@@ -238,9 +243,11 @@ mod tests {
             pg_restore: from TOC entry 3; 6100 1 SUBSCRIPTION s app\n\
             pg_restore: error: could not execute query: ERROR:  duplicate key value violates unique constraint \"k\"\n\
             DETAIL:  Key (email)=(ada (home)@mail.example) already exists.\n\
-            Command was: CREATE SUBSCRIPTION s CONNECTION 'host=x\n error: password=geheim' PUBLICATION p;\n\n\n\
+            Command was: CREATE SUBSCRIPTION s CONNECTION 'host=x\nerror: password=geheim' PUBLICATION p;\n\n\n\
             pg_restore: error: COPY failed: ERROR:  invalid input syntax for type integer: \"ada\"\n\
-            DETAIL:  Failing row contains (1, ada).";
+            DETAIL:  Failing row contains (1, ada).\n\
+            CONTEXT:  COPY logs, line 3, column n: \"error: login of ada\"\nerror: and of others\"\n\
+            pg_restore: warning: errors ignored on restore: 1";
         let wanted = [
             "pg_restore: from TOC entry 3; 6100 1 SUBSCRIPTION s app",
             "pg_restore: error: could not execute query: ERROR:  duplicate key value violates unique constraint \"k\"",

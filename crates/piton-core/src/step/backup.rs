@@ -327,17 +327,22 @@ impl Proof {
     }
 }
 
+/// Says that a database with pg_cron cannot be released.
+pub(super) fn has_cron(environment: &str) -> Fault {
+    Fault::release(format!("{environment}'s scheduled jobs would be lost on the way back"))
+        .because("the database has pg_cron, which only the one that cron.database_name names can have: no copy of it can")
+        .hint(format!(
+            "let another database have it: set cron.database_name = 'postgres', restart the server, create extension pg_cron in \
+             postgres, and schedule the jobs there by cron.schedule_in_database; drop extension pg_cron in {environment}'s \
+             database; then piton deploy {environment}"
+        ))
+}
+
 /// A copy that the database may go back to has all its extensions, in the same versions: an update would come along unasked.
 fn may_take_its_place(ctx: &Ctx<'_, '_>, proof: &prove::Proof) -> Result<(), Fault> {
     let environment = &ctx.plan.environment;
     if proof.without_cron {
-        return Err(Fault::release(format!("{environment}'s scheduled jobs would be lost on the way back"))
-            .because("the database has pg_cron, which only the one that cron.database_name names can have: no copy of it can")
-            .hint(format!(
-                "let another database have it: set cron.database_name = 'postgres', restart the server, create extension pg_cron in \
-                 postgres, and schedule the jobs there by cron.schedule_in_database; drop extension pg_cron in {environment}'s \
-                 database; then piton deploy {environment}"
-            )));
+        return Err(has_cron(environment));
     }
     let extensions: Vec<&OtherVersion> = proof.versions.iter().filter(|other| other.is_extension()).collect();
     if extensions.is_empty() {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use piton_db::manifest::Manifest;
 use piton_db::mask::Rules;
 use piton_db::migrate::MigrationError;
-use piton_db::{Database, DbError, facts, identity, quote};
+use piton_db::{Database, DbError, cron, facts, identity, quote};
 use piton_exec::{Command, local};
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, Status};
@@ -228,6 +228,8 @@ impl Guard {
     async fn migrations_guard(&self, world: &World) -> Result<(), Fault> {
         let settings = &world.settings;
         has_migrations(&self.commit, settings).await?;
+        self.cron_guard(world).await?;
+        let fresh = matches!(settings.data, Some(Data::Fresh { .. }));
         let source = world.from.as_ref().unwrap_or(settings);
         let migrations = settings.database.as_ref().and_then(|database| database.migrations.as_ref());
         let (Some(migrations), Some(database)) = (migrations, database(source)?) else { return Ok(()) };
@@ -235,8 +237,21 @@ impl Guard {
         if database.connect().await.is_err() {
             return Ok(());
         }
-        self.record_guard(settings, source, migrations, &database).await?;
+        // What is made from nothing has no record.
+        if !fresh {
+            self.record_guard(settings, source, migrations, &database).await?;
+        }
         self.lint_guard(settings, source).await
+    }
+
+    /// The database that a release may go back to has nothing that no copy can have.
+    async fn cron_guard(&self, world: &World) -> Result<(), Fault> {
+        let goes_back = self.job == Job::Release && world.settings.data.is_none();
+        let (true, Some(database)) = (goes_back, database(&world.settings)?) else { return Ok(()) };
+        // The identity guard reports a database that is away.
+        let Ok(client) = database.connect().await else { return Ok(()) };
+        let has_cron = cron::is_there(&client).await.or_fault(|| format!("{database} cannot be read"))?;
+        if has_cron { Err(super::backup::has_cron(&world.settings.environment)) } else { Ok(()) }
     }
 
     /// The record of migrations has none that stands in the way.
@@ -271,10 +286,9 @@ impl Guard {
             }
             DbError::Migration(MigrationError::Renamed { name, from }) => {
                 let file = |name: &str| migrations.folder.join(name).display().to_string();
+                let back = Command::new("git").args(["mv", &file(name), &file(from)]);
                 holds("a migration that was renamed since", &error).hint(format!(
-                    "git mv {} {} and commit, then piton deploy {environment}; where it is to run again, add a comment to it",
-                    file(name),
-                    file(from)
+                    "{back} and commit, then piton deploy {environment}; where it is another one, add a comment to it"
                 ))
             }
             DbError::Migration(MigrationError::NotInFolder { name }) => holds(

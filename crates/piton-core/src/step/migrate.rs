@@ -38,6 +38,9 @@ struct Before {
     applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
+    /// What was begun last; `None` when nothing was.
+    #[serde(default)]
+    begun: Option<String>,
     /// On the way back: the state in which nothing was found that a swap would lose.
     #[serde(default)]
     lossless: Option<String>,
@@ -194,8 +197,7 @@ impl Migrate {
         database: &Database,
         now: &Applied,
     ) -> Result<Vec<String>, Fault> {
-        let before = ctx.noted().and_then(|note| serde_json::from_value::<Before>(note).ok());
-        let before = before.map(|before| before.applied).unwrap_or_default();
+        let before = noted(ctx).map(|before| before.applied).unwrap_or_default();
         let was = |name: &str| before.iter().any(|one| one.finished && one.name == name);
         let recorded = self.migrations.recorded(database).await.or_fault(unreadable)?;
         let recorded = recorded.into_iter().filter(|one| one.finished && !was(&one.name));
@@ -205,6 +207,17 @@ impl Migrate {
         names.extend(unrecorded);
         Ok(names)
     }
+}
+
+/// What the step has noted.
+fn noted(ctx: &Ctx<'_, '_>) -> Option<Before> {
+    ctx.noted().and_then(|note| serde_json::from_value(note).ok())
+}
+
+/// Notes what begins now; commands have no name for it.
+fn begins(ctx: &Ctx<'_, '_>, name: Option<&str>) -> Result<(), Fault> {
+    let Some(before) = noted(ctx) else { return Ok(()) };
+    ctx.note(&Before { begun: Some(name.unwrap_or_default().to_owned()), ..before })
 }
 
 /// Says who is in the migration's way, and what ends them.
@@ -217,8 +230,12 @@ fn in_the_way(ctx: &Ctx<'_, '_>, database: &Database, blockers: &[Blocker]) -> F
         Some(end) => format!("wait for its end, or: {}", database.by_hand("psql").args(["-c", end])),
         None => "wait for its end".into(),
     };
+    let begun = match noted(ctx).and_then(|before| before.begun) {
+        None => "the migration was not begun".to_owned(),
+        Some(last) => format!("{last} is applied; what comes after it was not begun"),
+    };
     fault
-        .because("the migration was not begun: it would have waited for them, and others behind it")
+        .because(format!("{begun}: it would have waited for them, and others behind it"))
         .hint(format!("{wait}; then piton resume {}", ctx.plan.environment))
 }
 
@@ -242,13 +259,16 @@ impl Act for Migrate {
             self.still_as_rehearsed(&database).await?;
             let recorded = self.migrations.is_recorded(&database).await.or_fault(unreadable)?;
             let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
-            ctx.note(&Before { applied, recorded, lossless: None })?;
+            ctx.note(&Before { applied, recorded, begun: None, lossless: None })?;
         }
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         let report = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref());
-        let may_begin = async |name: Option<&str>| match report {
-            Some(report) => self.nobody_in_the_way(ctx, &database, report, name).await,
-            None => Ok(()),
+        let may_begin = async |name: Option<&str>| {
+            if let Some(report) = report {
+                self.nobody_in_the_way(ctx, &database, report, name).await?;
+            }
+            // Before the tool runs: what is not noted was not begun, and left nothing.
+            begins(ctx, name).map_err(|fault| std::io::Error::other(fault).into())
         };
         let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
         let applied = applied.map_err(|error| match error {
@@ -264,8 +284,7 @@ impl Act for Migrate {
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let before = ctx.noted().and_then(|note| serde_json::from_value::<Before>(note).ok());
-        let (true, Some(before)) = (self.undo, before) else { return Ok(Value::Null) };
+        let (true, Some(before)) = (self.undo, noted(ctx)) else { return Ok(Value::Null) };
         let live = super::database_of(ctx.settings())?;
         let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
         if rewind.is_done().await? {
@@ -282,7 +301,8 @@ impl Act for Migrate {
         // Commands that were taken up again do not count what they had applied before.
         let none_ran = ctx.attempts() == 1
             && ctx.outcome::<Outcome>(&ctx.step).is_some_and(|outcome| outcome.migrations.is_empty());
-        if (left_nothing || none_ran) && !ctx.database && !ctx.undecided {
+        let never_began = before.begun.is_none();
+        if (never_began || left_nothing || none_ran) && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
         let applied = self.migrations.recorded(&live).await.or_fault(unreadable)?;
@@ -302,7 +322,10 @@ impl Act for Migrate {
         }
         let half = applied.into_iter().find(|one| !one.finished).map(|one| one.name);
         let (key, name) = match (stays, half) {
-            (true, None) => ("perhaps_in_part", self.migrations.unnoted(&live).await.or_fault(unreadable)?),
+            (true, None) => {
+                let unnoted = self.migrations.unnoted(&live).await.or_fault(unreadable)?;
+                ("perhaps_in_part", unnoted.filter(|name| before.begun.as_ref() == Some(name)))
+            }
             (_, half) => ("half_applied", half),
         };
         if let (Some(kept), Some(name)) = (outcome.as_object_mut(), name) {

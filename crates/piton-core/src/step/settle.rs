@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use piton_db::identity::{self, Purpose};
 use piton_db::made::{self, Adopted};
 use piton_db::{Database, DbError, backup};
+use piton_exec::Command;
 use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -222,7 +223,10 @@ impl Prune {
 fn not_ours(folder: &Path, error: &DbError) -> String {
     match error {
         DbError::ForeignFolder { .. } => {
-            format!("{0} has no .made-by-piton: rm -r {0}, or touch {0}/.made-by-piton", folder.display())
+            let marker = folder.join(".made-by-piton").display().to_string();
+            let remove = Command::new("rm").args(["-r", &folder.display().to_string()]);
+            let keep = Command::new("touch").arg(marker);
+            format!("{} has no .made-by-piton: {remove}, or {keep}", folder.display())
         }
         error => error.to_string(),
     }

@@ -193,11 +193,6 @@ pub(super) fn waits_harmlessly(script: &str) -> bool {
         && statements.iter().all(|statement| statement.waits_harmlessly() || statement.sets_session())
 }
 
-/// Tells whether a migration in Python names a concurrent statement, in whichever spelling.
-pub(super) fn names_concurrently(text: &str) -> bool {
-    text.to_ascii_lowercase().contains("concurrently")
-}
-
 /// Counts a script's statements.
 pub(super) fn statements(script: &str) -> Option<usize> {
     script::split(script).ok().map(|statements| statements.len())

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, leaves_transaction, names_concurrently, program, sets_isolation};
+use super::adapter::{Adapter, Known, Row, leaves_transaction, program, sets_isolation};
 use super::tool::Files;
-use super::{Migration, MigrationError, State};
+use super::{Migration, MigrationError, State, python};
 use crate::quote;
 
 const TABLE: &str = "alembic_version";
@@ -50,7 +50,7 @@ impl Adapter for Alembic {
                 checksums: Vec::new(),
                 // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
                 atomic: !outside && !leaves_transaction(text),
-                waits_harmlessly: names_concurrently(text),
+                waits_harmlessly: python::revision_is_concurrent(text),
                 needs,
                 ..Known::default()
             };
@@ -248,13 +248,6 @@ mod tests {
         let plain = "op.add_column('t', sa.Column('committed_at', sa.DateTime))";
         assert!(atomic("connection.commit()", plain));
         assert!(!atomic("engine = create_engine(url, isolation_level='AUTOCOMMIT')", plain));
-        let waits_harmlessly = |body: &str| {
-            let file = ("versions/a.py".to_owned(), revision(body));
-            Alembic.known(&[file].into()).unwrap()[0].waits_harmlessly
-        };
-        assert!(!waits_harmlessly(plain));
-        assert!(waits_harmlessly("op.create_index('i', 't', ['a'], postgresql_concurrently=True)"));
-        assert!(waits_harmlessly("op.execute('CREATE INDEX CONCURRENTLY i ON t (a)')"));
         for body in [
             "op.execute('COMMIT')",
             "with op.get_context().autocommit_block(): pass",

@@ -4,11 +4,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{
-    Adapter, Known, Row, by_name, is_newer, leaves_transaction, names_concurrently, program,
-};
+use super::adapter::{Adapter, Known, Row, by_name, is_newer, leaves_transaction, program};
 use super::tool::Files;
-use super::{Migration, MigrationError, State};
+use super::{Migration, MigrationError, State, python};
 use crate::quote;
 
 const TABLE: &str = "django_migrations";
@@ -62,7 +60,7 @@ impl Adapter for Django {
                     name: name_of(path)?,
                     checksums: Vec::new(),
                     atomic: !spaceless.contains("atomic=False") && !leaves_transaction(text),
-                    waits_harmlessly: names_concurrently(text),
+                    waits_harmlessly: python::operations_are_concurrent(text),
                     replaces: replaced(&spaceless),
                     ..Known::default()
                 })

@@ -9,6 +9,7 @@ mod golang;
 mod index;
 mod prisma;
 mod probe;
+mod python;
 mod run;
 mod script;
 mod sqitch;

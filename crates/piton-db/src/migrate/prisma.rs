@@ -1,6 +1,5 @@
 //! Prisma: a folder for each migration, and a table with every attempt at one.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use piton_exec::Command;
@@ -12,6 +11,7 @@ use super::adapter::{
 };
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
+use crate::hex::hex;
 use crate::quote;
 
 const TABLE: &str = "_prisma_migrations";
@@ -109,12 +109,4 @@ fn with_returns(text: &str) -> String {
 
 fn sha256(text: &str) -> String {
     hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -6,9 +6,9 @@ use piton_exec::Command;
 use ring::digest;
 
 use super::adapter::{Adapter, Known, Row, by_name, is_wrapped, program, waits_harmlessly};
-use super::prisma::hex;
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
+use crate::hex::hex;
 use crate::quote;
 
 const PLAN: &str = "sqitch.plan";

@@ -101,6 +101,9 @@ fn a_release_with_alembic_goes_forth_and_back() {
         op.execute(\"alter table items add check (note <> 'same')\")";
     stage.write("alembic/versions/four.py", &tools::alembic_revision("four", Some("three"), outside));
     stage.commit("v4", &[]);
+    killed(&stage, &["deploy", "production"], "noted migrate:after");
+    let aborted = piton(&stage, &["abort", "production"]).expect(0);
+    assert!(!aborted.stderr.contains("stays"), "what was not begun left nothing: {}", aborted.stderr);
     killed(&stage, &["deploy", "production"], "done rehearse:after");
     let production = stage.database("production");
     stage.sql(&production, "insert into items values ('late', 'same')");

@@ -17,15 +17,19 @@ struct Order {
     lost: Option<PathBuf>,
 }
 
-/// Sets a stage with a store and a backup that has files, and lists what can be ordered on it.
-fn set() -> Option<(Stage, Store, Vec<Order>)> {
-    let store = Store::start()?;
+/// Sets a stage with a backup that has files, and with a store where there is one, and lists what can be ordered on it.
+fn set() -> Option<(Stage, Option<Store>, Vec<Order>)> {
     let mut stage = live_stage()?;
+    let store = Store::start();
     stage.deploy("staging");
     let uploads = stage.folder().join("uploads");
     std::fs::create_dir_all(uploads.join("receipts")).unwrap();
     std::fs::write(uploads.join("receipts/1.pdf"), "pdf").unwrap();
-    keep_in(&mut stage, &store, &format!(", files = [{uploads:?}]"));
+    let files = format!(", files = [{uploads:?}]");
+    match &store {
+        Some(store) => keep_in(&mut stage, store, &files),
+        None => stage.configure(|settings| settings.backup_more = files.clone()),
+    }
     stage.piton(&["backup", "production"]).expect(0);
     let listed = stage.piton(&["backups", "production", "--json"]).expect(0).json();
     let backup = listed["backups"].as_array().unwrap().last().unwrap().clone();
@@ -38,13 +42,13 @@ fn set() -> Option<(Stage, Store, Vec<Order>)> {
         lost: None,
     };
     let fetched = Order { lost: Some(folder.into()), ..order("production", &["prove", "production", &id]) };
-    let orders = vec![
+    let mut orders = vec![
         order("production", &["backup", "production"]),
         order("production", &["prove", "production", "latest"]),
         order("production", &["restore", "production", "latest", "--into", &name, "--files", &into]),
         order("staging", &["clone", "staging"]),
-        fetched,
     ];
+    orders.extend(store.is_some().then_some(fetched));
     Some((stage, store, orders))
 }
 
