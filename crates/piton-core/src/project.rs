@@ -555,6 +555,11 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
                 .because("a clone brings no release")
                 .hint(format!("piton deploy {environment} makes it anew")))
         }
+        Order::Clone if settings.protected => {
+            Err(Fault::refused(format!("{environment} is protected: its database is never made anew"))
+                .because("a clone replaces the database")
+                .hint(format!("piton clone is for an environment with data; piton restore {environment} latest --into NAME makes a copy beside it")))
+        }
         Order::Clone if settings.data.is_none() => {
             Err(Fault::refused(format!("{environment} has data of its own"))
                 .because("a clone replaces the database, and only one that is made from another's is replaced")

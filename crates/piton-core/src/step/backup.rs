@@ -124,10 +124,25 @@ impl Backup {
         let fault = without_secrets(ctx, Fault::surroundings("the backup failed").caused_by(error));
         let way_on = way_on(ctx, &self.folder);
         let hint = match disk::says_full(&fault.why.join(" ")) {
-            true => disk::mend(&self.folder, &way_on),
+            true => disk::mend(&ctx.settings().backup.to, &way_on),
             false => format!("mend it, then {way_on}"),
         };
         fault.hint(hint)
+    }
+
+    /// Wants what is masked and left empty to be what piton.toml and the mask say today: who has tightened them means it.
+    fn is_as_configured(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+        let Some(today) = ctx.settings().data.as_ref().and_then(Data::source) else { return Ok(()) };
+        if self.from.is_none() || (today.mask == self.mask && today.empty == self.empty) {
+            return Ok(());
+        }
+        let environment = &ctx.plan.environment;
+        let anew = ctx.plan.job.command();
+        Err(Fault::surroundings("what is masked or left empty was changed since this began")
+            .because("this run would copy what the mask before it let through")
+            .hint(format!(
+                "piton abort {environment}, then piton {anew} {environment} begins with what is written now"
+            )))
     }
 
     fn source(&self, ctx: &Ctx<'_, '_>) -> Result<Database, Fault> {
@@ -161,14 +176,9 @@ impl Act for Backup {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let source = self.source(ctx)?;
+        self.is_as_configured(ctx)?;
         let mask = match &self.mask {
-            Some(mask) => {
-                let key = files::secret_key(&ctx.world.dirs.mask_key());
-                Some((
-                    mask.mask.clone(),
-                    MaskKey::new(key.or_fault(|| "the key of the masks cannot be had".into())?),
-                ))
-            }
+            Some(mask) => Some((mask.mask.clone(), mask_key(ctx)?)),
             None => None,
         };
         let beside = if self.from.is_some() { Beside::default() } else { beside(ctx).await? };
@@ -215,6 +225,17 @@ impl Act for Backup {
             Err(error) => Err(Fault::surroundings("the backup cannot be read").caused_by(&error)),
         }
     }
+}
+
+/// Returns the key by which stand-ins are made; the first use makes one.
+fn mask_key(ctx: &Ctx<'_, '_>) -> Result<MaskKey, Fault> {
+    let file = ctx.world.dirs.mask_key();
+    let key = files::secret_key(&file)
+        .or_fault(|| format!("the key of the masks, {}, cannot be read", file.display()));
+    key.map(MaskKey::new).map_err(|fault| {
+        let remove = Command::new("rm").arg(file.display().to_string());
+        fault.hint(format!("put it back from a copy, or {remove}: the next one makes other stand-ins for all; then piton resume {}", ctx.plan.environment))
+    })
 }
 
 /// In how many things a copy's differences are told.
@@ -462,11 +483,15 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
         }
         None => String::new(),
     };
-    Fault::release("the backup was altered after it was made").hint(format!(
-        "look who writes to {}; {} takes a new one{other}",
-        folder.display(),
-        anew(ctx),
-    ))
+    // Whoever restores may have nothing left to take a new one of.
+    let next = match ctx.plan.job {
+        Job::Restore => {
+            format!("piton backups {environment} lists those that are proved; restore the latest of them")
+        }
+        _ => format!("{} takes a new one", anew(ctx)),
+    };
+    Fault::release("the backup was altered after it was made")
+        .hint(format!("look who writes to {}; {next}{other}", folder.display()))
 }
 
 /// Rows that their mask has made wrong are wrong at every attempt.

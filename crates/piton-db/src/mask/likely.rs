@@ -6,7 +6,10 @@ use super::Kind;
 use super::column::{Column, Sort};
 
 const EMAILS: &[&str] = &["email", "mail"];
-const NAMES: &[&str] = &["name", "surname", "nickname", "login", "holder", "nick"];
+const NAMES: &[&str] = &[
+    "name", "surname", "nickname", "login", "holder", "nick", "vorname", "nachname", "nombre", "apellido",
+    "nome",
+];
 /// Numbers that tell of one person.
 const NUMBERS: &[&str] = &[
     "phone",
@@ -57,8 +60,50 @@ const NUMBERS: &[&str] = &[
     "snils",
     "tfn",
     "tin",
+    "whatsapp",
+    "telegram",
+    "pan",
+    "telefon",
+    "handy",
+    "handynummer",
+    "rufnummer",
+    "telefono",
+    "celular",
+    "movil",
+    "telefone",
+    "kontonummer",
+    "plz",
+    "postleitzahl",
+    "steuernummer",
+    "steuernr",
+    "steuerid",
+    "sozialversicherungsnummer",
+    "sozialversicherungsnr",
+    "nip",
+    "cedula",
+    "rodne",
+    "gehalt",
+    "lohn",
+    "salario",
+    "ausweis",
+    "ausweisnummer",
 ];
-const BIRTH: &[&str] = &["birth", "birthday", "birthdate", "born", "dob", "death", "died"];
+const BIRTH: &[&str] = &[
+    "birth",
+    "birthday",
+    "birthdate",
+    "born",
+    "dob",
+    "death",
+    "died",
+    "deceased",
+    "geburt",
+    "geburtstag",
+    "geburtsdatum",
+    "geboren",
+    "nacimiento",
+    "nascimento",
+];
 const PERSONAL: &[&str] = &[
     "address",
     "street",
@@ -108,6 +153,33 @@ const PERSONAL: &[&str] = &[
     "reset",
     "invite",
     "access",
+    "twitter",
+    "facebook",
+    "instagram",
+    "linkedin",
+    "skype",
+    "apple",
+    "google",
+    "device",
+    "blood",
+    "marital",
+    "health",
+    "medical",
+    "disease",
+    "diagnosis",
+    "passwort",
+    "kennwort",
+    "pwd",
+    "contrasena",
+    "senha",
+    "adresse",
+    "strasse",
+    "ort",
+    "wohnort",
+    "direccion",
+    "endereco",
+    "geschlecht",
+    "api",
 ];
 /// Two words that speak for people's data together, and neither of them alone.
 const PAIRS: &[&str] = &["taxid", "nationalid", "personalid", "vatid", "vatnumber"];
@@ -257,6 +329,9 @@ mod tests {
     #[test]
     fn names_and_types_tell_peoples_data() {
         use Kind::{Digits, Email, Json, Name, Null, Text, Year};
+        speak(Sort::Text, &["whatsapp_id", "telefon", "steuernummer"], Some(Digits));
+        speak(Sort::Text, &["blood_type", "health_status", "device_id"], Some(Text));
+        speak(Sort::Time, &["geburtstag", "deceased_on"], Some(Year));
         let technical = ["id", "order_id", "uuid", "status", "orderStatus", "kind", "currency"];
         for sort in [Sort::Text, Sort::Json, Sort::Content] {
             speak(sort, &technical, None);

@@ -299,10 +299,15 @@ impl Mask {
     /// Returns what is done with each column of a table, in the order of COPY.
     fn masked(&self, table: &Table, lineage: &[&Relation]) -> Vec<Masked> {
         let found = lineage.first().map(|relation| relation.columns.as_slice()).unwrap_or_default();
+        let is_record = RECORDS.contains(&name(table).as_str());
         let masked = table.columns.iter().filter_map(|column| {
             Some(Masked {
                 column: found.iter().find(|found| found.name == *column)?.clone(),
-                kind: self.section(lineage, column).map(|(_, kind)| kind),
+                kind: match self.section(lineage, column) {
+                    Some((_, kind)) => Some(kind),
+                    // What a server said of a row that stood in the way.
+                    None => (is_record && COMPLAINTS.contains(&column.as_str())).then_some(Kind::Null),
+                },
                 table: named(lineage, column),
             })
         });
@@ -345,6 +350,9 @@ const RECORDS: [&str; 5] = [
     "public.django_migrations",
     "public.schema_migrations",
 ];
+
+/// The columns of them in which a tool keeps what went wrong.
+const COMPLAINTS: [&str; 2] = ["error", "logs"];
 
 /// Returns `schema.table`, as a mask names it.
 fn name(table: &Table) -> String {

@@ -197,9 +197,11 @@ async fn a_lock_is_waited_for_shortly_and_again() {
     // Who may not see since when another's transaction runs, sees all the same that it holds the table.
     let plain = "create role lock_plain login; grant all on database locked to lock_plain; create schema plain authorization lock_plain";
     run(&db, plain).await;
+    reader.batch_execute("commit").await.unwrap();
     run(&db, "alter table a owner to lock_plain; alter table other owner to lock_plain; alter schema piton owner to lock_plain; alter table piton.migrations owner to lock_plain").await;
     let url = cluster.url_as("lock_plain", "", "locked");
     let as_plain = piton_db::Database::parse(&piton_exec::Secret::from(url.as_str())).unwrap();
+    reader.batch_execute("begin; select from a").await.unwrap();
     let text = apply_with(&folder, &as_plain, options).await.unwrap_err().to_string();
     assert!(text.contains("held by session") && text.contains("with a;"), "{text}");
 

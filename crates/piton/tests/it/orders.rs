@@ -253,7 +253,7 @@ fn staging_gets_fresh_data_while_its_app_runs() {
     assert_eq!(stage.get(stage.listen("staging"), "/"), Some((200, "v2".into())));
     assert_eq!(stage.databases(), [production, staging]);
 
-    stage.piton(&["clone", "production"]).expect(2).says("data of its own");
+    stage.piton(&["clone", "production"]).expect(2).says("is protected");
 }
 
 #[test]
