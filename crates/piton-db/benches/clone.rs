@@ -1,6 +1,7 @@
 //! Measures a clone of a database, for a rehearsal or for staging.
 //!
-//! The peer is a plain `CREATE DATABASE … TEMPLATE`, which logs every page. Run it with `bench/clone` from the top of the
+//! The peers are a plain `CREATE DATABASE … TEMPLATE`, which logs every page, and the same statement as Piton's by hand: what this one
+//! takes is the server's and the disk's. Run it with `bench/clone` from the top of the
 //! repository; `PITON_BENCH_MB` sets the size, `PITON_BENCH_CASE` the name of the case.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -41,26 +42,36 @@ async fn measure(cluster: &Cluster, megabytes: u64) -> Result<(), Box<dyn Error>
         purpose: Purpose::Rehearsal,
     };
     let copy = server.with_name("copy");
-    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    let reflink = std::env::var("PITON_BENCH_CASE").is_ok_and(|case| case == "reflink");
+    if reflink {
+        client.batch_execute("set file_copy_method = 'clone'").await?;
+    }
+    let (mut ours, mut plain, mut same) = (Vec::new(), Vec::new(), Vec::new());
     for run in 1..=RUNS {
         let begin = Instant::now();
         made::clone_from(&copy, "golden", &label).await?;
         ours.push(begin.elapsed().as_secs_f64());
         made::drop_made(&copy, &label).await?;
-        let begin = Instant::now();
-        client.batch_execute("create database by_hand template golden").await?;
-        peer.push(begin.elapsed().as_secs_f64());
-        client.batch_execute("drop database by_hand").await?;
-        println!("run {run} of {RUNS}: {:.3} s, by hand {:.3} s", ours[run - 1], peer[run - 1]);
+        for (strategy, took) in [("wal_log", &mut plain), ("file_copy", &mut same)] {
+            let begin = Instant::now();
+            client
+                .batch_execute(&format!("create database by_hand template golden strategy {strategy}"))
+                .await?;
+            took.push(begin.elapsed().as_secs_f64());
+            client.batch_execute("drop database by_hand").await?;
+        }
+        let [ours, plain, same] = [&ours, &plain, &same].map(|took| took[run - 1]);
+        println!("run {run} of {RUNS}: {ours:.3} s, by hand {plain:.3} s, by files {same:.3} s");
     }
-    let reflink = std::env::var("PITON_BENCH_CASE").is_ok_and(|case| case == "reflink");
     let (name, goal, most) = match reflink {
         false => ("clone", "<= 1 s by copying files", 1.0),
         true => ("clone-reflink", "<= 0.1 s where files share their blocks", 0.1),
     };
-    let row = Row::of(format!("a clone, {megabytes} MB"), &ours, &peer, "CREATE DATABASE");
+    let what = format!("a clone, {megabytes} MB");
+    let row = Row::of(what.clone(), &ours, &plain, "CREATE DATABASE");
     let reached = row.ours <= most;
-    Report { name, unit: "s", goal, rows: vec![row] }.publish()?;
+    let rows = vec![row, Row::of(what, &ours, &same, "STRATEGY FILE_COPY")];
+    Report { name, unit: "s", goal, rows }.publish()?;
     println!("goal, {goal}: {}", if reached { "reached" } else { "MISSED" });
     Ok(())
 }
