@@ -448,11 +448,16 @@ pub fn may_ask(state: &State, request: Request) -> Result<(), Fault> {
                 format!("to run an older commit again: piton deploy {} --ref COMMIT", state.plan.environment)
             }
             // Its way back was closed with it; the backup is there.
-            Outcome::RolledBack if matches!(request, Request::Rollback { database: true, .. }) => format!(
-                "piton restore {} {} --into NAME puts the data as they were before it beside the database",
-                state.plan.environment,
-                state.plan.short_id()
-            ),
+            Outcome::RolledBack
+                if matches!(request, Request::Rollback { database: true, .. })
+                    && state.outcome("backup").is_some() =>
+            {
+                format!(
+                    "piton restore {} {} --into NAME puts the data as they were before it beside the database",
+                    state.plan.environment,
+                    state.plan.short_id()
+                )
+            }
             Outcome::RolledBack | Outcome::Refused => {
                 format!("piton deploy {} begins a new release", state.plan.environment)
             }

@@ -424,7 +424,7 @@ impl Project {
         let mut journal = self.journal()?;
         let open = match self.open_release(&journal, environment)? {
             Some(open) => open,
-            None => return Err(nothing_to_ask(&journal, environment)?),
+            None => return Err(nothing_to_ask(&journal, environment, request)?),
         };
         engine::may_ask(&open, request)?;
         if request == Request::Forward {
@@ -597,11 +597,11 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
     }
 }
 
-fn nothing_to_ask(journal: &Journal, environment: &str) -> Result<Fault, Fault> {
+fn nothing_to_ask(journal: &Journal, environment: &str, request: Request) -> Result<Fault, Fault> {
     let last = journal.releases(Some(environment)).map_err(journal_fault)?.pop();
     let none = Fault::refused(format!("no release of {environment} is under way"));
     Ok(match last {
-        Some(last) => engine::may_ask(&last, Request::Abort).err().unwrap_or(none),
+        Some(last) => engine::may_ask(&last, request).err().unwrap_or(none),
         None => none.hint(format!("piton deploy {environment} begins one")),
     })
 }

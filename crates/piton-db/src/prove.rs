@@ -110,7 +110,7 @@ async fn fill(
         // Before the restore: only who may create in a schema can be given an object in it, and `public` is the owner's.
         manifest.properties.apply_owner(&client, &into.dbname).await?;
     }
-    versions::create_extensions(&client, &manifest.structure).await?;
+    versions::create_extensions(&client, &manifest.structure, cron::is_its).await?;
     let for_another = manifest.made_for.from.is_some();
     // Under the name that it may have, too: its jobs would run before anything is proved.
     let without_cron = cron::is_in(&manifest.structure);

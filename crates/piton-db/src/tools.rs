@@ -150,7 +150,13 @@ fn complaints(said: &str) -> Vec<String> {
         };
         // What is not told goes on until the tool speaks again.
         told = by_tool.is_some() || told && !begins(&["command was", "context:", "statement:"]);
-        if told && begins(&["error:", "fatal:", "detail:", "hint:", ENTRY]) {
+        // A value of several lines may say anything; what the tool says has its name in front.
+        let labels: &[&str] = if by_tool.is_some() {
+            &["error:", "fatal:", "detail:", "hint:", ENTRY]
+        } else {
+            &["DETAIL:  ", "HINT:  "]
+        };
+        if told && begins(labels) {
             complaints.push(without_values(line));
         }
     }
@@ -163,7 +169,10 @@ fn without_values(line: &str) -> String {
         if let Some((what, values)) = line.split_once(before) {
             // A value of several lines does not end in this one.
             let rest = values.rsplit_once(')').map_or("", |(_, rest)| rest);
-            return format!("{what}{before}…){rest}");
+            let known = [".", " already exists.", " is duplicated."].contains(&rest)
+                || rest.starts_with(" is not present in table ")
+                || rest.starts_with(" is still referenced from table ");
+            return format!("{what}{before}…){}", if known { rest } else { "" });
         }
     }
     // The servers' words, as in `rows_refused`: what is quoted in them is a value.
@@ -246,6 +255,7 @@ mod tests {
             Command was: CREATE SUBSCRIPTION s CONNECTION 'host=x\nerror: password=geheim' PUBLICATION p;\n\n\n\
             pg_restore: error: COPY failed: ERROR:  invalid input syntax for type integer: \"ada\"\n\
             DETAIL:  Failing row contains (1, ada).\n\
+            DETAIL:  Failing row contains (2, Ada (home) Lovelace\nerror: of hers).\n\
             CONTEXT:  COPY logs, line 3, column n: \"error: login of ada\"\nerror: and of others\"\n\
             pg_restore: warning: errors ignored on restore: 1";
         let wanted = [
@@ -254,6 +264,7 @@ mod tests {
             "DETAIL:  Key (email)=(…) already exists.",
             "pg_restore: error: COPY failed: ERROR:  invalid input syntax for type integer: \"…\"",
             "DETAIL:  Failing row contains (…).",
+            "DETAIL:  Failing row contains (…)",
         ];
         assert_eq!(complaints(said), wanted);
     }

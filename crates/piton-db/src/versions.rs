@@ -54,8 +54,13 @@ const AT_ONCE: [&str; 2] = ["public", "pg_catalog"];
 ///
 /// A server that was upgraded has newer ones than its databases, until somebody updates them there. An extension in a schema
 /// that is yet to be restored is left to the restore, and so is what cannot be made: the comparison tells it.
-pub(crate) async fn create_extensions(client: &Client, structure: &Structure) -> Result<(), DbError> {
-    let wanted = structure.0.iter().filter_map(|(object, definition)| extension(object, definition));
+pub(crate) async fn create_extensions(
+    client: &Client,
+    structure: &Structure,
+    left_out: impl Fn(&str) -> bool,
+) -> Result<(), DbError> {
+    let objects = structure.0.iter().filter(|(object, _)| !left_out(object));
+    let wanted = objects.filter_map(|(object, definition)| extension(object, definition));
     let mut wanted: Vec<_> = wanted.filter(|(_, _, schema)| AT_ONCE.contains(schema)).collect();
     if wanted.is_empty() {
         return Ok(());

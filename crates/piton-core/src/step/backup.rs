@@ -16,7 +16,7 @@ use piton_exec::{Command, local};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Act, Ctx, Site, Words, World, disk, without_secrets};
+use super::{Act, Ctx, Site, Step, Words, World, disk, without_secrets};
 use crate::config::{Data, MaskFile};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::files;
@@ -130,21 +130,6 @@ impl Backup {
         fault.hint(hint)
     }
 
-    /// Wants what is masked and left empty to be what piton.toml and the mask say today: who has tightened them means it.
-    fn is_as_configured(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-        let Some(today) = ctx.settings().data.as_ref().and_then(Data::source) else { return Ok(()) };
-        if self.from.is_none() || (today.mask == self.mask && today.empty == self.empty) {
-            return Ok(());
-        }
-        let environment = &ctx.plan.environment;
-        let anew = ctx.plan.job.command();
-        Err(Fault::surroundings("what is masked or left empty was changed since this began")
-            .because("this run would copy what the mask before it let through")
-            .hint(format!(
-                "piton abort {environment}, then piton {anew} {environment} begins with what is written now"
-            )))
-    }
-
     fn source(&self, ctx: &Ctx<'_, '_>) -> Result<Database, Fault> {
         super::database_of(ctx.world.from.as_ref().unwrap_or(&ctx.world.settings))
     }
@@ -176,7 +161,7 @@ impl Act for Backup {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let source = self.source(ctx)?;
-        self.is_as_configured(ctx)?;
+        is_as_configured(ctx)?;
         let mask = match &self.mask {
             Some(mask) => Some((mask.mask.clone(), mask_key(ctx)?)),
             None => None,
@@ -225,6 +210,30 @@ impl Act for Backup {
             Err(error) => Err(Fault::surroundings("the backup cannot be read").caused_by(&error)),
         }
     }
+}
+
+/// Wants what the plan masks and leaves empty to be what piton.toml and the mask say today: who has tightened them means it.
+pub(super) fn is_as_configured(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+    let planned = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Backup(backup) if backup.from.is_some() => Some(backup),
+        _ => None,
+    });
+    let Some(planned) = planned else { return Ok(()) };
+    let rules = |mask: &Option<MaskFile>| mask.as_ref().map(|mask| mask.mask.clone());
+    let today = ctx.settings().data.as_ref().and_then(Data::source);
+    if today.is_some_and(|today| {
+        Some(&today.environment) == planned.from.as_ref()
+            && rules(&today.mask) == rules(&planned.mask)
+            && today.empty == planned.empty
+    }) {
+        return Ok(());
+    }
+    let (environment, anew) = (&ctx.plan.environment, ctx.plan.job.command());
+    Err(Fault::surroundings("what is masked or left empty was changed since this began")
+        .because("this run would copy what the mask before it let through")
+        .hint(format!(
+            "piton abort {environment}, then piton {anew} {environment} begins with what is written now"
+        )))
 }
 
 /// Returns the key by which stand-ins are made; the first use makes one.
@@ -534,6 +543,7 @@ impl Act for Proof {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        is_as_configured(ctx)?;
         let manifest =
             Manifest::read(&self.folder).map_err(|error| altered(ctx, &self.folder).caused_by(&error))?;
         let folder = self.folder.clone();

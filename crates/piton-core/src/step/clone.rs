@@ -45,6 +45,7 @@ impl Act for CloneData {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        super::backup::is_as_configured(ctx)?;
         let live = super::database_of(ctx.settings())?;
         let unreachable = || format!("{live} cannot be reached");
         if ctx.noted().is_none() {

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::time::Duration;
 
 use piton_db::blockers::{self, Blocker, Wanted};
@@ -38,12 +39,18 @@ struct Before {
     applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
-    /// What was begun last; `None` when nothing was.
-    #[serde(default)]
+    /// What was begun last; `None` when nothing was, empty when its name is not known.
+    #[serde(default = "something")]
     begun: Option<String>,
     /// On the way back: the state in which nothing was found that a swap would lose.
     #[serde(default)]
     lossless: Option<String>,
+}
+
+/// What was begun, as a note says that does not say it.
+#[expect(clippy::unnecessary_wraps, reason = "the default of a field that may be none")]
+fn something() -> Option<String> {
+    Some(String::new())
 }
 
 /// What came of applying, for the way back.
@@ -231,8 +238,8 @@ fn in_the_way(ctx: &Ctx<'_, '_>, database: &Database, blockers: &[Blocker]) -> F
         None => "wait for its end".into(),
     };
     let begun = match noted(ctx).and_then(|before| before.begun) {
-        None => "the migration was not begun".to_owned(),
-        Some(last) => format!("{last} is applied; what comes after it was not begun"),
+        None => "the migration was not begun",
+        Some(_) => "nothing more was begun",
     };
     fault
         .because(format!("{begun}: it would have waited for them, and others behind it"))
@@ -263,14 +270,20 @@ impl Act for Migrate {
         }
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         let report = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref());
+        let unwritten: RefCell<Option<Fault>> = RefCell::new(None);
         let may_begin = async |name: Option<&str>| {
             if let Some(report) = report {
                 self.nobody_in_the_way(ctx, &database, report, name).await?;
             }
             // Before the tool runs: what is not noted was not begun, and left nothing.
-            begins(ctx, name).map_err(|fault| std::io::Error::other(fault).into())
+            begins(ctx, name).map_err(|fault| {
+                let why = fault.to_string();
+                unwritten.borrow_mut().get_or_insert(fault);
+                std::io::Error::other(why).into()
+            })
         };
         let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
+        unwritten.take().map_or(Ok(()), Err)?;
         let applied = applied.map_err(|error| match error {
             DbError::Migration(MigrationError::InTheWay(blockers)) => in_the_way(ctx, &database, &blockers),
             error => fault_on_live(ctx, &error),
@@ -323,8 +336,8 @@ impl Act for Migrate {
         let half = applied.into_iter().find(|one| !one.finished).map(|one| one.name);
         let (key, name) = match (stays, half) {
             (true, None) => {
-                let unnoted = self.migrations.unnoted(&live).await.or_fault(unreadable)?;
-                ("perhaps_in_part", unnoted.filter(|name| before.begun.as_ref() == Some(name)))
+                let begun = before.begun.clone().unwrap_or_default();
+                ("perhaps_in_part", self.migrations.unnoted(&live, &begun).await.or_fault(unreadable)?)
             }
             (_, half) => ("half_applied", half),
         };

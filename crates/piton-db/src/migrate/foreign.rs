@@ -597,17 +597,22 @@ pub(super) async fn left_nothing(
     Ok(recorded(adapter, folder, live).await? == before)
 }
 
-/// Names the migration of which the database may have a part without a trace in the tool's record.
+/// Names the migration that was begun last, if the database may have a part of it without a trace in the tool's record.
 pub(super) async fn unnoted(
     adapter: &dyn Adapter,
     folder: &Path,
     database: &Database,
+    begun: &str,
 ) -> Result<Option<String>, DbError> {
     if adapter.notes_failures() {
         return Ok(None);
     }
     let look = look(adapter, folder, &*database.connect().await?).await?;
-    Ok(next(&look).filter(|next| !next.atomic).map(|next| next.name))
+    let is_applied = look.states.iter().any(|one| one.name == begun && one.is_applied());
+    let known = look.known.iter().find(|known| known.name == begun);
+    // What packages bring has no file that would tell.
+    let may_leave_a_part = !begun.is_empty() && !is_applied && known.is_none_or(|known| !known.atomic);
+    Ok(may_leave_a_part.then(|| begun.to_owned()))
 }
 
 /// Ends what a tool that was killed has left on the server: it may still commit.

@@ -1,5 +1,12 @@
 //! What a migration in Python calls, as far as its text tells.
 
+use std::ops::Range;
+
+use super::{adapter, script};
+
+/// What a call says about a migration: `None` is nothing.
+type Says = Option<bool>;
+
 /// Tells whether all that a revision of Alembic does is done concurrently: it waits for others in nobody's way.
 ///
 /// Whatever this does not know makes it false.
@@ -10,12 +17,15 @@ pub(super) fn revision_is_concurrent(text: &str) -> bool {
         let end = code.blanked[at..].find("\ndef ").map_or(text.len(), |length| at + length);
         at..end
     });
-    let harmless =
-        |name: &str| name.starts_with("sa.") || matches!(name, "upgrade" | "op.f" | "op.get_context");
-    code.is_concurrent(body, |name, code, said| match name {
-        "op.create_index" | "op.drop_index" => Some(code.contains("postgresql_concurrently=true")),
-        "op.execute" => Some(said.contains("concurrently")),
-        name if harmless(name) || name.ends_with(".autocommit_block") || name == "autocommit_block" => None,
+    code.is_concurrent(body, |name, call| match name {
+        "op.create_index" | "op.drop_index" => {
+            let words: String = code.blanked[call].chars().filter(|c| !c.is_whitespace()).collect();
+            Some(words.contains("postgresql_concurrently=True"))
+        }
+        "op.execute" => code.executes(call),
+        "upgrade" | "text" | "sqlalchemy.text" | "op.f" | "op.get_context" => None,
+        name if [".autocommit_block", ".format"].iter().any(|end| name.ends_with(end)) => None,
+        name if name.starts_with("sa.") => None,
         _ => Some(false),
     })
 }
@@ -23,12 +33,21 @@ pub(super) fn revision_is_concurrent(text: &str) -> bool {
 /// Tells it of a migration of Django.
 pub(super) fn operations_are_concurrent(text: &str) -> bool {
     let code = Code::of(text);
-    let Some(begin) = code.blanked.find("operations") else { return false };
-    code.is_concurrent(begin..text.len(), |name, _, said| {
+    let assigns = |line: &str| {
+        let rest = line.trim_start().strip_prefix("operations").map(str::trim_start);
+        rest.is_some_and(|rest| rest.starts_with(['=', ':']))
+    };
+    let mut lines = code.blanked.split_inclusive('\n').scan(0, |at, line| {
+        *at += line.len();
+        Some((*at - line.len(), line))
+    });
+    let Some((begin, _)) = lines.find(|(_, line)| assigns(line)) else { return false };
+    code.is_concurrent(begin..text.len(), |name, call| {
         let (above, name) = name.rsplit_once('.').unwrap_or(("", name));
         match name {
             "AddIndexConcurrently" | "RemoveIndexConcurrently" => Some(true),
-            "RunSQL" => Some(said.contains("concurrently")),
+            "RunSQL" => code.executes(call),
+            "Q" | "F" | "OpClass" | "Lower" | "Upper" | "SeparateDatabaseAndState" | "format" => None,
             name if above == "models" || name.ends_with("Index") => None,
             _ => Some(false),
         }
@@ -39,17 +58,23 @@ pub(super) fn operations_are_concurrent(text: &str) -> bool {
 struct Code<'a> {
     text: &'a str,
     blanked: String,
+    /// Where strings stand, with their quotes.
+    strings: Vec<Range<usize>>,
 }
 
 impl<'a> Code<'a> {
     fn of(text: &'a str) -> Self {
         let mut blanked = text.as_bytes().to_vec();
         let bytes = text.as_bytes();
-        let mut at = 0;
+        let (mut at, mut strings) = (0, Vec::new());
         while at < bytes.len() {
             let end = match bytes[at] {
                 b'#' => text[at..].find('\n').map_or(bytes.len(), |length| at + length),
-                quote @ (b'"' | b'\'') => string_end(bytes, at, quote),
+                quote @ (b'"' | b'\'') => {
+                    let end = string_end(bytes, at, quote);
+                    strings.push(at..end);
+                    end
+                }
                 _ => {
                     at += 1;
                     continue;
@@ -59,30 +84,22 @@ impl<'a> Code<'a> {
             at = end;
         }
         // Letters beyond ASCII are blank only as a whole: comments and strings end at ASCII.
-        Self { text, blanked: String::from_utf8(blanked).unwrap_or_default() }
+        Self { text, blanked: String::from_utf8(blanked).unwrap_or_default(), strings }
     }
 
-    /// Asks of each call by its name, and by what stands in it, without what is quoted and with it, whether it is concurrent; `None`
-    /// says nothing about it.
-    fn is_concurrent(
-        &self,
-        within: std::ops::Range<usize>,
-        is_concurrent: impl Fn(&str, &str, &str) -> Option<bool>,
-    ) -> bool {
+    /// Asks of each call by its name and its place whether it is concurrent.
+    fn is_concurrent(&self, within: Range<usize>, says: impl Fn(&str, Range<usize>) -> Says) -> bool {
         let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
-        let opened = self.blanked[within.clone()].match_indices('(').map(|(at, _)| within.start + at);
+        let Some(body) = self.blanked.get(within.clone()) else { return false };
         let mut found = false;
-        for at in opened {
-            let before = &self.blanked[within.start..at];
+        for (at, _) in body.match_indices('(') {
+            let before = &body[..at];
             let name = &before[before.trim_end_matches(is_name).len()..];
             if name.is_empty() {
                 continue;
             }
-            let [code, said] = [&self.blanked, self.text].map(|text| {
-                let within = text[at..self.closed(at)].to_ascii_lowercase();
-                within.chars().filter(|c| !c.is_whitespace()).collect::<String>()
-            });
-            match is_concurrent(name, &code, &said) {
+            let opened = within.start + at;
+            match says(name, opened..self.end(opened + 1, |byte, depth| byte == b')' && depth == 0)) {
                 Some(false) => return false,
                 Some(true) => found = true,
                 None => {}
@@ -91,14 +108,58 @@ impl<'a> Code<'a> {
         found
     }
 
-    /// Returns where what is opened there is closed.
-    fn closed(&self, opened: usize) -> usize {
+    /// Tells of a call that runs SQL, by its first argument, whether all of that is concurrent.
+    fn executes(&self, call: Range<usize>) -> Says {
+        let begin = call.start + 1;
+        let end = self.end(begin, |byte, depth| depth == 0 && matches!(byte, b',' | b')'));
+        // By its name the second may come first.
+        if self.blanked[begin..end].trim_start().starts_with("reverse") {
+            return Some(false);
+        }
+        let scripts = self.scripts(begin..end);
+        let passes = |text: &String| {
+            let statements = script::split(text).unwrap_or_default();
+            let only_sets = |one: &script::Statement| one.sets_session() || one.ends_transaction();
+            !statements.is_empty() && statements.iter().all(only_sets)
+        };
+        let mut rest = scripts.iter().filter(|text| !passes(text)).peekable();
+        if scripts.is_empty() || rest.peek().is_some() {
+            return Some(!scripts.is_empty() && rest.all(|text| adapter::waits_harmlessly(text)));
+        }
+        None
+    }
+
+    /// Returns the texts of the strings there; those that stand side by side are one.
+    fn scripts(&self, within: Range<usize>) -> Vec<String> {
+        let mut scripts: Vec<String> = Vec::new();
+        let mut last = within.start;
+        for string in self.strings.iter().filter(|string| within.contains(&string.start)) {
+            let quoted = &self.text[string.clone()];
+            let quotes = if quoted.len() >= 6 && (quoted.starts_with("\"\"\"") || quoted.starts_with("'''")) {
+                3
+            } else {
+                1
+            };
+            let text = quoted.get(quotes..quoted.len().saturating_sub(quotes)).unwrap_or_default();
+            match scripts.last_mut().filter(|_| self.blanked[last..string.start].trim().is_empty()) {
+                Some(before) => before.push_str(text),
+                None => scripts.push(text.to_owned()),
+            }
+            last = string.end;
+        }
+        scripts
+    }
+
+    /// Returns where the first byte stands that ends it, at this depth of brackets; the text's end without one.
+    fn end(&self, begin: usize, ends: impl Fn(u8, u32) -> bool) -> usize {
         let mut depth = 0_u32;
-        for (at, byte) in self.blanked.bytes().enumerate().skip(opened) {
+        for (at, byte) in self.blanked.bytes().enumerate().skip(begin) {
+            if ends(byte, depth) {
+                return at;
+            }
             match byte {
-                b'(' => depth += 1,
-                b')' if depth == 1 => return at,
-                b')' => depth -= 1,
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
                 _ => {}
             }
         }
@@ -148,6 +209,14 @@ mod tests {
             ("columns()\n    op.create_index('i', 't', ['a'], postgresql_concurrently=True)", false),
             ("pass\n\ndef downgrade():\n    op.drop_index('i', postgresql_concurrently=True)", false),
             ("pass", false),
+            ("op.execute(text(\"CREATE INDEX CONCURRENTLY i \"\n        'ON t (a)'))", true),
+            (
+                "op.execute('COMMIT')\n    op.execute('set statement_timeout = 0')\n    op.execute('VACUUM t')",
+                true,
+            ),
+            ("op.execute('set statement_timeout = 0')", false),
+            ("op.execute(  # not CONCURRENTLY\n        'CREATE INDEX i ON t (a)  -- CONCURRENTLY')", false),
+            ("op.execute(statement, 'CREATE INDEX CONCURRENTLY i ON t (a)')", false),
         ] {
             assert_eq!(revision_is_concurrent(&upgrade(body)), yes, "{body}");
         }
@@ -167,6 +236,19 @@ mod tests {
             ("migrations.RunPython(forwards)", false),
             ("migrations.RunSQL('alter table t add a int')", false),
             ("", false),
+            (
+                "migrations.RunSQL(sql='create index i on t (a)', reverse_sql='drop index concurrently i')",
+                false,
+            ),
+            (
+                "migrations.RunSQL(reverse_sql='drop index concurrently i', sql='create index i on t (a)')",
+                false,
+            ),
+            (
+                "migrations.RunSQL(['create unique index concurrently i on t (a)', 'alter table t add unique using index i'])",
+                false,
+            ),
+            ("migrations.RunSQL(['set lock_timeout = 0', 'create index concurrently i on t (a)'])", true),
         ] {
             assert_eq!(operations_are_concurrent(&migration(operations)), yes, "{operations}");
         }

@@ -111,7 +111,7 @@ impl Statement {
         self.starts(&["BEGIN"]) || self.starts(&["START", "TRANSACTION"])
     }
 
-    fn ends_transaction(&self) -> bool {
+    pub(super) fn ends_transaction(&self) -> bool {
         ["COMMIT", "END", "ABORT"].iter().any(|word| self.starts(&[word]))
             || self.starts(&["PREPARE", "TRANSACTION"])
             // ROLLBACK TO SAVEPOINT stays within the transaction.

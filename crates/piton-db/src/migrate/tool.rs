@@ -263,14 +263,14 @@ impl Migrations {
         }
     }
 
-    /// Names the migration of which a failed run may have left a part without a trace in the record.
+    /// Names the migration that was begun last, if it may have left a part of itself without a trace in the record.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn unnoted(&self, database: &Database) -> Result<Option<String>, DbError> {
+    pub async fn unnoted(&self, database: &Database, begun: &str) -> Result<Option<String>, DbError> {
         match self.tool.adapter() {
             None => Ok(None),
-            Some(adapter) => foreign::unnoted(&*adapter, &self.folder, database).await,
+            Some(adapter) => foreign::unnoted(&*adapter, &self.folder, database, begun).await,
         }
     }
 

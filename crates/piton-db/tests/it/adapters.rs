@@ -256,7 +256,7 @@ async fn alembic_goes_revision_by_revision() {
     assert!(error.to_string().ends_with("some of it may be kept"), "{error}");
     assert!(matches!(error, MigrationError::Failed { unnoted: true, .. }));
     assert!(app.has("d").await);
-    assert_eq!(app.migrations().unnoted(&app.db).await.unwrap().as_deref(), Some("rev4"));
+    assert_eq!(app.migrations().unnoted(&app.db, "rev4").await.unwrap().as_deref(), Some("rev4"));
     // So it does before a COMMIT of its own, where the structure shows nothing of it.
     let body =
         "op.execute('insert into d values (1)')\n    op.execute('COMMIT')\n    op.execute('select 1/0')";

@@ -674,6 +674,7 @@ async fn pg_cron_and_its_jobs_are_in_no_copy() {
             "--data-only",
             "--schema=cron",
             "--table=job",
+            "--table=jobid_seq",
             "--exit-on-error",
             "--dbname",
             &cluster.url("jobs"),
@@ -681,7 +682,8 @@ async fn pg_cron_and_its_jobs_are_in_no_copy() {
         .arg(own.join("dump"))
         .status();
     assert!(by_hand.unwrap().success());
-    assert_eq!(number(&source.connect().await.unwrap(), "select count(*) from cron.job").await, 1);
+    run(&source, "select cron.schedule('another', '0 0 1 1 *', 'select 1')").await;
+    assert_eq!(number(&source.connect().await.unwrap(), "select count(*) from cron.job").await, 2);
 }
 
 #[tokio::test]
