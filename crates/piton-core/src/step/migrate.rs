@@ -314,11 +314,11 @@ impl Act for Migrate {
         // Commands that were taken up again do not count what they had applied before.
         let none_ran = ctx.attempts() == 1
             && ctx.outcome::<Outcome>(&ctx.step).is_some_and(|outcome| outcome.migrations.is_empty());
-        let never_began = before.begun.is_none();
+        let applied = self.migrations.recorded(&live).await.or_fault(unreadable)?;
+        let never_began = before.begun.is_none() && applied == before.applied;
         if (never_began || left_nothing || none_ran) && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
-        let applied = self.migrations.recorded(&live).await.or_fault(unreadable)?;
         let mut outcome = rewind
             .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
             .await?;
