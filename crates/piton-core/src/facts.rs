@@ -15,6 +15,7 @@ use crate::lint::{self, Found};
 use crate::look::OfCommit;
 use crate::plan::{Commit, Live};
 use crate::step::{self, Step};
+use crate::words;
 
 /// What was found before a plan was made.
 #[derive(Clone, Debug)]
@@ -209,14 +210,9 @@ impl Pending {
 
     /// Says what the database has and the commit has not: older code, or files that were squashed.
     fn only_recorded(&self) -> Option<String> {
-        const SHOWN: usize = 3;
-        let names = self.missing.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-        let more = match self.missing.len() {
-            0 => return None,
-            count if count > SHOWN => format!(" and {} more", count - SHOWN),
-            _ => String::new(),
-        };
-        Some(format!("the database has migrations that this commit has not, and keeps them: {names}{more}"))
+        let names = words::some(&self.missing, 3);
+        let told = format!("the database has migrations that this commit has not, and keeps them: {names}");
+        (!self.missing.is_empty()).then_some(told)
     }
 }
 

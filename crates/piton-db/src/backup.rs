@@ -23,6 +23,8 @@ use crate::target::pin;
 use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::{Database, DbError, dumpfile, files, large_objects, neutral, quote, toc, versions};
 
+pub use crate::files::MARKER;
+
 /// The dump's folder within the backup's.
 const DUMP: &str = "dump";
 

@@ -10,7 +10,7 @@ use crate::DbError;
 use crate::manifest::{self, Proved};
 
 /// The file that says that Piton made a folder and may empty it.
-pub(crate) const MARKER: &str = ".made-by-piton";
+pub const MARKER: &str = ".made-by-piton";
 /// What is in it.
 pub(crate) const MARKER_TEXT: &[u8] = b"Piton made this folder and may empty it.\n";
 

@@ -54,3 +54,8 @@ pub(crate) async fn run(
     report(Report::Ran(Ran { command: shown.to_string(), code: output.code, took: output.elapsed }));
     Ok(output)
 }
+
+/// Returns a duration in milliseconds.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

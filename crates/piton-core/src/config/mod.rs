@@ -31,6 +31,7 @@ use toml::de::DeTable;
 
 pub use error::ConfigError;
 pub use init::{Proposal, propose};
+pub(crate) use model::usual_env_file;
 pub use schema::json_schema;
 pub(crate) use secrets::password_of;
 pub use secrets::{equal_secrets, live_keys_outside_protected, secret_names, test_keys_inside_protected};

@@ -160,8 +160,13 @@ impl File {
     /// Returns an environment's file of variables, as configured.
     pub(super) fn env_path(&self, environment: &str) -> PathBuf {
         let configured = self.environments.get(environment).and_then(|found| found.env_file.as_ref());
-        configured.map_or_else(|| PathBuf::from(format!(".env.{environment}")), PathBuf::from)
+        configured.map_or_else(|| usual_env_file(environment), PathBuf::from)
     }
+}
+
+/// Names an environment's file of variables where no other is configured.
+pub(crate) fn usual_env_file(environment: &str) -> PathBuf {
+    PathBuf::from(format!(".env.{environment}"))
 }
 
 /// A place where the app runs for somebody.

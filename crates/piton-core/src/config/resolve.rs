@@ -23,6 +23,9 @@ use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duratio
 use crate::files;
 use crate::retention::Retention;
 
+/// Where backups go when nothing else is said.
+const BACKUPS: &str = "backups";
+
 /// What a protected environment does when no rollout is configured, and what another one does.
 const CAREFUL_STEPS: [&str; 4] = ["5% for 2h", "25% for 4h", "50% for 8h", "100%"];
 const STEPS_AT_ONCE: [&str; 1] = ["100%"];
@@ -331,7 +334,7 @@ fn backup(asked: Asked<'_>, cx: &mut Context<'_>) -> Option<Backup> {
     let keep = backup.and_then(|backup| backup.keep.as_deref());
     let keep = cx.parse(&asked.own("backup.keep"), keep, "14d", parse_duration);
     let to = backup.and_then(|backup| backup.to.as_deref());
-    let to = cx.parse(&asked.own("backup.to"), to, "backups", |to| match to {
+    let to = cx.parse(&asked.own("backup.to"), to, BACKUPS, |to| match to {
         "" => Err(ValueError::new("a backup needs a folder")),
         to => Ok(asked.root.join(to)),
     });
@@ -388,7 +391,7 @@ fn not_to_pack(asked: Asked<'_>, to: &Path, file: &Path) -> Option<String> {
     let variables =
         variables.map(|name| (root.join(config.env_path(name)), format!("the variables of {name}")));
     let written = config.environments.values().map(|environment| {
-        environment.backup.as_ref().and_then(|backup| backup.to.as_deref()).unwrap_or("backups")
+        environment.backup.as_ref().and_then(|backup| backup.to.as_deref()).unwrap_or(BACKUPS)
     });
     let folders = written.filter(|to| !has_variable(to)).map(|to| root.join(to)).chain([to.to_owned()]);
     let backups = folders.map(|to| (to.join(&config.app), "the backups themselves".to_owned()));

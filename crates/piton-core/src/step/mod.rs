@@ -274,7 +274,7 @@ impl World {
     /// Returns where every environment's variables are, or would be.
     fn env_files(&self) -> Vec<PathBuf> {
         let settings = &self.settings;
-        let usual = || settings.root.join(format!(".env.{}", settings.environment));
+        let usual = || settings.root.join(config::usual_env_file(&settings.environment));
         let others = self.others.iter().map(|other| settings.root.join(&other.env_file));
         others.chain([settings.env_file.clone().unwrap_or_else(usual)]).collect()
     }

@@ -223,10 +223,10 @@ impl Prune {
 fn not_ours(folder: &Path, error: &DbError) -> String {
     match error {
         DbError::ForeignFolder { .. } => {
-            let marker = folder.join(".made-by-piton").display().to_string();
+            let marker = folder.join(backup::MARKER).display().to_string();
             let remove = Command::new("rm").args(["-r", &folder.display().to_string()]);
             let keep = Command::new("touch").arg(marker);
-            format!("{} has no .made-by-piton: {remove}, or {keep}", folder.display())
+            format!("{} has no {}: {remove}, or {keep}", folder.display(), backup::MARKER)
         }
         error => error.to_string(),
     }

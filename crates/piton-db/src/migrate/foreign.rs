@@ -14,7 +14,7 @@ use super::tool::{Files, Migrations, RecordTables};
 use super::{Applied, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
-use crate::progress::{OnReport, Progress, Ran, Report};
+use crate::progress::{OnReport, Progress, Ran, Report, millis};
 use crate::target::UrlTells;
 use crate::{Database, DbError, Trouble};
 
@@ -742,7 +742,3 @@ fn gist(noted: &str) -> &str {
 
 /// Enough for an error's last calls and the server's words.
 const LAST_LINES: usize = 12;
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}

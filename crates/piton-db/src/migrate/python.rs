@@ -122,11 +122,11 @@ impl<'a> Code<'a> {
             let only_sets = |one: &script::Statement| one.sets_session() || one.ends_transaction();
             !statements.is_empty() && statements.iter().all(only_sets)
         };
-        let mut rest = scripts.iter().filter(|text| !passes(text)).peekable();
-        if scripts.is_empty() || rest.peek().is_some() {
-            return Some(!scripts.is_empty() && rest.all(|text| adapter::waits_harmlessly(text)));
+        if scripts.is_empty() {
+            return Some(false);
         }
-        None
+        let rest: Vec<&String> = scripts.iter().filter(|text| !passes(text)).collect();
+        (!rest.is_empty()).then(|| rest.into_iter().all(|text| adapter::waits_harmlessly(text)))
     }
 
     /// Returns the texts of the strings there; those that stand side by side are one.

@@ -16,7 +16,7 @@ use super::index::{self, Standing};
 use super::run::{self, Script};
 use super::{Applied, MigrateOptions, Migration, MigrationError, Obstacle, Recorded, State};
 use crate::error::Doing;
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{OnProgress, Progress, millis};
 use crate::{Database, DbError};
 
 /// The schema of the record; not the app's own data.
@@ -121,8 +121,7 @@ impl SqlFolder {
             migrations.push(script.name.clone());
             all += took;
         }
-        let millis = u64::try_from(all.as_millis()).unwrap_or(u64::MAX);
-        Ok(Applied { migrations, millis, unfinished: unfinished(&client).await? })
+        Ok(Applied { migrations, millis: millis(all), unfinished: unfinished(&client).await? })
     }
 
     /// Wants a migration to be half applied, as [`SqlFolder::resolve`] does; changes nothing.

@@ -21,6 +21,7 @@ pub use report::{Blocks, Impact, Lock, Mode, Report, Step};
 use sampler::{Kind, Seen};
 
 use crate::error::{Doing, chain};
+use crate::progress::millis;
 use crate::{Database, DbError, Session, quote};
 
 /// How often locks are looked at, in milliseconds; what is shorter is not measured.
@@ -476,8 +477,4 @@ impl Known {
             concurrently: self.concurrently,
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
