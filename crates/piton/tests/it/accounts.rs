@@ -15,7 +15,10 @@ const NOBODY: u32 = 65534;
 fn as_nobody(folder: &Path, root: &Path, args: &[&str]) -> Output {
     let piton = folder.join("piton");
     if !piton.exists() {
-        std::fs::copy(env!("CARGO_BIN_EXE_piton"), &piton).unwrap();
+        // By a process of its own: a file that this one has open for writing, and with it every process that another
+        // test starts meanwhile, cannot be run ("Text file busy").
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_piton")).arg(&piton).status().unwrap();
+        assert!(copied.success(), "{copied}");
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     let mut command = Command::new(piton);
