@@ -30,6 +30,7 @@ pub mod properties;
 pub mod prove;
 pub mod quote;
 pub mod rehearsal;
+pub mod replication;
 mod rowsum;
 pub mod shared;
 pub mod store;

@@ -25,7 +25,7 @@ pub use self::config::{Environment, Settings};
 pub use self::process::{Output, Piton};
 pub use self::world::World;
 use crate::load::{Load, Report, Running};
-use crate::postgres::Cluster;
+use crate::postgres::{Cluster, Options};
 
 /// How long a condition may take that [`Stage::eventually`] waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,12 +61,15 @@ impl Stage {
         Some(Self::set_on(Server::Shared(Cluster::shared()?), piton.as_ref()))
     }
 
-    /// Sets a stage on a PostgreSQL server of its own, for tests that stop it; otherwise as [`Stage::set`].
+    /// Sets a stage on a PostgreSQL server of its own, which knows logical replication, for tests that stop it or use that;
+    /// otherwise as [`Stage::set`].
     ///
     /// # Panics
     /// As [`Stage::set`].
     pub fn set_with_own_server(piton: impl AsRef<Path>) -> Option<Self> {
-        Some(Self::set_on(Server::Own(Cluster::start()?), piton.as_ref()))
+        let settings = vec![("wal_level", "logical".to_owned())];
+        let options = Options { settings, ..Options::default() };
+        Some(Self::set_on(Server::Own(Cluster::start_with(options)?), piton.as_ref()))
     }
 
     fn set_on(cluster: Server, piton: &Path) -> Self {

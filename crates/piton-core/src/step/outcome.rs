@@ -174,6 +174,13 @@ impl Step {
                     0 => {}
                     count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),
                 }
+                let bound = texts(outcome, "bound");
+                if !bound.is_empty() {
+                    words.push_str(&format!(
+                        "; {} stayed with the database it replaced: set up anew what hangs on it",
+                        words::some(&bound, 3)
+                    ));
+                }
                 if flag("hold_lapsed") {
                     words.push_str("; it took longer than requests could wait");
                 }

@@ -118,7 +118,13 @@ impl Rehearse {
             let expected = Expected::of(&golden, copy, self.migrations.tool.record()).await;
             Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
         };
-        let way_back = expected.as_ref().map(|expected| WayBack::of(ctx, expected));
+        let way_back = match &expected {
+            Some(expected) => {
+                let live = super::database_of(ctx.settings())?;
+                Some(WayBack::of(ctx, expected, &super::rewind::bound(&live).await?))
+            }
+            None => None,
+        };
         let estimate = expected.as_ref().and(report.as_ref()).map(Estimate::of);
         if let Some(report) = &report {
             rehearsal::write(ctx, report, serving.as_ref(), way_back.as_ref())?;

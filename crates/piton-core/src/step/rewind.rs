@@ -6,7 +6,7 @@ use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::swap::{self, SwapState};
-use piton_db::{Database, facts, made};
+use piton_db::{Database, facts, made, replication};
 use serde_json::{Value, json};
 
 use super::Ctx;
@@ -34,6 +34,8 @@ struct Leaving {
     foreign: Vec<String>,
     /// The tables of which the migration changes or removes what was there.
     overwritten: Vec<String>,
+    /// The logical replication that is bound to the database, in words.
+    bound: Vec<String>,
     /// The state of what a freeze cannot hold still, read before the rest: the structure, the sequences, the large objects.
     unfrozen: String,
 }
@@ -93,6 +95,7 @@ impl Rewind<'_, '_, '_> {
                 "written": leaving.written.ok(),
                 "cut_off": cut_off,
                 "hold_lapsed": lapsed,
+                "bound": leaving.bound,
                 "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
             })),
         }
@@ -175,7 +178,8 @@ impl Rewind<'_, '_, '_> {
         // A person decides, or it is decided without: what somebody made need not even be readable.
         let written = if foreign.is_empty() && !self.asks() { Ok(written?) } else { written };
         let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
-        Ok(Leaving { written, foreign, overwritten, unfrozen })
+        let bound = bound(self.live).await?;
+        Ok(Leaving { written, foreign, overwritten, bound, unfrozen })
     }
 
     /// Looks once more and says what could be lost; for a database that nobody is on any more.
@@ -207,6 +211,9 @@ impl Rewind<'_, '_, '_> {
     /// A release that never had traffic cannot have written into a column that its migration added: its values are the
     /// migration's own then.
     fn obstacle(&self, leaving: &Leaving) -> Option<String> {
+        if let Some(bound) = leaving.bound.first() {
+            return Some(format!("{bound} would stay with the database that goes"));
+        }
         if let Some(object) = leaving.foreign.first() {
             return Some(match leaving.foreign.len() {
                 1 => format!("somebody changed {object}"),
@@ -246,7 +253,9 @@ impl Rewind<'_, '_, '_> {
     /// a table may have been made meanwhile, a sequence advanced, a large object written.
     pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
         let replaced = self.live.with_name(self.replaced);
-        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.0.as_str()) {
+        // With the database its slots would go, and what their consumers have not read yet.
+        let bound = async || Ok::<_, Fault>(!bound(&replaced).await?.is_empty());
+        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.0.as_str()) || bound().await? {
             return Ok(Some(self.replaced));
         }
         made::drop_replaced(&replaced, &super::label(self.ctx, Purpose::Replaced))
@@ -292,6 +301,13 @@ pub(crate) fn words_to_say(environment: &str) -> String {
 
 async fn structure_of(database: &Database) -> Result<Structure, Fault> {
     Structure::of(database).await.or_fault(|| format!("the structure of {database} cannot be read"))
+}
+
+/// Lists the logical replication that is bound to a database.
+pub(super) async fn bound(database: &Database) -> Result<Vec<String>, Fault> {
+    let unreadable = || format!("the logical replication of {database} cannot be read");
+    let client = database.connect().await.or_fault(unreadable)?;
+    replication::bound(&client).await.or_fault(unreadable)
 }
 
 /// Reads what a freeze cannot hold still.

@@ -40,15 +40,18 @@ pub(super) struct Estimate {
 }
 
 impl WayBack {
-    /// Reads it from what the migration has made of its copy.
-    pub(super) fn of(ctx: &Ctx<'_, '_>, expected: &Expected) -> Self {
+    /// Reads it from what the migration has made of its copy, and from what is bound to the live database alone.
+    pub(super) fn of(ctx: &Ctx<'_, '_>, expected: &Expected, bound: &[String]) -> Self {
         if ctx.world.from.is_some() {
             let proved = "it is set aside as it is, before anything is migrated".into();
             return Self { rung: Rung::DatabaseBefore, proved, by_itself: true, why_not: None };
         }
         let overwritten = expected.overwritten();
-        let why_not = (!overwritten.is_empty())
-            .then(|| format!("it changes or removes what is in {}", words::some(overwritten, 2)));
+        let why_not = if overwritten.is_empty() {
+            bound.first().map(|bound| format!("{bound} would stay with the database that goes"))
+        } else {
+            Some(format!("it changes or removes what is in {}", words::some(overwritten, 2)))
+        };
         Self {
             rung: Rung::GoldenCopy,
             proved: "it was restored from the backup and found equal, and the rehearsal left it so".into(),

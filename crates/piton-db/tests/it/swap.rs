@@ -307,3 +307,14 @@ async fn a_server_crash_during_a_swap_leaves_no_state_between() {
     }
     assert!(facts::exists(&live).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_subscription_is_bound_to_its_database() {
+    let Some((_, live)) = fresh("bound").await else { return };
+    let bound = async || piton_db::replication::bound(&live.connect().await.unwrap()).await.unwrap();
+    assert!(bound().await.is_empty());
+    let subscription = "create subscription bound_to connection 'host=nowhere' publication p with (connect = false, slot_name = none)";
+    run(&live, subscription).await;
+    assert_eq!(bound().await, ["the subscription bound_to"]);
+    run(&live, "drop subscription bound_to").await;
+}

@@ -73,6 +73,33 @@ fn what_the_migration_itself_made_goes() {
     before.assert_same(&now, "after the abort");
 }
 
+#[test]
+fn what_others_replicate_from_is_left_to_a_person() {
+    let Some(mut stage) = Stage::set_with_own_server(env!("CARGO_BIN_EXE_piton")) else { return };
+    stage.deploy("production");
+    let production = stage.database("production");
+    stage.sql(&production, "select pg_create_logical_replication_slot('cdc', 'test_decoding')");
+    let of_cdc = "select database from pg_replication_slots where slot_name = 'cdc'";
+    stage.commit("v2", &[RECEIPTS]);
+    let failed = stage.piton_with_env(&["deploy", "production"], &[("PITON_FAIL_AT", "start:after")]);
+    let why = "the logical replication slot cdc would stay with the database that goes";
+    failed
+        .expect(3)
+        .says(&format!("only when a person asks: {why}"))
+        .says(&format!("the migration stays: {why}"));
+    assert_eq!(stage.sql("postgres", of_cdc), [production.as_str()]);
+
+    stage.commit("v3", &[Change::Migration("003_more.sql", "create table more (id int)")]);
+    let (deploy, load) = crate::common::watched(&mut stage, &[]);
+    stage.finish(load);
+    let back = stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0);
+    back.says("the logical replication slot cdc stayed with the database it replaced");
+    deploy.wait().expect(3);
+    let kept = stage.sql("postgres", of_cdc).remove(0);
+    assert_ne!(kept, production, "it is another database now");
+    assert!(stage.databases().contains(&kept));
+}
+
 /// Stops a release before its migration, lets the app's users do something, and lets the release fail after its migration.
 fn failed_after(stage: &Stage, meanwhile: &str) -> piton_testkit::stage::Output {
     stage.piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done rehearse:after")]).expect(137);
