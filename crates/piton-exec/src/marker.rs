@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use procfs::process::Process;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// A running process that carries the mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +101,19 @@ pub async fn stop_all(find: impl Fn() -> Vec<Marked>, grace: Duration) -> usize 
 
 fn signal(processes: &[Marked], signal: Signal) {
     for marked in processes {
-        if let Some(pid) = Pid::from_raw(marked.pid) {
-            // It has ended by itself meanwhile: what was wanted.
-            let _ = rustix::process::kill_process(pid, signal);
+        let Some(pid) = Pid::from_raw(marked.pid) else { continue };
+        // Held by its descriptor, the number stays with whom it names now; whether that is still the one that was found, its
+        // start tells.
+        let held = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+        if start_of(marked.pid) != Some(marked.started) {
+            continue;
         }
+        // It has ended by itself meanwhile: what was wanted.
+        let _ = match held {
+            Ok(held) => rustix::process::pidfd_send_signal(held, signal),
+            // Linux before 5.3.
+            Err(_) => rustix::process::kill_process(pid, signal),
+        };
     }
 }
 
@@ -139,6 +148,18 @@ mod tests {
         let started = start_of(leader).unwrap();
         assert!(in_session(leader, started - 1).is_empty());
         assert_eq!(stop_all(|| in_session(leader, started), Duration::from_secs(2)).await, 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_came_by_the_number_of_one_that_was_found_is_left_alone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = start_of(pid).unwrap();
+        let found = |started| Marked { pid, parent: 0, started };
+        signal(&[found(started - 1)], Signal::KILL);
+        assert_eq!(child.try_wait().unwrap(), None);
+        signal(&[found(started)], Signal::KILL);
+        assert!(!child.wait().unwrap().success());
     }
 
     #[tokio::test]
