@@ -20,7 +20,7 @@ use crate::properties::Properties;
 use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
-use crate::tools::{Tools, WorkMark, wanted_success};
+use crate::tools::{Tools, WorkMark, in_english, succeeded, wanted_success};
 use crate::{Database, DbError, dumpfile, files, large_objects, neutral, quote, toc, versions};
 
 pub use crate::files::MARKER;
@@ -277,7 +277,7 @@ impl Beside {
         let command =
             command.arg("--output").arg(encrypted.display().to_string()).arg(file.display().to_string());
         let output = progress::run(&command, &command, report, |_, _| ()).await?;
-        wanted_success(&command, output)?;
+        succeeded(&command, output)?;
         Ok(fs_err::File::open(encrypted)?.sync_all()?)
     }
 }
@@ -519,9 +519,8 @@ async fn data_files(
 
 /// Builds the command that prints the dump's table of contents.
 pub(crate) fn list_command(tools: &Tools, dir: &Path) -> Command {
-    Command::new(tools.pg_restore.display().to_string())
-        .arg("--list")
-        .arg(dump_dir(dir).display().to_string())
+    let command = Command::new(tools.pg_restore.display().to_string());
+    in_english(command).arg("--list").arg(dump_dir(dir).display().to_string())
 }
 
 /// Reads `3345; 0 16384 TABLE DATA public purchases app`: the item's number and the table's oid.

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::SqlError;
 use crate::tls::{self, SslMode};
-use crate::{DbError, quote};
+use crate::{DbError, quote, tools};
 
 /// Settings that would change the text of a value; every session and tool that reads or writes rows pins them.
 ///
@@ -380,13 +380,14 @@ impl Database {
     /// Adds the connection as environment variables to a libpq tool's command; the password is secret.
     ///
     /// None of libpq's variables is taken over from the caller's environment: `PGHOSTADDR` or `PGSERVICE` would lead elsewhere.
+    /// Nor is its language, by which a tool's complaints are told from rows.
     #[must_use]
     pub fn tool_env(&self, command: Command) -> Command {
         let pinned = PINNED.map(|(name, value)| (name, value.replace(' ', "")));
         let pinned = pinned.iter().map(|(name, value)| (*name, value.as_str()));
         let options = self.with_options(pinned.chain(KEEPALIVES));
         let text = [("PGTZ", "UTC"), ("PGCLIENTENCODING", "UTF8")];
-        self.connection_env(command.without_env("PG"), "piton", &text, options)
+        self.connection_env(tools::in_english(command.without_env("PG")), "piton", &text, options)
     }
 
     /// Returns the name as an argument: what has an equals sign in it, or begins as a URL does, libpq would take apart.

@@ -137,11 +137,12 @@ pub(crate) fn rows_refused(said: &str) -> bool {
 /// Returns a tool's complaints, without the statements that failed and without the rows' values.
 ///
 /// --verbose is for the progress; of the last words only the complaints are worth repeating. A label at the beginning of a line
-/// says what follows, in lines without one as well: statements may hold passwords, and contexts the row.
+/// says what follows, in lines without one as well: statements may hold passwords, and contexts the row. Tools and their labels
+/// speak English ([`in_english`]); a server may not.
 fn complaints(said: &str) -> Vec<String> {
     let (mut complaints, mut told) = (Vec::new(), true);
     for line in said.lines() {
-        let by_tool = ["pg_dump: ", "pg_restore: "].iter().find_map(|tool| line.strip_prefix(tool));
+        let by_tool = TOOLS.iter().find_map(|tool| line.strip_prefix(tool));
         let words = by_tool.unwrap_or(line);
         let begins = |labels: &[&str]| {
             let begins =
@@ -152,15 +153,74 @@ fn complaints(said: &str) -> Vec<String> {
         told = by_tool.is_some() || told && !begins(&["command was", "context:", "statement:"]);
         // A value of several lines may say anything; what the tool says has its name in front.
         let labels: &[&str] = if by_tool.is_some() {
-            &["error:", "fatal:", "detail:", "hint:", ENTRY]
+            &["error:", "fatal:", "detail:", "hint:", LOADER, ENTRY]
         } else {
             &["DETAIL:  ", "HINT:  "]
         };
-        if told && begins(labels) {
-            complaints.push(without_values(line));
+        if !told || !begins(labels) {
+            continue;
         }
+        let strange = if by_tool.is_some() && !begins(&[ENTRY]) { strange_words(line) } else { None };
+        complaints.push(strange.clone().unwrap_or_else(|| without_values(line)));
+        // Its further lines would be known for a row's by their words alone.
+        told = strange.is_none();
     }
     complaints
+}
+
+/// What each line that a tool says by itself begins with.
+const TOOLS: [&str; 2] = ["pg_dump: ", "pg_restore: "];
+
+/// What the system says of a program that it cannot load.
+const LOADER: &str = "error while loading shared libraries:";
+
+/// Returns the line of a server that does not speak English, up to where its words may be a row's; `None` when it does.
+fn strange_words(line: &str) -> Option<String> {
+    // Words that its messages mostly have, and those of languages that call an error ERROR, too, have not.
+    const ENGLISH: [&str; 26] = [
+        "the",
+        "of",
+        "is",
+        "not",
+        "does",
+        "by",
+        "for",
+        "to",
+        "with",
+        "at",
+        "cannot",
+        "could",
+        "must",
+        "too",
+        "out",
+        "already",
+        "invalid",
+        "malformed",
+        "violates",
+        "duplicate",
+        "missing",
+        "failed",
+        "denied",
+        "detected",
+        "field",
+        "while",
+    ];
+    // libpq puts them together with two blanks, whatever the language.
+    let (before, said) = line.split_once(":  ")?;
+    let severity = before.rsplit(' ').next().unwrap_or_default();
+    let unquoted: String = said.split('"').step_by(2).collect();
+    let is_english = ["ERROR", "FATAL", "PANIC"].contains(&severity)
+        && unquoted.is_ascii()
+        && unquoted.split(' ').any(|word| ENGLISH.contains(&word));
+    // Each language has quotes of its own; a value may stand behind a colon without any.
+    let may_be_value = |letter: char| {
+        letter.is_ascii_digit()
+            || matches!(letter, ':' | '：' | '(' | '（' | '[' | '{' | '"' | '\'' | '`')
+            || matches!(letter, '«' | '»' | '‹' | '›' | '‘'..='‟' | '「'..='』' | '《' | '〈' | '＂')
+    };
+    let known = said.split(may_be_value).next().unwrap_or_default();
+    let cut = if known.len() < said.len() { "…" } else { "" };
+    (!is_english).then(|| format!("{before}:  {known}{cut}"))
 }
 
 /// Cuts the rows' values out of what a server says of them: of `Key (email)=(…) already exists.`
@@ -184,16 +244,41 @@ fn without_values(line: &str) -> String {
     }
 }
 
-/// Turns any exit code but 0 into an error with the tool's complaints.
+/// Turns any exit code but 0 of pg_dump or pg_restore into an error with the tool's complaints.
 pub(crate) fn wanted_success(command: &Command, mut output: local::Output) -> Result<(), DbError> {
+    output.stderr = tellable(&output.stderr);
+    succeeded(command, output)
+}
+
+/// Turns any exit code but 0 into an error with a program's last words: one that reads no rows.
+pub(crate) fn succeeded(command: &Command, output: local::Output) -> Result<(), DbError> {
     if output.success() {
         return Ok(());
     }
-    let complaints = complaints(&output.stderr);
-    if !complaints.is_empty() {
-        output.stderr = complaints.join("\n");
-    }
     Err(piton_exec::ExecError::Failed { command: command.to_string(), output: Box::new(output) }.into())
+}
+
+/// Returns of a tool's words those that hold no rows and no passwords.
+fn tellable(said: &str) -> String {
+    // What keeps a tool from being started at all: Debian's wrapper, Perl, the loader.
+    const FEW: usize = 20;
+    let complaints = complaints(said);
+    let has_begun = said.lines().any(|line| TOOLS.iter().any(|tool| line.starts_with(tool)));
+    if !complaints.is_empty() {
+        complaints.join("\n")
+    } else if !has_begun && said.lines().count() <= FEW {
+        said.to_owned()
+    } else {
+        "its words may hold rows or passwords and are not told; the server's log has what it answered".into()
+    }
+}
+
+/// Lets one of PostgreSQL's programs speak English, whatever the shell does: by its words rows are told from complaints.
+///
+/// It changes no encoding: a session's is set, and a dump's is an argument.
+pub(crate) fn in_english(command: Command) -> Command {
+    // glibc follows LANGUAGE in every locale but `C` itself.
+    command.env("LC_ALL", "C.UTF-8").env("LANGUAGE", "")
 }
 
 fn folders() -> Vec<PathBuf> {
@@ -267,6 +352,54 @@ mod tests {
             "DETAIL:  Failing row contains (…)",
         ];
         assert_eq!(complaints(said), wanted);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_told() {
+        // pg_restore 15 in German, and its server.
+        let german = "pg_restore: verbinde mit der Datenbank zur Wiederherstellung\n\
+            pg_restore: in Phase PROCESSING TOC:\n\
+            pg_restore: in Inhaltsverzeichniseintrag 3345; 0 16384 TABLE DATA people app\n\
+            pg_restore: Fehler: COPY fehlgeschlagen für Tabelle »people«: FEHLER:  ungültige Eingabesyntax für Typ integer: »ada«\n\
+            KONTEXT:  COPY people, Zeile 1, Spalte id: »ada«\n\
+            Die Anweisung war: CREATE USER MAPPING FOR app SERVER far OPTIONS (password 'geheim')";
+        assert!(tellable(german).contains("are not told"), "{}", tellable(german));
+
+        // English of its own, and a server's German, Japanese and Spanish, of which two call an error an error.
+        let servers = "pg_restore: from TOC entry 3345; 0 16384 TABLE DATA people app\n\
+            pg_restore: error: COPY failed for table \"people\": FEHLER:  ungültige Eingabesyntax für Typ integer: »ada«\n\
+            DETAIL:  Fehlgeschlagene Zeile enthält (1, ada).\n\
+            CONTEXT:  COPY people, Zeile 1\n\
+            pg_restore: error: could not execute query: FEHLER:  doppelter Schlüsselwert verletzt Unique-Constraint »k«\n\
+            HINT:  ada\n\
+            pg_restore: error: COPY failed for table \"people\": ERROR:  \"integer\"型の入力構文が不正です: \"ada\"\n\
+            pg_restore: error: COPY failed for table \"people\": ERROR:  valor demasiado largo para el tipo character varying(20)\n\
+            DETAIL:  ada\n\
+            pg_restore: error: could not execute query: ERROR:  relation \"people\" does not exist\n\
+            HINT:  Look for it.\n\
+            Command was: CREATE USER MAPPING FOR app SERVER far OPTIONS (password 'geheim')";
+        let wanted = [
+            "pg_restore: from TOC entry 3345; 0 16384 TABLE DATA people app",
+            "pg_restore: error: COPY failed for table \"people\": FEHLER:  ungültige Eingabesyntax für Typ integer…",
+            "pg_restore: error: could not execute query: FEHLER:  doppelter Schlüsselwert verletzt Unique-Constraint …",
+            "pg_restore: error: COPY failed for table \"people\": ERROR:  …",
+            "pg_restore: error: COPY failed for table \"people\": ERROR:  valor demasiado largo para el tipo character varying…",
+            "pg_restore: error: could not execute query: ERROR:  relation \"people\" does not exist",
+            "HINT:  Look for it.",
+        ];
+        assert_eq!(tellable(servers).lines().collect::<Vec<_>>(), wanted);
+
+        // What keeps a tool from being started holds no rows.
+        for said in [
+            "/usr/lib/postgresql/15/bin/pg_dump: error while loading shared libraries: libpq.so.5: cannot open shared object file",
+            "pg_dump: error while loading shared libraries: libpq.so.5: cannot open shared object file",
+            "Error: You must install at least one postgresql-client-<version> package",
+            "setpriv: pg_dump: command not found",
+        ] {
+            assert_eq!(tellable(said), said);
+        }
+        let rows = "ada\n".repeat(200);
+        assert!(!tellable(&rows).contains("ada"), "the end of what a tool has said");
     }
 
     #[tokio::test]

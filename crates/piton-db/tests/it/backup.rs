@@ -467,6 +467,44 @@ async fn the_shells_variables_lead_no_tool_elsewhere() {
 }
 
 #[tokio::test]
+async fn no_row_is_told_in_another_language() {
+    // The tools', and where PostgreSQL's words are there in German, the server's.
+    if std::env::var("LANGUAGE").as_deref() != Ok("de") {
+        let here = ["--exact", "backup::no_row_is_told_in_another_language", "--nocapture"];
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(here)
+            .envs([("LANGUAGE", "de"), ("LC_ALL", "C.UTF-8")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    for server in ["C", "C.UTF-8"] {
+        let settings = vec![("lc_messages", server.to_owned())];
+        let Some(cluster) = Cluster::start_with(Options { settings, ..Options::default() }) else { return };
+        cluster.create_database("german").await;
+        let source = crate::database(&cluster, "german");
+        run(
+            &source,
+            "create function fits(text) returns bool language sql as 'select true';
+             create table people (name text check (fits(name))); insert into people values ('Ada Originaldottir');
+             create or replace function fits(text) returns bool language sql as 'select false'",
+        )
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("backup");
+        backed_up(&source, &dir).await;
+        let golden = source.with_name("german_golden");
+        let error = restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await;
+        let error = error.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("TABLE DATA people") && said.contains("error: COPY failed"), "{said}");
+        assert!(!said.contains("Originaldottir"), "{said}");
+        assert!(error.is_of_rows() || server != "C", "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_golden_copy_stands_in_the_originals_tablespace() {
     // One of its own: a cluster with a tablespace has no plain physical copy.
     let Some(cluster) = Cluster::start_with(Options { icu: true, ..Options::default() }) else { return };
