@@ -9,10 +9,16 @@ select format('foreign server %I', s.srvname),
          (select 'with ' || string_agg(o, ', ' order by o collate "C") from unnest(s.srvoptions) o))
 from server s join pg_foreign_data_wrapper w on w.oid = s.srvfdw
 union all
--- Passwords stand in the options. Whoever may not read them gets a null from this view.
+-- Passwords stand in the options. Whoever may not read them gets a null from this view, and so does pg_dump, which then writes a
+-- log-in without any. Their names can be read by whoever may use the server, without which no log-in can be restored.
 select format('user mapping for %s at %I', coalesce(quote_ident(nullif(u.usename, 'public')), 'public'), u.srvname),
-       (select string_agg(split_part(o, '=', 1) || '=' || encode(sha256(convert_to(o, 'UTF8')), 'hex'), ', ' order by o collate "C")
-        from unnest(u.umoptions) o)
+       coalesce(
+         (select string_agg(split_part(o, '=', 1) || '=' || encode(sha256(convert_to(o, 'UTF8')), 'hex'), ', ' order by o collate "C")
+          from unnest(u.umoptions) o),
+         (select string_agg(o.option_name || '=…', ', ' order by o.option_name::text collate "C")
+          from information_schema.user_mapping_options o
+          where o.foreign_server_name = u.srvname
+            and o.authorization_identifier = coalesce(nullif(u.usename, 'public'), 'PUBLIC')))
 from pg_user_mappings u
 union all
 select format('publication %I', p.pubname),

@@ -122,6 +122,46 @@ async fn a_user_without_rights_reads_the_listing_too() {
     assert_eq!(differing, ["connection of subscription sub", "user mapping for listed at far"]);
 }
 
+#[tokio::test]
+async fn a_log_in_that_the_dump_has_lost_the_password_of_fails_the_proof() {
+    let Some((cluster, db)) = fresh("log_ins").await else { return };
+    let client = db.connect().await.unwrap();
+    if number(&client, "select count(*) from pg_available_extensions where name = 'postgres_fdw'").await == 0
+    {
+        return skip("the contributed modules of PostgreSQL");
+    }
+    run(
+        &db,
+        "create role log_ins_owner login; create role log_ins_app;
+         create extension postgres_fdw; create server far foreign data wrapper postgres_fdw options (host 'far.example');
+         alter server far owner to log_ins_owner;
+         create user mapping for log_ins_owner server far options (user 'own', password 'hunter2');
+         create user mapping for log_ins_app server far options (user 'app', password 'hunter3');
+         create user mapping for public server far options (user 'all')",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let golden = db.with_name("log_ins_golden");
+    let owner = Database::parse(&Secret::from(cluster.url_as("log_ins_owner", "x", "log_ins"))).unwrap();
+    let lost = "user mapping for log_ins_app at far was `password=…, user=…` and is ``";
+    for (name, of, wanted) in [("all", &db, &[][..]), ("owner", &owner, &[lost])] {
+        let dir = folder.path().join(name);
+        let manifest =
+            dump(of, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+        for user in ["postgres", "log_ins_owner"] {
+            if name == "all" && user != "postgres" {
+                continue;
+            }
+            let url = cluster.url_as(user, "x", "log_ins_golden");
+            let copy = Database::parse(&Secret::from(url)).unwrap();
+            let proof = compare(&manifest, &copy, Owners::Kept, &mut quiet).await.unwrap();
+            let said: Vec<String> = proof.differences.iter().map(ToString::to_string).collect();
+            assert_eq!(said, wanted, "dumped by {name}, compared by {user}");
+        }
+    }
+}
+
 /// What the second half of the listing is for, each with what has to be there before.
 const RARE: [(&str, &str, &str); 18] = [
     (
