@@ -1,7 +1,8 @@
 //! Folders and files that belong to a backup: packed as tar, summed file for file, proved by reading them back.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
@@ -28,7 +29,7 @@ pub struct Archive {
     pub files: u64,
     /// The bytes of all files.
     pub bytes: u64,
-    /// What was left out: sockets, devices, files that went while they were read, and what links lead to outside of it.
+    /// What was left out: sockets, devices, files that went or were cut short while they were read, and what links lead to outside of it.
     pub left_out: Vec<String>,
 }
 
@@ -36,7 +37,7 @@ pub struct Archive {
 ///
 /// A source that is a link stands for what it leads to; links in it stay links.
 ///
-/// Files that an app writes meanwhile are taken as they are found; one that goes is left out and named.
+/// Files that an app writes meanwhile are taken as they are found; one that goes, or is cut short time and again, is left out and named.
 ///
 /// # Errors
 /// When the source is not there or cannot be read, or the disk is full.
@@ -44,8 +45,7 @@ pub(crate) fn pack(source: &Path, dir: &Path, name: &str) -> Result<Archive, DbE
     let folder = dir.join(FOLDER);
     fs::create_dir_all(&folder)?;
     let path = folder.join(format!("{name}.tar.gz"));
-    let out = BufWriter::with_capacity(256 * 1024, fs::File::create(&path)?);
-    let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::new(1)));
+    let mut tar = tar::Builder::new(Packed::new(fs::File::create(&path)?));
     tar.follow_symlinks(false);
     let root = fs::canonicalize(source)?;
     let mut packing = Packing {
@@ -63,15 +63,73 @@ pub(crate) fn pack(source: &Path, dir: &Path, name: &str) -> Result<Archive, DbE
         packing.entry(&root, &file_name)?;
     }
     let Packing { entries, files, bytes, left_out, .. } = packing;
-    let out = tar.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    out.sync_all()?;
+    tar.into_inner()?.finish()?.sync_all()?;
     crate::files::sync_dir(&folder)?;
     let file = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
     Ok(Archive { source: source.to_owned(), file, entries, files, bytes, left_out })
 }
 
-struct Packing<'a, W: Write> {
-    tar: &'a mut tar::Builder<W>,
+/// A file of gzip members, which can be taken back to where one of them begins.
+struct Packed {
+    gz: GzEncoder<BufWriter<fs::File>>,
+}
+
+impl Packed {
+    fn new(file: fs::File) -> Self {
+        let out = BufWriter::with_capacity(256 * 1024, file);
+        Self { gz: GzEncoder::new(out, Compression::new(1)) }
+    }
+
+    /// Begins a new member and returns where.
+    fn mark(&mut self) -> io::Result<u64> {
+        self.gz.try_finish()?;
+        let out = self.gz.get_mut();
+        out.flush()?;
+        let place = out.get_mut().stream_position()?;
+        self.begin()?;
+        Ok(place)
+    }
+
+    /// Takes back what was written since the mark.
+    fn back_to(&mut self, place: u64) -> io::Result<()> {
+        self.gz.try_finish()?;
+        let out = self.gz.get_mut();
+        out.flush()?;
+        out.get_mut().set_len(place)?;
+        out.get_mut().seek(SeekFrom::Start(place))?;
+        self.begin()
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let file = self.gz.get_ref().get_ref().try_clone()?;
+        self.gz = Self::new(file).gz;
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<fs::File> {
+        self.gz.finish()?.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
+impl Write for Packed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gz.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.gz.flush()
+    }
+}
+
+/// How often a file is read that is cut short meanwhile, and how long it may take to be whole again.
+const READINGS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Up to which size a file is read before it is packed: a gzip member of its own for each would make the archive larger.
+const SMALL: u64 = 1 << 20;
+
+struct Packing<'a> {
+    tar: &'a mut tar::Builder<Packed>,
     /// What is packed, without links in its own path.
     root: &'a Path,
     entries: RowSum,
@@ -80,7 +138,7 @@ struct Packing<'a, W: Write> {
     left_out: Vec<String>,
 }
 
-impl<W: Write> Packing<'_, W> {
+impl Packing<'_> {
     fn folder(&mut self, folder: &Path, below: &Path) -> Result<(), DbError> {
         let mut names: Vec<_> =
             fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
@@ -121,18 +179,57 @@ impl<W: Write> Packing<'_, W> {
             self.left_out.push(format!("{}: neither file, folder nor link", name.display()));
             return Ok(());
         }
-        // As long as it is now: what is appended meanwhile belongs to the next backup, and what is cut off is read as zeros.
-        let file = fs::File::open(path)?;
-        let size = file.metadata()?.len();
-        header.set_size(size);
-        let mut contents =
-            Hashing { inner: file.chain(io::repeat(0)).take(size), hasher: blake3::Hasher::new() };
-        self.tar.append_data(&mut header, name, &mut contents)?;
-        self.bytes += size;
-        self.files += 1;
-        let hash = contents.hasher.finalize();
-        self.add(name, "file", mode, hash);
+        let open = || {
+            let file = fs::File::open(path)?;
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        };
+        match self.contents(open, name, header)? {
+            Some((size, hash)) => {
+                self.bytes += size;
+                self.files += 1;
+                self.add(name, "file", mode, hash);
+            }
+            None => self.left_out.push(format!("{}: was cut short while it was read", name.display())),
+        }
         Ok(())
+    }
+
+    /// Packs a file as long as it is when it is opened: what is appended meanwhile belongs to the next backup.
+    ///
+    /// Its size has to be told beforehand; one that was cut off meanwhile is not filled up, but read again. `None` when that does
+    /// not help: then it is not in the archive.
+    fn contents<R: Read>(
+        &mut self,
+        open: impl Fn() -> io::Result<(R, u64)>,
+        name: &Path,
+        mut header: tar::Header,
+    ) -> io::Result<Option<(u64, blake3::Hash)>> {
+        for reading in 0..READINGS {
+            if reading > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            let (file, size) = open()?;
+            header.set_size(size);
+            if size <= SMALL {
+                let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+                file.take(size).read_to_end(&mut bytes)?;
+                if bytes.len() as u64 == size {
+                    self.tar.append_data(&mut header, name, &bytes[..])?;
+                    return Ok(Some((size, blake3::hash(&bytes))));
+                }
+                continue;
+            }
+            let place = self.tar.get_mut().mark()?;
+            let mut contents = Hashing { inner: file.take(size), hasher: blake3::Hasher::new() };
+            // Filled up, so that the archive stays one until this is taken back.
+            self.tar.append_data(&mut header, name, (&mut contents).chain(io::repeat(0)).take(size))?;
+            if contents.hasher.count() == size {
+                return Ok(Some((size, contents.hasher.finalize())));
+            }
+            self.tar.get_mut().back_to(place)?;
+        }
+        Ok(None)
     }
 
     fn link(&mut self, path: &Path, name: &Path, mut header: tar::Header) -> Result<(), DbError> {
@@ -342,6 +439,57 @@ mod tests {
         let file = pack(&uploads.join("script"), &dir, "one").unwrap();
         assert_eq!((file.entries.rows, file.bytes), (1, 10));
         file.prove(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_read_again_or_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar.gz");
+        let mut tar = tar::Builder::new(Packed::new(fs::File::create(&path).unwrap()));
+        let mut packing = Packing {
+            tar: &mut tar,
+            root: folder.path(),
+            entries: RowSum::default(),
+            files: 0,
+            bytes: 0,
+            left_out: Vec::new(),
+        };
+        // How much comes at each reading of a file that says it is as long as the last one.
+        for (name, readings) in [
+            ("whole", vec![10, 10]),
+            ("small", vec![4, 10]),
+            ("gone small", vec![4, 4, 4, 10]),
+            ("large", vec![2_000_000, 3_000_000, 3_000_000]),
+            ("gone large", vec![1, 1, 2_900_000, 3_000_000]),
+            ("grown", vec![20, 10]),
+        ] {
+            let size = *readings.last().unwrap();
+            let reading = std::cell::Cell::new(0);
+            let open = || {
+                let came = readings[reading.replace(reading.get() + 1)];
+                Ok((io::repeat(b'x').take(came), size))
+            };
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_entry_type(tar::EntryType::Regular);
+            let packed = packing.contents(open, Path::new(name), header).unwrap();
+            assert_eq!(packed.is_none(), name.starts_with("gone"), "{name}");
+            if let Some((bytes, hash)) = packed {
+                assert_eq!((bytes, hash), (size, blake3::hash(&vec![b'x'; usize::try_from(size).unwrap()])));
+            }
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+        let mut names = Vec::new();
+        for entry in tar::Archive::new(MultiGzDecoder::new(fs::File::open(&path).unwrap())).entries().unwrap()
+        {
+            let mut entry = entry.unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            assert!(bytes.iter().all(|&byte| byte == b'x'));
+            names.push((entry.path().unwrap().display().to_string(), bytes.len()));
+        }
+        let names: Vec<(&str, usize)> = names.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+        assert_eq!(names, [("whole", 10), ("small", 10), ("large", 3_000_000), ("grown", 10)]);
     }
 
     #[test]
