@@ -21,7 +21,7 @@ use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, in_english, succeeded, wanted_success};
-use crate::{Database, DbError, dumpfile, files, large_objects, neutral, quote, toc, versions};
+use crate::{Database, DbError, brought, dumpfile, files, large_objects, neutral, quote, toc, versions};
 
 pub use crate::files::MARKER;
 
@@ -176,6 +176,8 @@ async fn dump_claimed(
     let snapshot = Snapshot::take(&client, options.lock_wait).await?;
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
     let mut structure = Structure::read(&client).await?;
+    // A copy for another environment is no way back, and sums of few rows would tell them.
+    let brought = brought::read(&client, made_for.from.is_none()).await?;
     let sequences = sequences(&client).await?;
     let mut large_objects = match options.drops_large_objects() {
         true => BTreeMap::new(),
@@ -227,6 +229,7 @@ async fn dump_claimed(
         tables: snapshot.tables,
         rows: sums.rows,
         structure,
+        brought,
         sequences,
         large_objects,
         foreign_views,

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backup;
 pub mod blockers;
+pub mod brought;
 pub mod changes;
 pub mod cron;
 mod dumpfile;

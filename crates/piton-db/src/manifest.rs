@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
+use crate::brought::Brought;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity::Identity;
 use crate::large_objects::LargeObject;
@@ -102,6 +103,9 @@ pub struct Manifest {
     pub rows: Rows,
     /// The objects at the snapshot.
     pub structure: Structure,
+    /// What belongs to its extensions, which the dump does not hold.
+    #[serde(default, skip_serializing_if = "Brought::is_empty")]
+    pub brought: Brought,
     /// The sequences, by quoted name, at or before the snapshot: they go on while a dump runs.
     pub sequences: BTreeMap<String, SequenceAt>,
     /// The large objects at the snapshot, by number.

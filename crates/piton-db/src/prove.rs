@@ -21,7 +21,7 @@ use crate::properties::{DEFAULT_TABLESPACE, Properties};
 use crate::rowsum::RowSum;
 use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::versions::{self, OtherVersion};
-use crate::{Database, DbError, cron, neutral};
+use crate::{Database, DbError, brought, cron, neutral};
 
 /// Whose a restored copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +237,16 @@ impl fmt::Display for Difference {
                      one; DROP INDEX CONCURRENTLY {index}, or REINDEX INDEX CONCURRENTLY {index}"
                 )
             }
+            Self::Object(Change::Removed { object, definition }) => match brought::member(object) {
+                Some((extension, member)) if definition.is_empty() => write!(
+                    f,
+                    "{object} is missing: no dump has what was made a member; ALTER EXTENSION {extension} DROP {} makes it the \
+                     database's own",
+                    brought::in_sql(member)
+                ),
+                Some(_) => write!(f, "{object} is missing: no dump has what was added to an extension"),
+                None => write!(f, "{object} is missing"),
+            },
             Self::Object(change) => change.fmt(f),
             Self::Property { what } => write!(f, "the database: {what}"),
             Self::Sequence { name, source, restored: Some(restored) } => {
@@ -323,7 +333,9 @@ pub async fn compare(
     let (mut versions, changes) = versions::other_extensions(wanted.changes_to(&structure));
     versions
         .extend(versions::other_collations(&manifest.collations, &versions::own_collations(&client).await?));
-    differences.extend(changes.into_iter().map(Difference::Object));
+    let brought = brought::read(&client, manifest.made_for.from.is_none()).await?;
+    let lost = brought::lost(&manifest.brought, &brought, &structure, &versions);
+    differences.extend(changes.into_iter().chain(lost).map(Difference::Object));
     if owners == Owners::Kept {
         let properties = Properties::read(&client, &golden.dbname).await?;
         let changes = manifest.properties.changes_to(&properties);

@@ -267,6 +267,93 @@ async fn what_an_extension_brought_is_not_listed() {
 }
 
 #[tokio::test]
+async fn what_people_add_to_an_extension_fails_the_proof() {
+    let Some((_, db)) = fresh("added_to").await else { return };
+    let client = db.connect().await.unwrap();
+    let there =
+        "select count(*) from pg_available_extensions where name in ('hstore', 'citext', 'postgres_fdw')";
+    if number(&client, there).await < 3 {
+        return skip("the contributed modules of PostgreSQL");
+    }
+    run(&db, "create extension hstore; create extension citext; create extension postgres_fdw").await;
+    let folder = tempfile::tempdir().unwrap();
+    let golden = db.with_name("added_to_golden");
+    let proved = async |name: &str| -> Vec<String> {
+        let dir = folder.path().join(name);
+        let manifest =
+            dump(&db, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+        let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
+        proof.differences.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(proved("before").await, Vec::<String>::new());
+    run(
+        &db,
+        "create table kept (a int); insert into kept values (1), (2); create index kept_a on kept (a);
+         create function kept() returns trigger language plpgsql as 'begin return new; end';
+         alter extension hstore add table kept;
+         alter table kept add column b int default 7, add constraint big check (a > 0);
+         create trigger kept before insert on kept for each row execute function kept();
+         comment on column kept.a is 'ours'; comment on type hstore is 'theirs'",
+    )
+    .await;
+    let dropped = "is missing: no dump has what was added to an extension";
+    assert_eq!(
+        proved("after").await,
+        [
+            format!("extension hstore: column public.kept.a {dropped}"),
+            format!("extension hstore: column public.kept.b {dropped}"),
+            format!("extension hstore: comment on table column public.kept.a {dropped}"),
+            format!("extension hstore: comment on type public.hstore {dropped}"),
+            format!("extension hstore: constraint public.kept.big {dropped}"),
+            format!("extension hstore: index public.kept_a {dropped}"),
+            "extension hstore: table public.kept is missing: no dump has what was made a member; ALTER EXTENSION hstore DROP TABLE \
+             public.kept makes it the database's own"
+                .to_owned(),
+            format!("extension hstore: trigger public.kept.kept {dropped}"),
+        ]
+    );
+    run(&db, "alter extension hstore drop table kept; comment on type hstore is null").await;
+    assert_eq!(proved("back").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rows_in_an_extensions_own_table_fail_the_proof() {
+    // An extension of its own in a server's folder of extensions is nobody's to write to: one that is there is given a table that
+    // its own script would have made, in the copy as well.
+    let Some((_, db)) = fresh("seeded").await else { return };
+    let client = db.connect().await.unwrap();
+    if number(&client, "select count(*) from pg_available_extensions where name = 'hstore'").await == 0 {
+        return skip("the contributed modules of PostgreSQL");
+    }
+    let seed =
+        "create table seed (a int); insert into seed values (1), (2); create unlogged table queue (a int);
+                alter extension hstore add table seed; alter extension hstore add table queue";
+    run(&db, &format!("create extension hstore; {seed}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let golden = db.with_name("seeded_golden");
+    for (name, more, wanted) in [
+        ("as_it_was", "select", vec![]),
+        (
+            "more",
+            "insert into seed values (3); insert into queue values (4)",
+            vec!["extension hstore: rows of \"public\".\"seed\" was `3 rows"],
+        ),
+    ] {
+        run(&db, more).await;
+        let dir = folder.path().join(name);
+        let manifest =
+            dump(&db, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+        run(&golden, seed).await;
+        let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
+        let said: Vec<String> = proof.differences.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), wanted.len(), "{said:?}");
+        assert!(said.iter().zip(wanted).all(|(said, wanted)| said.starts_with(wanted)), "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn owners_and_privileges_are_told_apart() {
     let Some((_, db)) = fresh("privileges").await else { return };
     run(&db, "create table t (a int); create role privileges_user").await;
