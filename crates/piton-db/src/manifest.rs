@@ -110,7 +110,7 @@ pub struct Manifest {
     pub sequences: BTreeMap<String, SequenceAt>,
     /// The large objects at the snapshot, by number.
     pub large_objects: BTreeMap<u32, LargeObject>,
-    /// Materialized views that read from elsewhere, with their quoted names, by oid.
+    /// Materialized views that read from elsewhere, or may, with their quoted names, by oid.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub foreign_views: BTreeMap<u32, String>,
     /// What belongs to the database and not to its contents.

@@ -17,7 +17,7 @@ pub struct Neutralised {
     pub subscriptions: Vec<String>,
     /// Log-ins on foreign servers, through which it would read and write elsewhere: not restored, as `user at server`.
     pub user_mappings: Vec<String>,
-    /// Materialized views that read from elsewhere: not filled.
+    /// Materialized views that read from elsewhere, or may: not filled.
     #[serde(default)]
     pub foreign_views: Vec<String>,
     /// Whether the original has pg_cron: neither it nor its jobs are restored.
@@ -64,8 +64,8 @@ impl Neutralised {
             ),
             count(
                 self.foreign_views.len() as u64,
-                "materialized view of foreign rows",
-                "materialized views of foreign rows",
+                "materialized view that may read from elsewhere",
+                "materialized views that may read from elsewhere",
             ),
             self.cron.then(|| "pg_cron with its jobs".to_owned()),
         ];
@@ -74,8 +74,10 @@ impl Neutralised {
     }
 }
 
-/// What reads foreign tables or calls dblink, through views, functions and partitions as well; inside the text of a function
-/// it cannot be seen.
+/// What reads foreign tables or calls dblink, through views, functions, operators, domains and partitions as well.
+///
+/// Inside the text of a function it cannot be seen: where the database has a way out, one that people made may be it. A body that is
+/// no text (`BEGIN ATOMIC`) is known by what it depends on.
 const FOREIGN: &str = "
     with recursive edge(class, oid, above_class, above) as (
         -- What a view reads, its rule depends on.
@@ -83,8 +85,14 @@ const FOREIGN: &str = "
                coalesce(r.ev_class, d.objid)
         from pg_catalog.pg_depend d
         left join pg_catalog.pg_rewrite r on d.classid = 'pg_catalog.pg_rewrite'::regclass and r.oid = d.objid
-        where d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass)
-          and d.refclassid in ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass)
+        where d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass)
+          and d.refclassid in ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass,
+                               'pg_catalog.pg_type'::regclass)
+        union all
+        -- Whoever casts to a domain runs its checks.
+        select d.refclassid, d.refobjid, 'pg_catalog.pg_type'::regclass, c.contypid
+        from pg_catalog.pg_depend d join pg_catalog.pg_constraint c on c.oid = d.objid and c.contypid <> 0
+        where d.classid = 'pg_catalog.pg_constraint'::regclass and d.refclassid = 'pg_catalog.pg_proc'::regclass
         union all
         select 'pg_catalog.pg_class'::regclass, inhrelid, 'pg_catalog.pg_class'::regclass, inhparent
         from pg_catalog.pg_inherits
@@ -96,6 +104,15 @@ const FOREIGN: &str = "
         from pg_catalog.pg_depend d
         join pg_catalog.pg_extension e on d.refclassid = 'pg_catalog.pg_extension'::regclass and e.oid = d.refobjid
         where e.extname = 'dblink' and d.deptype = 'e'
+        union
+        select 'pg_catalog.pg_proc'::regclass, p.oid
+        from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+        where p.oid >= 16384 and p.prokind <> 'a' and l.lanname <> 'internal' and pg_catalog.to_jsonb(p) ->> 'prosqlbody' is null
+          and (exists (select from pg_catalog.pg_foreign_server)
+               or exists (select from pg_catalog.pg_extension where extname = 'dblink'))
+          and not exists (
+            select from pg_catalog.pg_depend d
+            where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
         union
         select e.above_class, e.above from found f join edge e on e.class = f.class and e.oid = f.oid
     ),

@@ -546,8 +546,22 @@ async fn a_copy_reads_no_foreign_row_while_it_is_restored() {
              create materialized view copied_twice as select count(*) from copied;
              create materialized view copied_parts as select * from holders;
              create materialized view linked as select * from dblink('far', 'select holder from cards') as d(holder text);
+             create function asks() returns setof text language plpgsql as $$ begin
+                 return query select * from public.dblink('host={} port={} dbname=billing user=postgres', 'select holder from cards')
+                     as d(holder text); end $$;
+             create materialized view asked as select * from asks() as a(holder);
+             create function asks_twice() returns setof text begin atomic select asks(); end;
+             create materialized view asked_twice as select * from asks_twice() as a(holder);
+             create function asked(text, text) returns bool language sql as $$ select $1 in (select public.asks()) $$;
+             create operator === (leftarg = text, rightarg = text, function = asked);
+             create materialized view compared as select 'Ada Original' || 'dottir' as holder where 'a' === 'b' is not null;
+             create domain known as text check (public.asked(value, value) or true);
+             create materialized view checked as select ('Ada Original' || 'dottir')::known as holder;
+             create function counts() returns bigint begin atomic select count(*) from near; end;
+             create materialized view own_too as select counts();
              create unique index on copied (holder);
              create materialized view own as select count(*) from near",
+            source.host, source.port
         ),
     )
     .await;
@@ -561,10 +575,13 @@ async fn a_copy_reads_no_foreign_row_while_it_is_restored() {
     assert_eq!(originals_in(cluster, "reading_golden").await, Vec::<String>::new());
     let mut views = Neutralised::of(&manifest).foreign_views;
     views.sort();
-    assert_eq!(views, ["public.copied", "public.copied_parts", "public.copied_twice", "public.linked"]);
+    assert_eq!(
+        views.iter().map(|view| view.trim_start_matches("public.")).collect::<Vec<_>>(),
+        ["asked", "asked_twice", "checked", "compared", "copied", "copied_parts", "copied_twice", "linked"]
+    );
     let client = golden.connect().await.unwrap();
-    let filled = "select count(*) from pg_matviews where ispopulated and matviewname = 'own'";
-    assert_eq!(number(&client, filled).await, 1, "what reads its own rows is filled");
+    let filled = "select count(*) from pg_matviews where ispopulated and matviewname in ('own', 'own_too')";
+    assert_eq!(number(&client, filled).await, 2, "what reads its own rows is filled");
     assert!(client.batch_execute("refresh materialized view copied").await.is_err(), "nor can it be later");
 
     // What may take the original's place is whole.
@@ -577,6 +594,36 @@ async fn a_copy_reads_no_foreign_row_while_it_is_restored() {
     let client = kept.connect().await.unwrap();
     let written = client.batch_execute("update cards set holder = 'x'").await;
     assert!(written.is_err(), "a rehearsal's copy cannot write to what is real");
+}
+
+#[tokio::test]
+async fn a_view_that_calls_a_function_is_filled_where_nothing_leads_elsewhere() {
+    let Some((_, source)) = fresh("inward").await else { return };
+    run(
+        &source,
+        "create function counts() returns int language plpgsql as 'begin return 1; end';
+         create materialized view counted as select counts()",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    for (name, more, filled) in [
+        ("without", "select", 1),
+        ("with", "create foreign data wrapper w; create server s foreign data wrapper w", 0),
+    ] {
+        run(&source, more).await;
+        let dir = folder.path().join(name);
+        let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
+        let golden = source.with_name("inward_golden");
+        restore(&dir, &golden, &label(Purpose::Golden), Owners::Restorer, 2, &mut quiet).await.unwrap();
+        let proof = compare(&manifest, &golden, Owners::Restorer, &mut quiet).await.unwrap();
+        assert_eq!(proof.differences, [], "{name}");
+        let client = golden.connect().await.unwrap();
+        assert_eq!(
+            number(&client, "select count(*) from pg_matviews where ispopulated").await,
+            filled,
+            "{name}"
+        );
+    }
 }
 
 #[tokio::test]
