@@ -320,7 +320,8 @@ impl Run<'_> {
 
     /// Applies one migration; again after a lock was not to be had, where that left nothing.
     async fn one(&self, next: &Known, before: &Look, report: OnReport<'_>) -> Result<Duration, DbError> {
-        let structure = structure(self.adapter, self.database).await?;
+        let record = RecordTables::of(self.adapter);
+        let structure = structure(&record, self.database).await?;
         let unfinished_before = unfinished(self.client).await?;
         let command = self.adapter.apply(&self.migrations.app, &self.migrations.folder, &next.name);
         let patience = self.patience(next, before);
@@ -337,7 +338,7 @@ impl Run<'_> {
                 let left = "whether something of it was kept is not known; the tool's record tells".into();
                 return Err(failed(name, said.last, left, trouble));
             }
-            let clean = next.atomic && structure == self::structure(self.adapter, self.database).await?;
+            let clean = next.atomic && structure == self::structure(&record, self.database).await?;
             if clean {
                 self.forget(&next.name, before).await?;
             }
@@ -562,9 +563,8 @@ fn is_open(state: &State) -> bool {
 }
 
 /// Returns the structure without what the tool's own record is made of, which a failure may have made as well.
-async fn structure(adapter: &dyn Adapter, database: &Database) -> Result<Structure, DbError> {
+pub(super) async fn structure(record: &RecordTables, database: &Database) -> Result<Structure, DbError> {
     let mut structure = Structure::of(database).await?;
-    let record = RecordTables::of(adapter);
     structure.0.retain(|object, definition| !record.hold(object, definition));
     Ok(structure)
 }
@@ -587,7 +587,8 @@ pub(super) async fn left_nothing(
     let Some(cut_off) = next(&look) else {
         return Ok(adapter.rows(&Files::new()).is_some() && recorded(adapter, folder, live).await? == before);
     };
-    if !cut_off.atomic || structure(adapter, live).await? != structure(adapter, golden).await? {
+    let record = RecordTables::of(adapter);
+    if !cut_off.atomic || structure(&record, live).await? != structure(&record, golden).await? {
         return Ok(false);
     }
     let is_new = before.iter().all(|one| one.name != cut_off.name);

@@ -63,6 +63,21 @@ impl ConcurrentIndex {
     }
 }
 
+/// Reads which index a statement drops concurrently, quoted as the statement names it.
+pub(super) fn dropped(statement: &Statement) -> Option<String> {
+    let tokens = statement.tokens();
+    let mut rest = tokens.as_slice();
+    take(&mut rest, &["DROP", "INDEX", "CONCURRENTLY"])?;
+    take(&mut rest, &["IF", "EXISTS"]);
+    match rest {
+        [Token::Name(schema), Token::Other('.'), Token::Name(index), ..] => {
+            Some(quote::qualified(schema, index))
+        }
+        [Token::Name(index), ..] => Some(quote::ident(index)),
+        _ => None,
+    }
+}
+
 /// Looks for an index by its quoted name.
 pub(super) async fn standing(client: &Client, index: &str) -> Result<Standing, DbError> {
     let row = client
@@ -158,6 +173,14 @@ mod tests {
             "vacuum t",
         ] {
             assert_eq!(index(other), None, "{other}");
+        }
+        for (statement, name) in [
+            ("drop index concurrently I cascade", Some("\"i\"")),
+            ("DROP INDEX /* it */ CONCURRENTLY if exists S.\"I x\"", Some("\"s\".\"I x\"")),
+            ("drop index i", None),
+            ("create index concurrently i on t (a)", None),
+        ] {
+            assert_eq!(dropped(&split(statement).unwrap()[0]).as_deref(), name, "{statement}");
         }
     }
 }

@@ -186,7 +186,7 @@ pub enum MigrationError {
 /// Why a half-applied file cannot be carried on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The session was lost while the next statement ran, and nothing tells whether it was carried out.
+    /// The session was lost while the next statement ran, or it failed after a part of it; nothing tells what it has left.
     Uncertain,
     /// The file was edited since, or is gone.
     Edited,
@@ -195,7 +195,7 @@ pub enum Obstacle {
 impl std::fmt::Display for Obstacle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Uncertain => "the next one may be: the session was lost while it ran",
+            Self::Uncertain => "the next one may be, or a part of it: the session was lost, or it failed after it had committed some of its work",
             Self::Edited => "the file was edited since, or is gone",
         })
     }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::MigrationError::{Busy, Failed, HalfApplied, Locked};
 use super::index::{self, ConcurrentIndex, Standing};
@@ -86,7 +86,7 @@ impl Script {
     async fn record_failure(&self, client: &Client, error: &DbError) {
         let text = crate::error::chain(error);
         // Without a session to write it the record says "interrupted", which is as true.
-        let failed = "update piton.migrations set error = $2, running = false where name = $1";
+        let failed = "update piton.migrations set error = $2 where name = $1";
         let _ = record(client, failed, &[&self.name, &text]).await;
     }
 
@@ -185,13 +185,23 @@ impl Script {
             }
         }
         self.is_certain(record)?;
+        if record.running
+            && let Some(index) = self.after(done).and_then(index::dropped)
+            && index::standing(client, &index).await? == Standing::Absent
+        {
+            return Ok(done + 1);
+        }
         Ok(done)
+    }
+
+    /// Returns the statement that comes after so many.
+    fn after(&self, done: u32) -> Option<&Statement> {
+        self.statements.iter().zip(0..).find_map(|(next, number)| (number == done).then_some(next))
     }
 
     /// Wants it to be known, or to be possible to find out, what became of the statement after those that are done.
     pub(super) fn is_certain(&self, record: &Record) -> Result<(), DbError> {
-        let next = self.statements.iter().zip(0..).find(|(_, number)| *number == record.done);
-        if record.running && next.is_some_and(|(next, _)| !can_be_told(next)) {
+        if record.running && self.after(record.done).is_some_and(|next| !can_be_told(next)) {
             return Err(self.uncertain(record.done));
         }
         Ok(())
@@ -221,16 +231,19 @@ impl Script {
             };
             self.note(client, done, true, building).await?;
             let mut attempt = 1;
-            while let Err(error) = self.alone(client, statement, options.lock_timeout).await {
+            while let Err(Refused { error, in_part }) =
+                self.alone(client, statement, options.lock_timeout).await
+            {
                 if lost(client, &error) && !can_be_told(statement) {
                     return Err(self.uncertain(done));
                 }
+                let in_part = in_part && leaves_a_part(statement);
                 // A concurrent statement that failed leaves an invalid index; again would only fail on its name.
-                let again = worth_another_attempt(&error) && !statement.waits_harmlessly();
+                let again = worth_another_attempt(&error) && !statement.waits_harmlessly() && !in_part;
                 if !again || attempt >= options.attempts {
                     let trouble = Trouble::of(&error);
                     let said = SqlError(error).to_string();
-                    return Err(self.stopped(client, done, statement, said, trouble).await);
+                    return Err(self.stopped(client, done, statement, said, in_part, trouble).await);
                 }
                 tokio::time::sleep(backoff(attempt)).await;
                 attempt += 1;
@@ -240,7 +253,7 @@ impl Script {
                 && index::standing(client, index).await? == Standing::Invalid
             {
                 let said = format!("{index} was there before and is invalid, so nothing was built");
-                return Err(self.stopped(client, done, statement, said, None).await);
+                return Err(self.stopped(client, done, statement, said, false, None).await);
             }
             self.note(client, done + 1, false, None).await?;
         }
@@ -250,19 +263,29 @@ impl Script {
         Ok(begin.elapsed())
     }
 
-    /// Says that a statement failed, and what of the file stands.
+    /// Says that a statement failed, and what of the file stands; records whether that may be a part of this one.
     async fn stopped(
         &self,
         client: &Client,
         done: u32,
         statement: &Statement,
         said: String,
+        in_part: bool,
         trouble: Option<Trouble>,
     ) -> DbError {
+        // A session that is gone leaves it as it was noted before: running.
+        let running = "update piton.migrations set running = $2 where name = $1";
+        let _ = record(client, running, &[&self.name, &in_part]).await;
         let (name, line, of) = (self.name.clone(), statement.line, self.statements.len());
-        let mut left = format!(
-            "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
-        );
+        let mut left = match in_part && !can_be_told(statement) {
+            true => format!(
+                "{done} of its {of} statements stand, and perhaps a part of this one, which had committed some of its work; \
+                 finish or undo that by hand"
+            ),
+            false => format!(
+                "{done} of its {of} statements stand: they cannot share a transaction; run again, it carries on with this one"
+            ),
+        };
         for more in unfinished(client).await.unwrap_or_default() {
             left.push_str("; ");
             left.push_str(&more);
@@ -276,11 +299,16 @@ impl Script {
         client: &Client,
         statement: &Statement,
         lock_timeout: Duration,
-    ) -> Result<(), tokio_postgres::Error> {
+    ) -> Result<(), Refused> {
+        let whole = |error| Refused { error, in_part: false };
         // A concurrent build waits for every older transaction, in nobody's way: a lock timeout would only leave it invalid.
         let timeout = if statement.waits_harmlessly() { 0 } else { lock_timeout.as_millis() };
-        client.batch_execute(&format!("set lock_timeout = {timeout}")).await?;
-        client.batch_execute(&statement.text).await
+        client.batch_execute(&format!("set lock_timeout = {timeout}")).await.map_err(whole)?;
+        let before = transaction(client).await.map_err(whole)?;
+        let Err(error) = client.batch_execute(&statement.text).await else { return Ok(()) };
+        // One that committed nothing was a single transaction.
+        let in_part = !matches!(transaction(client).await, Ok(now) if now <= before + 2);
+        Err(Refused { error, in_part })
     }
 
     async fn note(
@@ -298,6 +326,29 @@ impl Script {
         .await
         .doing(|| format!("record how far {} is", self.name))
     }
+}
+
+/// A statement that failed.
+struct Refused {
+    error: tokio_postgres::Error,
+    /// Whether it had committed some of what it did.
+    in_part: bool,
+}
+
+/// Returns the number of the session's transaction that asks for it; each has the next one.
+async fn transaction(client: &Client) -> Result<u64, tokio_postgres::Error> {
+    // The simple protocol takes a single transaction for it.
+    let asked = client
+        .simple_query(
+            "select pg_catalog.split_part(virtualtransaction, '/', 2) from pg_catalog.pg_locks
+             where pid = pg_catalog.pg_backend_pid() and locktype = 'virtualxid' and virtualxid = virtualtransaction",
+        )
+        .await?;
+    let number = asked.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    Ok(number.unwrap_or_default())
 }
 
 /// Changes the record as the user of the session, and gives the session back whom the file has made it.
@@ -325,7 +376,12 @@ async fn record(
 
 /// Tells whether it can be found out later what became of the statement, or does not matter.
 fn can_be_told(statement: &Statement) -> bool {
-    statement.is_repeatable() || ConcurrentIndex::of(statement).is_some()
+    !leaves_a_part(statement) || index::dropped(statement).is_some()
+}
+
+/// Tells whether what the statement commits before it fails has to be completed or undone; an invalid index is known by its name.
+fn leaves_a_part(statement: &Statement) -> bool {
+    !statement.is_repeatable() && ConcurrentIndex::of(statement).is_none()
 }
 
 /// Tells whether the statement lost to other sessions and may win the next time.

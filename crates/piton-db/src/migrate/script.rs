@@ -188,7 +188,10 @@ impl Statement {
 
     /// Tells whether the statement may run twice: it changes only its session, or nothing that is seen.
     pub(super) fn is_repeatable(&self) -> bool {
-        self.sets_session() || self.starts(&["VACUUM"])
+        let rebuilds = self.starts(&["CLUSTER"]) || self.starts(&["REINDEX"]);
+        // A concurrent REINDEX that fails leaves a second index.
+        let leaves_an_index = || self.words.iter().any(|word| word == "CONCURRENTLY");
+        self.sets_session() || self.starts(&["VACUUM"]) || (rebuilds && !leaves_an_index())
     }
 
     /// Tells whether the statement sets something for those that follow it in its session.

@@ -433,10 +433,14 @@ pub(super) async fn unfinished(client: &Client) -> Result<Vec<String>, DbError> 
              select pg_catalog.format('constraint %I on %s is not validated: ALTER TABLE %s VALIDATE CONSTRAINT %I',
                                       conname, conrelid::regclass, conrelid::regclass, conname)
              from pg_catalog.pg_constraint where not convalidated and conrelid <> 0
+             union all
+             select pg_catalog.format('partition %1$s is not detached to the end: ALTER TABLE %2$s DETACH PARTITION %1$s FINALIZE',
+                                      inhrelid::regclass, inhparent::regclass)
+             from pg_catalog.pg_inherits where inhdetachpending
              order by 1",
             &[],
         )
         .await
-        .doing(|| "look for invalid indexes and constraints".into())?;
+        .doing(|| "look for invalid indexes, constraints and partitions".into())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -100,7 +100,8 @@ pub struct Applied {
     pub migrations: Vec<String>,
     /// How long their statements took together, in milliseconds.
     pub millis: u64,
-    /// Invalid indexes and constraints that are not validated, in words, as the whole database has them.
+    /// Invalid indexes, constraints that are not validated and partitions that are still being detached, in words, as the whole
+    /// database has them.
     pub unfinished: Vec<String>,
 }
 

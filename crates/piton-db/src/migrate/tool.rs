@@ -257,7 +257,10 @@ impl Migrations {
         match self.tool.adapter() {
             None => {
                 SqlFolder::forget_failed(live, keep).await?;
-                Ok(SqlFolder::recorded(live).await? == before)
+                let record = RecordTables::default();
+                Ok(SqlFolder::recorded(live).await? == before
+                    && foreign::structure(&record, live).await?
+                        == foreign::structure(&record, golden).await?)
             }
             Some(adapter) => foreign::left_nothing(&*adapter, &self.folder, live, golden, before).await,
         }

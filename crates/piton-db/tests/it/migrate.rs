@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::sql::SqlFolder;
-use piton_db::migrate::{Applied, MigrateOptions, State};
+use piton_db::migrate::{Applied, MigrateOptions, Migrations, State, Tool};
 use piton_db::migrate::{MigrationError, Obstacle};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, eventually};
@@ -559,4 +559,121 @@ async fn a_user_who_may_not_is_told_what_grants_it() {
         error.to_string().contains("GRANT CREATE ON DATABASE \"may_not\" TO \"may_not_user\""),
         "{error}"
     );
+}
+
+/// Applies, and cancels the statement that begins so as soon as `begun` counts something, while another session stands in its way.
+async fn cancelled(folder: &SqlFolder, db: &Database, statement: &str, begun: &str) -> MigrationError {
+    let (other, watcher) = (db.connect().await.unwrap(), db.connect().await.unwrap());
+    other.batch_execute("begin; select from a").await.unwrap();
+    let cancel = async {
+        eventually("it has begun", async || number(&watcher, begun).await > 0).await;
+        let cancel = format!(
+            "select count(pg_cancel_backend(pid)) from pg_stat_activity
+             where query like '{statement}%' and state = 'active' and datname = current_database()"
+        );
+        assert_eq!(number(&watcher, &cancel).await, 1);
+    };
+    let (ended, ()) = tokio::join!(apply(folder, db), cancel);
+    other.batch_execute("rollback").await.unwrap();
+    ended.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_detached_partition_that_was_cancelled_is_half_applied() {
+    let Some((cluster, db)) = fresh("detached").await else { return };
+    run(
+        &db,
+        "create table a (n int) partition by list (n); create table a_1 partition of a for values in (1)",
+    )
+    .await;
+    cluster
+        .connect("postgres")
+        .await
+        .batch_execute("create database detached_golden template detached")
+        .await
+        .unwrap();
+    let statement = "alter table a detach partition a_1 concurrently";
+    let (dir, folder) = folder(&[("1.sql", statement)]);
+    let pending = "select count(*) from pg_inherits where inhdetachpending";
+    let error = cancelled(&folder, &db, statement, pending).await.to_string();
+    assert!(error.contains("(57014)") && error.contains("perhaps a part of this one"), "{error}");
+    assert!(error.ends_with("ALTER TABLE a DETACH PARTITION a_1 FINALIZE"), "{error}");
+    let state = states(&folder, &db).await.remove(0).1;
+    assert!(matches!(state, State::HalfApplied { done: 0, running: true, error: Some(_), .. }), "{state:?}");
+    let migrations = Migrations { tool: Tool::Sql, app: dir.path().into(), folder: dir.path().into() };
+    let golden = db.with_name("detached_golden");
+    assert!(!migrations.left_nothing(&db, &golden, &[], false).await.unwrap());
+    assert_eq!(recorded(&db).await, [("1.sql".to_owned(), false, 0)]);
+    let again = apply(&folder, &db).await.unwrap_err();
+    assert!(matches!(again, MigrationError::HalfApplied { why: Obstacle::Uncertain, .. }), "{again}");
+    run(&db, "alter table a detach partition a_1 finalize").await;
+    SqlFolder::resolve(&db, "1.sql", Some(statement), true).await.unwrap();
+    assert_eq!(names(&apply(&folder, &db).await.unwrap()), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_index_whose_drop_was_cancelled_is_dropped_by_the_next_run() {
+    let Some((_, db)) = fresh("cancelled_drop").await else { return };
+    let statement = "drop index concurrently \"A i\"";
+    let (_dir, folder) = folder(&[("1.sql", statement)]);
+    for by_hand in ["", "drop index \"A i\"", "reindex index \"A i\""] {
+        run(&db, "drop table if exists a; create table a (n int); create index \"A i\" on a (n)").await;
+        run(&db, "drop schema if exists piton cascade").await;
+        let invalid =
+            "select count(*) from pg_index where indexrelid = '\"A i\"'::regclass and not indisvalid";
+        let error = cancelled(&folder, &db, statement, invalid).await.to_string();
+        assert!(
+            error.contains("run again, it carries on with this one") && error.contains("is invalid"),
+            "{error}"
+        );
+        assert_eq!(recorded(&db).await, [("1.sql".to_owned(), false, 0)]);
+        SqlFolder::forget_failed(&db, false).await.unwrap();
+        folder.may_begin(&db).await.unwrap();
+        run(&db, by_hand).await;
+        assert_eq!(names(&apply(&folder, &db).await.unwrap()), ["1.sql"]);
+        assert_eq!(
+            number(&db.connect().await.unwrap(), "select count(*) from pg_indexes where tablename = 'a'")
+                .await,
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_commits_within_and_fails_is_half_applied_and_what_does_not_is_not() {
+    let Some((cluster, db)) = fresh("commits_within").await else { return };
+    run(&db, "create table a (n int); create procedure p() language plpgsql as $$ begin insert into a values (1); commit; perform 1/0; end $$").await;
+    cluster
+        .connect("postgres")
+        .await
+        .batch_execute("create database commits_within_golden template commits_within")
+        .await
+        .unwrap();
+    let (dir, folder) = folder(&[]);
+    let migrations = Migrations { tool: Tool::Sql, app: dir.path().into(), folder: dir.path().into() };
+    let golden = db.with_name("commits_within_golden");
+    for (statement, in_part) in [
+        ("do $$ begin insert into a values (1); perform 1/0; end $$", false),
+        ("drop index concurrently no_such", false),
+        ("alter table a detach partition no_such concurrently", false),
+        ("do $$ begin insert into a values (1); commit; perform 1/0; end $$", true),
+        ("call p()", true),
+    ] {
+        write(dir.path(), &[("1.sql", &format!("{statement}; vacuum a"))]);
+        let error = apply(&folder, &db).await.unwrap_err();
+        assert!(matches!(error, MigrationError::Failed { line: 1, .. }), "{error}");
+        let state = states(&folder, &db).await.remove(0).1;
+        assert_eq!(
+            matches!(state, State::HalfApplied { done: 0, running: true, .. }),
+            in_part,
+            "{statement}: {state:?}"
+        );
+        assert_eq!(migrations.left_nothing(&db, &golden, &[], false).await.unwrap(), !in_part, "{statement}");
+        run(&db, "truncate a; drop schema if exists piton cascade").await;
+    }
+    // What the record does not tell, the structure may.
+    write(dir.path(), &[("1.sql", "select 1/0")]);
+    apply(&folder, &db).await.unwrap_err();
+    run(&db, "alter table a add more int").await;
+    assert!(!migrations.left_nothing(&db, &golden, &[], false).await.unwrap());
 }
