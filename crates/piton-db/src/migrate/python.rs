@@ -30,6 +30,27 @@ pub(super) fn revision_is_concurrent(text: &str) -> bool {
     })
 }
 
+/// The kinds of indexes that Django, its package for PostgreSQL and pgvector know: they describe one, and do nothing.
+const INDEXES: [&str; 11] = [
+    "Index",
+    "PostgresIndex",
+    "BloomIndex",
+    "BrinIndex",
+    "BTreeIndex",
+    "GinIndex",
+    "GistIndex",
+    "HashIndex",
+    "SpGistIndex",
+    "HnswIndex",
+    "IvfflatIndex",
+];
+
+/// The words of Python before a bracket that is no call's.
+const WORDS: [&str; 16] = [
+    "and", "as", "assert", "await", "elif", "else", "for", "from", "if", "in", "is", "not", "or", "return",
+    "while", "with",
+];
+
 /// Tells it of a migration of Django.
 pub(super) fn operations_are_concurrent(text: &str) -> bool {
     let code = Code::of(text);
@@ -42,13 +63,18 @@ pub(super) fn operations_are_concurrent(text: &str) -> bool {
         Some((*at - line.len(), line))
     });
     let Some((begin, _)) = lines.find(|(_, line)| assigns(line)) else { return false };
+    let state_alone = code.lists("state_operations");
     code.is_concurrent(begin..text.len(), |name, call| {
+        // What is done to Django's own picture of the models touches no database.
+        if state_alone.iter().any(|list| list.contains(&call.start)) {
+            return None;
+        }
         let (above, name) = name.rsplit_once('.').unwrap_or(("", name));
         match name {
             "AddIndexConcurrently" | "RemoveIndexConcurrently" => Some(true),
             "RunSQL" => code.executes(call),
             "Q" | "F" | "OpClass" | "Lower" | "Upper" | "SeparateDatabaseAndState" | "format" => None,
-            name if above == "models" || name.ends_with("Index") => None,
+            name if above == "models" || INDEXES.contains(&name) => None,
             _ => Some(false),
         }
     })
@@ -93,9 +119,12 @@ impl<'a> Code<'a> {
         let Some(body) = self.blanked.get(within.clone()) else { return false };
         let mut found = false;
         for (at, _) in body.match_indices('(') {
-            let before = &body[..at];
+            let before = body[..at].trim_end();
             let name = &before[before.trim_end_matches(is_name).len()..];
-            if name.is_empty() {
+            // What another call or a list has returned may be called, too.
+            let is_called =
+                if name.is_empty() { before.ends_with([')', ']']) } else { !WORDS.contains(&name) };
+            if !is_called {
                 continue;
             }
             let opened = within.start + at;
@@ -106,6 +135,20 @@ impl<'a> Code<'a> {
             }
         }
         found
+    }
+
+    /// Returns where the lists stand that are passed by this name.
+    fn lists(&self, name: &str) -> Vec<Range<usize>> {
+        let of = |(at, _): (usize, &str)| {
+            let is_end_of_another = self.blanked[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            if is_end_of_another {
+                return None;
+            }
+            let rest = self.blanked[at + name.len()..].trim_start().strip_prefix('=')?.trim_start();
+            let opened = self.blanked.len() - rest.strip_prefix('[')?.len();
+            Some(opened..self.end(opened, |byte, depth| byte == b']' && depth == 0))
+        };
+        self.blanked.match_indices(name).filter_map(of).collect()
     }
 
     /// Tells of a call that runs SQL, by its first argument, whether all of that is concurrent.
@@ -217,6 +260,10 @@ mod tests {
             ("op.execute('set statement_timeout = 0')", false),
             ("op.execute(  # not CONCURRENTLY\n        'CREATE INDEX i ON t (a)  -- CONCURRENTLY')", false),
             ("op.execute(statement, 'CREATE INDEX CONCURRENTLY i ON t (a)')", false),
+            ("op.add_column ('t', c)\n    op.execute('CREATE INDEX CONCURRENTLY i ON t (a)')", false),
+            ("steps[0]('t')\n    op.execute('CREATE INDEX CONCURRENTLY i ON t (a)')", false),
+            ("for name in ('a', 'b'):\n        op.drop_index(name, postgresql_concurrently=True)", true),
+            ("op.execute (('CREATE INDEX CONCURRENTLY i '\n        'ON t (a)'))", true),
         ] {
             assert_eq!(revision_is_concurrent(&upgrade(body)), yes, "{body}");
         }
@@ -234,6 +281,26 @@ mod tests {
             ("migrations.RunSQL('create index concurrently i on t (a)', migrations.RunSQL.noop)", true),
             ("AddIndexConcurrently('item', GinIndex(fields=['a'])), migrations.AddField('item', f)", false),
             ("migrations.RunPython(forwards)", false),
+            (
+                "AddIndexConcurrently('item', GinIndex(fields=['a'])), migrations.RemoveIndex('item', 'old')",
+                false,
+            ),
+            (
+                "AddIndexConcurrently('item', i), migrations.AddIndex('item', models.Index(fields=['b']))",
+                false,
+            ),
+            ("AddIndexConcurrently('item', i), migrations.RenameIndex('item', 'a', 'b')", false),
+            (
+                "SeparateDatabaseAndState(database_operations=[AddIndexConcurrently('item', i)],\n  \
+                 state_operations = [migrations.AddIndex('item', BTreeIndex(fields=['b']))])",
+                true,
+            ),
+            (
+                "SeparateDatabaseAndState(state_operations=[migrations.AddIndex('item', i)],\n  \
+                 database_operations=[AddIndexConcurrently('item', i), migrations.AddIndex('item', i)])",
+                false,
+            ),
+            ("SeparateDatabaseAndState(state_operations=[AddIndexConcurrently('item', i)])", false),
             ("migrations.RunSQL('alter table t add a int')", false),
             ("", false),
             (
