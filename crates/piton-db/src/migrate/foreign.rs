@@ -412,8 +412,11 @@ impl Run<'_> {
         let dressed =
             |database: &Database| self.dressed(command.clone(), database, self.options.lock_timeout);
         let heard = probe::hears(dressed, self.database).await?;
-        let Some(output) = heard.said else { return Ok(()) };
+        let output = heard.output;
         report(Report::Ran(ran(&command, &output)));
+        if heard.asked {
+            return Ok(());
+        }
         let said = Said::of(&output).last;
         let said = if said.is_empty() { said } else { format!("; it said: {said}") };
         let (how, mend) = deaf(&output, heard.wanted_tls, self.adapter.mend());

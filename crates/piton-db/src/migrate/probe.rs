@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use piton_exec::Command;
 use piton_exec::local::{self, Output};
@@ -18,6 +18,9 @@ use crate::{Database, DbError};
 const PATIENCE: Duration = Duration::from_secs(60);
 const GOOD_BYE: Duration = Duration::from_secs(5);
 
+/// How a program ends that is killed.
+const KILLED: i32 = 128 + 9;
+
 /// The largest first message that the server itself takes.
 const LARGEST: usize = 10_000;
 
@@ -27,8 +30,10 @@ const GSSAPI: u32 = 80_877_104;
 
 /// What came of the probe.
 pub(super) struct Heard {
-    /// What the tool said; `None` when it asked for the database.
-    pub(super) said: Option<Output>,
+    /// Whether it asked for the database.
+    pub(super) asked: bool,
+    /// How it ended, and what it said.
+    pub(super) output: Output,
     /// Whether somebody came and wanted nothing but TLS.
     pub(super) wanted_tls: bool,
 }
@@ -55,18 +60,16 @@ pub(super) async fn hears(
             }
         }
     };
+    let begin = Instant::now();
+    let ended = |code, stderr| Output { code, stdout: String::new(), stderr, elapsed: begin.elapsed() };
     let run = local::run_with(&command, |_, _| {});
     let output = tokio::select! {
-        output = run => Some(output?),
-        () = listen => None,
-        () = tokio::time::sleep(PATIENCE) => Some(Output {
-            code: 124,
-            stdout: String::new(),
-            stderr: format!("no end within {} s", PATIENCE.as_secs()),
-            elapsed: PATIENCE,
-        }),
+        output = run => output?,
+        // What is let go of is killed.
+        () = listen => ended(KILLED, String::new()),
+        () = tokio::time::sleep(PATIENCE) => ended(124, format!("no end within {} s", PATIENCE.as_secs())),
     };
-    Ok(Heard { said: output.filter(|_| !heard.get()), wanted_tls: wanted_tls.get() })
+    Ok(Heard { asked: heard.get(), output, wanted_tls: wanted_tls.get() })
 }
 
 /// Reads which database the other side wants, and refuses it.
