@@ -20,6 +20,9 @@ fn sqitch(app: &Path, folder: &Path, args: &[&str]) -> Command {
     program(app, "sqitch").args(args.iter().copied()).args(["--target", "db:pg:"]).cwd(folder)
 }
 
+/// What Sqitch calls the last one of a name, so that no tag can be called so: a rework that the plan has not got.
+const LAST: &str = "@HEAD";
+
 /// Returns the name that a change was planned with: a reworked one is called `name@tag` afterwards.
 fn planned(name: &str) -> &str {
     name.split_once('@').map_or(name, |(planned, _)| planned)
@@ -71,6 +74,25 @@ fn revert(own: &str) -> Vec<String> {
     ]
 }
 
+/// Gives the record's rows the names of the plan, in which a reworked change comes again.
+fn named(known: &[Known], rows: &[Row]) -> Vec<Row> {
+    let mut taken: Vec<&str> = Vec::new();
+    let one = |row: &Row| {
+        let mut fits = known.iter().map(|known| known.name.as_str()).filter(|name| planned(name) == row.name);
+        let name = match fits.clone().find(|name| !taken.contains(name)) {
+            Some(name) => {
+                taken.push(name);
+                name.to_owned()
+            }
+            // A newer release has reworked it.
+            None if fits.next().is_some() => format!("{}{LAST}", row.name),
+            None => row.name.clone(),
+        };
+        Row { name, ..row.clone() }
+    };
+    rows.iter().map(one).collect()
+}
+
 impl Adapter for Sqitch {
     fn record(&self) -> (Option<&'static str>, Option<&'static str>) {
         (Some("sqitch"), None)
@@ -119,19 +141,8 @@ impl Adapter for Sqitch {
         Ok(changes(plan).into_iter().map(one).collect())
     }
 
-    /// The record has the names of the plan, in which a reworked change comes again.
     fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
-        let mut taken: Vec<&str> = Vec::new();
-        let renamed: Vec<Row> = rows
-            .iter()
-            .map(|row| {
-                let mut fits = known.iter().map(|known| known.name.as_str());
-                let name = fits.find(|name| planned(name) == row.name && !taken.contains(name));
-                taken.extend(name);
-                Row { name: name.unwrap_or(&row.name).to_owned(), ..row.clone() }
-            })
-            .collect();
-        by_name(known, &renamed)
+        by_name(known, &named(known, rows))
     }
 
     fn minds(&self, one: &Migration, _known: &[Known], _rows: &[Row]) -> bool {
@@ -157,7 +168,7 @@ impl Adapter for Sqitch {
     }
 
     /// A change that is applied has an identifier over its whole history, which Sqitch alone computes.
-    fn mark(&self, files: &Files, known: &[Known], _: &[Row], name: &str, applied: bool) -> Vec<String> {
+    fn mark(&self, files: &Files, known: &[Known], rows: &[Row], name: &str, applied: bool) -> Vec<String> {
         if applied {
             return Vec::new();
         }
@@ -171,8 +182,14 @@ impl Adapter for Sqitch {
              and not exists (select from sqitch.changes c where c.change_id = e.change_id)"
         )];
         // A change of the plan may be a reworked one, which has its name in common with the one before.
-        if known.iter().all(|known| known.name != name) {
-            statements.extend(revert(&own));
+        let is_deployed = named(known, rows).iter().any(|row| row.name == name && row.finished);
+        if is_deployed && known.iter().all(|known| known.name != name) {
+            // Of a rework that the plan has not got, the ones before stay.
+            let last = "order by planned_at desc limit 1";
+            let last = if name.ends_with(LAST) { last } else { "" };
+            statements.extend(revert(&format!(
+                "change_id in (select change_id from sqitch.changes where {own} {last})"
+            )));
         }
         statements
     }

@@ -677,6 +677,33 @@ async fn sqitch_deploys_change_by_change() {
     assert_eq!(app.apply().await.unwrap().0, ["step4"]);
 }
 
+#[tokio::test]
+async fn what_a_newer_release_of_sqitch_has_reworked_refuses_the_older_one() {
+    let Some(app) = App::new(sqitch(), "sqitch_rework").await else { return };
+    app.write(1, "create table a (n int)");
+    app.apply().await.unwrap();
+    let (plan, script) = (app.dir.path().join("sqitch.plan"), app.dir.path().join("deploy/step1.sql"));
+    let older = (fs::read_to_string(&plan).unwrap(), fs::read_to_string(&script).unwrap());
+    let rework = "@v1 2026-02-01T00:00:00Z Shop <shop@example.org>\n\nstep1 [step1@v1] 2026-02-02T00:00:00Z Shop <shop@example.org>\n";
+    fs::write(&plan, older.0.clone() + rework).unwrap();
+    fs::write(app.dir.path().join("deploy/step1@v1.sql"), &older.1).unwrap();
+    // It failed there, or it went well.
+    for (sql, state) in [("selec 1", "half"), ("alter table a add more int", "missing")] {
+        fs::write(&plan, older.0.clone() + rework).unwrap();
+        fs::write(&script, format!("{sql};\n")).unwrap();
+        let _ = app.apply().await;
+        fs::write(&plan, &older.0).unwrap();
+        fs::write(&script, &older.1).unwrap();
+        assert_eq!(app.states().await, ["step1 applied".to_owned(), format!("step1@HEAD {state}")]);
+        let refusal = app.refusal().await.to_string();
+        assert!(refusal.contains("step1@HEAD"), "{refusal}");
+        // A person takes it out; the one before it stays.
+        app.migrations().resolve(&app.db, "step1@HEAD", false).await.unwrap();
+        assert_eq!(app.states().await, ["step1 applied"]);
+        assert_eq!(app.apply().await.unwrap().0, [""; 0]);
+    }
+}
+
 /// Commands that know their database by the environment alone, as a framework's do.
 fn commands() -> Kit {
     let line = |sql: &str| vec!["sh".into(), "-c".into(), sql.to_owned()];
