@@ -14,8 +14,10 @@ pub(super) struct Known {
     pub(super) name: String,
     /// The checksums that the tool may have noted of it; empty where it notes none.
     pub(super) checksums: Vec<String>,
-    /// Whether the same structure before and after a failure tells that nothing of it was kept.
+    /// Whether the same structure, and the same tables with it, before and after a failure tell that nothing of it was kept.
     pub(super) atomic: bool,
+    /// Whether the structure tells that alone, another database's as well.
+    pub(super) shows: bool,
     /// Whether a failure that the tool has noted left nothing for sure.
     pub(super) whole: bool,
     /// Whether it waits for others in nobody's way: a lock timeout would only leave an invalid index.
@@ -169,9 +171,24 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     words.map(str::to_ascii_lowercase)
 }
 
-/// Tells whether a script's statements all change structure alone, so that an equal structure means that none was carried out.
+/// Tells whether a script's statements all change structure, so that what was carried out of it shows.
 pub(super) fn is_structure_alone(script: &str) -> bool {
-    script::split(script).is_ok_and(|statements| statements.iter().all(script::Statement::is_structure))
+    script::split(script).is_ok_and(|statements| changes_structure_alone(&statements))
+}
+
+fn changes_structure_alone(statements: &[script::Statement]) -> bool {
+    statements.iter().all(|statement| statement.is_structure() || statement.sets_session())
+}
+
+/// Tells whether a script that runs in one transaction, and is recorded in another, shows when it was carried out.
+pub(super) fn shows_as_a_whole(script: &str) -> bool {
+    let Ok((statements, script::Mode::OneTransaction)) = script::read(script) else { return false };
+    changes_structure_alone(&statements) || script::shows(&statements)
+}
+
+/// Tells whether a script may change values, and leave the structure as it was.
+pub(super) fn hides(script: &str) -> bool {
+    script::split(script).map_or(true, |statements| script::hides(&statements))
 }
 
 /// Tells whether a script runs in one transaction when it is sent to the server as a whole.

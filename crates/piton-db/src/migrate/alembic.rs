@@ -50,6 +50,8 @@ impl Adapter for Alembic {
                 checksums: Vec::new(),
                 // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
                 atomic: !outside && !leaves_transaction(text),
+                // The record is written in it, too.
+                shows: !outside && !leaves_transaction(text),
                 waits_harmlessly: python::revision_is_concurrent(text),
                 needs,
                 ..Known::default()

@@ -56,10 +56,13 @@ impl Adapter for Django {
             .iter()
             .filter_map(|(path, text)| {
                 let spaceless: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+                let atomic = !spaceless.contains("atomic=False") && !leaves_transaction(text);
                 Some(Known {
                     name: name_of(path)?,
                     checksums: Vec::new(),
-                    atomic: !spaceless.contains("atomic=False") && !leaves_transaction(text),
+                    atomic,
+                    // The record is written in it, too, but after what shows.
+                    shows: atomic,
                     waits_harmlessly: python::operations_are_concurrent(text),
                     replaces: replaced(&spaceless),
                     ..Known::default()

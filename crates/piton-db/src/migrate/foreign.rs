@@ -10,10 +10,10 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::adapter::{Adapter, Known, Row};
 use super::run::{backoff, holders, lock};
 use super::sql::unfinished;
+use super::stood::{Stood, structure};
 use super::tool::{Files, Migrations, RecordTables};
 use super::{Applied, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
 use crate::error::Doing;
-use crate::fingerprint::Structure;
 use crate::progress::{OnReport, Progress, Ran, Report, millis};
 use crate::target::UrlTells;
 use crate::{Database, DbError, Trouble};
@@ -215,18 +215,13 @@ impl Run<'_> {
 
     /// Names what the next run applies.
     fn step(&self, next: &Known, look: &Look) -> String {
-        if !self.adapter.applies_all() {
-            return next.name.clone();
-        }
-        pending(look).map(|known| known.name.as_str()).collect::<Vec<_>>().join(AND)
+        let names: Vec<String> = self.at_once(next, look).into_iter().map(|known| known.name).collect();
+        names.join(AND)
     }
 
     /// Returns how long the next run may wait for a lock; zero is without end.
     fn patience(&self, next: &Known, look: &Look) -> Duration {
-        let harmless = match self.adapter.applies_all() {
-            true => pending(look).all(|known| known.waits_harmlessly),
-            false => next.waits_harmlessly,
-        };
+        let harmless = self.at_once(next, look).iter().all(|known| known.waits_harmlessly);
         if harmless { Duration::ZERO } else { self.options.lock_timeout }
     }
 
@@ -320,8 +315,8 @@ impl Run<'_> {
 
     /// Applies one migration; again after a lock was not to be had, where that left nothing.
     async fn one(&self, next: &Known, before: &Look, report: OnReport<'_>) -> Result<Duration, DbError> {
-        let record = RecordTables::of(self.adapter);
-        let structure = structure(&record, self.database).await?;
+        let at_once = self.at_once(next, before);
+        let stood = Stood::of(self.adapter, self.database, &at_once).await?;
         let unfinished_before = unfinished(self.client).await?;
         let command = self.adapter.apply(&self.migrations.app, &self.migrations.folder, &next.name);
         let patience = self.patience(next, before);
@@ -338,9 +333,11 @@ impl Run<'_> {
                 let left = "whether something of it was kept is not known; the tool's record tells".into();
                 return Err(failed(name, said.last, left, trouble));
             }
-            let clean = next.atomic && structure == self::structure(&record, self.database).await?;
+            let clean = at_once.iter().all(|known| known.atomic)
+                && !self.has_more(before).await?
+                && stood == Stood::of(self.adapter, self.database, &at_once).await?;
             if clean {
-                self.forget(&next.name, before).await?;
+                self.forget(&at_once, before).await?;
             }
             let locked = said.has(&["55P03", "LockNotAvailable", "lock timeout"]);
             let (attempts, each) = (self.options.attempts, self.options.lock_timeout);
@@ -385,11 +382,31 @@ impl Run<'_> {
         MigrationError::Failed { name, line: 0, said, left, unnoted, trouble }.into()
     }
 
+    /// Returns what the next run applies.
+    fn at_once(&self, next: &Known, before: &Look) -> Vec<Known> {
+        match self.adapter.applies_all() {
+            true => pending(before).cloned().collect(),
+            false => vec![next.clone()],
+        }
+    }
+
+    /// Tells whether a run that failed has applied something all the same.
+    async fn has_more(&self, before: &Look) -> Result<bool, DbError> {
+        let was = |name: &str| before.states.iter().any(|one| one.name == name && one.is_applied());
+        Ok(self.look().await?.states.iter().any(|one| one.is_applied() && !was(&one.name)))
+    }
+
     /// Takes a failure that left nothing out of the tool's record, where it was not before.
-    async fn forget(&self, name: &str, before: &Look) -> Result<(), DbError> {
+    async fn forget(&self, at_once: &[Known], before: &Look) -> Result<(), DbError> {
         let look = self.look().await?;
-        if look.rows != before.rows && look.states.iter().any(|one| one.name == name && is_open(&one.state)) {
-            write(self.client, &self.adapter.mark(&look.files, &look.known, &look.rows, name, false)).await?;
+        if look.rows == before.rows {
+            return Ok(());
+        }
+        for known in at_once {
+            if is_open(&look.states, &known.name) {
+                let mark = self.adapter.mark(&look.files, &look.known, &look.rows, &known.name, false);
+                write(self.client, &mark).await?;
+            }
         }
         Ok(())
     }
@@ -560,16 +577,10 @@ fn is_pending(states: &[Migration]) -> bool {
     states.iter().any(|one| !one.is_applied())
 }
 
-/// Tells whether the tool has noted a beginning without an end.
-fn is_open(state: &State) -> bool {
-    matches!(state, State::HalfApplied { .. } | State::Failed { .. })
-}
-
-/// Returns the structure without what the tool's own record is made of, which a failure may have made as well.
-pub(super) async fn structure(record: &RecordTables, database: &Database) -> Result<Structure, DbError> {
-    let mut structure = Structure::of(database).await?;
-    structure.0.retain(|object, definition| !record.hold(object, definition));
-    Ok(structure)
+/// Tells whether the tool has noted a beginning of this one without an end.
+fn is_open(states: &[Migration], name: &str) -> bool {
+    let is_open = |state: &State| matches!(state, State::HalfApplied { .. } | State::Failed { .. });
+    states.iter().any(|one| one.name == name && is_open(&one.state))
 }
 
 pub(super) async fn left_nothing(
@@ -587,16 +598,20 @@ pub(super) async fn left_nothing(
         return Ok(false);
     }
     let look = look(adapter, folder, &client).await?;
-    let Some(cut_off) = next(&look) else {
+    let cut_off: Vec<&Known> =
+        pending(&look).take(if adapter.applies_all() { usize::MAX } else { 1 }).collect();
+    if cut_off.is_empty() {
         return Ok(adapter.rows(&Files::new()).is_some() && recorded(adapter, folder, live).await? == before);
-    };
+    }
     let record = RecordTables::of(adapter);
-    if !cut_off.atomic || structure(&record, live).await? != structure(&record, golden).await? {
+    let shows = cut_off.iter().all(|known| known.shows);
+    if !shows || structure(&record, live).await? != structure(&record, golden).await? {
         return Ok(false);
     }
-    let is_new = before.iter().all(|one| one.name != cut_off.name);
-    if is_new && look.states.iter().any(|one| one.name == cut_off.name && is_open(&one.state)) {
-        write(&client, &adapter.mark(&look.files, &look.known, &look.rows, &cut_off.name, false)).await?;
+    let is_new = |known: &&&Known| before.iter().all(|one| one.name != known.name);
+    for known in cut_off.iter().filter(is_new).filter(|known| is_open(&look.states, &known.name)) {
+        let mark = adapter.mark(&look.files, &look.known, &look.rows, &known.name, false);
+        write(&client, &mark).await?;
     }
     Ok(recorded(adapter, folder, live).await? == before)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, is_one_transaction, program, waits_harmlessly};
+use super::adapter::{Adapter, Known, Row, hides, program, shows_as_a_whole, waits_harmlessly};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 
@@ -49,8 +49,9 @@ impl Adapter for GolangMigrate {
             let one = Known {
                 name: name.to_owned(),
                 checksums: Vec::new(),
-                // A file is sent to the server as a whole.
-                atomic: is_one_transaction(text),
+                // A file is sent to the server as a whole; what ends it well is recorded after its commit.
+                atomic: shows_as_a_whole(text),
+                shows: shows_as_a_whole(text) && !hides(text),
                 waits_harmlessly: waits_harmlessly(text),
                 ..Known::default()
             };

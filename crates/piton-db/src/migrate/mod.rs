@@ -15,6 +15,7 @@ mod script;
 mod sqitch;
 pub mod sql;
 mod state;
+mod stood;
 mod tool;
 
 use std::time::Duration;

@@ -6,7 +6,7 @@ use piton_exec::Command;
 use ring::digest;
 
 use super::adapter::{
-    Adapter, Known, Row, is_newer, is_one_transaction, is_structure_alone, program, statements,
+    Adapter, Known, Row, hides, is_newer, is_one_transaction, is_structure_alone, program, statements,
     waits_harmlessly,
 };
 use super::tool::Files;
@@ -41,6 +41,7 @@ impl Adapter for Prisma {
             checksums: vec![sha256(text), sha256(&text.replace("\r\n", "\n")), sha256(&with_returns(text))],
             // Its engines differ in whether they send a file as a whole.
             atomic: is_structure_alone(text),
+            shows: is_structure_alone(text) && !hides(text),
             whole: statements(text) == Some(1) && is_one_transaction(text),
             waits_harmlessly: waits_harmlessly(text),
             ..Known::default()

@@ -167,30 +167,66 @@ impl Statement {
 
     /// Tells whether the server refuses the statement within a transaction.
     fn needs_to_be_alone(&self) -> bool {
-        let has = |word: &str| self.words.iter().any(|w| w == word);
-        let concurrently = has("CONCURRENTLY");
+        let concurrently = self.has("CONCURRENTLY");
         match self.words.first().map(String::as_str) {
             Some("VACUUM") => true,
-            Some("CREATE" | "DROP") => concurrently && has("INDEX"),
-            Some("REINDEX") => concurrently || has("DATABASE") || has("SYSTEM") || has("SCHEMA"),
-            Some("ALTER") => concurrently && has("DETACH"),
+            Some("CREATE" | "DROP") => concurrently && self.has("INDEX"),
+            Some("REINDEX") => {
+                concurrently || self.has("DATABASE") || self.has("SYSTEM") || self.has("SCHEMA")
+            }
+            Some("ALTER") => concurrently && self.has("DETACH"),
             // Without a table it goes through all of them, each in its own transaction.
             Some("CLUSTER") => self.words.len() == 1,
             _ => false,
         }
     }
 
-    /// Tells whether all that the statement changes is seen in the structure.
+    /// Tells whether the statement changes structure, and values only along with it.
     pub(super) fn is_structure(&self) -> bool {
         let kinds = ["CREATE", "ALTER", "DROP", "COMMENT", "GRANT", "REVOKE"];
         self.words.first().is_some_and(|word| kinds.contains(&word.as_str()))
+    }
+
+    /// Tells whether the structure is surely another one once the statement was carried out.
+    fn shows(&self) -> bool {
+        let pair = |a: &str, b: &str| self.words.windows(2).any(|pair| pair[0] == a && pair[1] == b);
+        let may_do_nothing = pair("OR", "REPLACE") || pair("IF", "NOT") || pair("IF", "EXISTS");
+        let alters = || {
+            self.starts(&["ALTER", "TABLE"])
+                && (self.has("RENAME") || (self.has("ADD") && !pair("ADD", "GENERATED")))
+        };
+        !may_do_nothing && (self.starts(&["CREATE"]) || self.starts(&["DROP"]) || alters())
+    }
+
+    /// Tells whether the statement takes away what another one may give back.
+    fn takes(&self) -> bool {
+        self.starts(&["DROP"]) || (self.starts(&["ALTER"]) && (self.has("DROP") || self.moves()))
+    }
+
+    /// Tells whether the statement gives what another one may have taken away.
+    fn gives(&self) -> bool {
+        self.starts(&["CREATE"])
+            || (self.starts(&["ALTER"]) && (self.has("ADD") || self.has("SET") || self.moves()))
+    }
+
+    fn moves(&self) -> bool {
+        self.has("RENAME") || self.words.windows(2).any(|pair| pair[0] == "SET" && pair[1] == "SCHEMA")
+    }
+
+    /// Tells whether the statement may change values and leave the definition as it is.
+    fn changes_values(&self) -> bool {
+        self.starts(&["ALTER"]) && (self.has("TYPE") || self.has("RESTART"))
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|other| other == word)
     }
 
     /// Tells whether the statement may run twice: it changes only its session, or nothing that is seen.
     pub(super) fn is_repeatable(&self) -> bool {
         let rebuilds = self.starts(&["CLUSTER"]) || self.starts(&["REINDEX"]);
         // A concurrent REINDEX that fails leaves a second index.
-        let leaves_an_index = || self.words.iter().any(|word| word == "CONCURRENTLY");
+        let leaves_an_index = || self.has("CONCURRENTLY");
         self.sets_session() || self.starts(&["VACUUM"]) || (rebuilds && !leaves_an_index())
     }
 
@@ -226,15 +262,28 @@ impl Statement {
     /// Tells whether the statement builds an index while others write, for which it waits for every older snapshot.
     pub(super) fn builds_concurrently(&self) -> bool {
         let builds = self.starts(&["CREATE"]) || self.starts(&["REINDEX"]);
-        builds && self.words.iter().any(|word| word == "CONCURRENTLY")
+        builds && self.has("CONCURRENTLY")
     }
 
     /// Tells whether the statement waits for others without standing in anybody's way.
     pub(super) fn waits_harmlessly(&self) -> bool {
-        let has = |word: &str| self.words.iter().any(|w| w == word);
         // FULL rewrites the table, and whoever reads it queues behind the one that waits for it.
-        has("CONCURRENTLY") || (self.starts(&["VACUUM"]) && !has("FULL"))
+        self.has("CONCURRENTLY") || (self.starts(&["VACUUM"]) && !self.has("FULL"))
     }
+}
+
+/// Tells whether the structure shows that a script was carried out as a whole: it has a statement that does.
+pub(super) fn shows(statements: &[Statement]) -> bool {
+    // What is temporary shows nowhere, and may be what a DROP means.
+    let is_temporary =
+        |statement: &Statement| ["TEMP", "TEMPORARY", "PG_TEMP"].iter().any(|word| statement.has(word));
+    statements.iter().any(Statement::shows) && !hides(statements) && !statements.iter().any(is_temporary)
+}
+
+/// Tells whether a script may change values, and leave the structure as it was.
+pub(super) fn hides(statements: &[Statement]) -> bool {
+    let gives_back = || statements.iter().any(Statement::takes) && statements.iter().any(Statement::gives);
+    statements.iter().any(Statement::changes_values) || gives_back()
 }
 
 /// Where the reading stands.
@@ -538,6 +587,28 @@ mod tests {
             "revoke all on all tables in schema public from r",
         ] {
             assert!(read(own).is_ok(), "{own}");
+        }
+    }
+
+    #[test]
+    fn what_may_stand_and_not_show_is_known() {
+        for (script, shown, hidden) in [
+            ("create table a (n int); insert into a values (1)", true, false),
+            ("alter table a add b int; update a set b = 1", true, false),
+            ("drop table a; delete from b", true, false),
+            ("insert into a values (1)", false, false),
+            ("create table if not exists a (n int); insert into a values (1)", false, false),
+            ("alter table a alter b add generated always as identity; update a set c = 1", false, false),
+            ("create temp table x (n int); create table y (n int); drop table x", false, true),
+            ("create temp table x (n int); insert into a select * from x", false, false),
+            ("drop table a; create table a (n int)", false, true),
+            ("alter table a drop column b, add column b int", false, true),
+            ("alter table a rename to b; alter table c rename to a", false, true),
+            ("create table c (n int); alter table a alter b type text using lower(b)", false, true),
+            ("alter sequence s restart with 5", false, true),
+        ] {
+            let statements = split(script).unwrap();
+            assert_eq!((shows(&statements), hides(&statements)), (shown, hidden), "{script}");
         }
     }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use piton_exec::Command;
 use ring::digest;
 
-use super::adapter::{Adapter, Known, Row, by_name, is_wrapped, program, waits_harmlessly};
+use super::adapter::{
+    Adapter, Known, Row, by_name, hides, is_wrapped, program, shows_as_a_whole, waits_harmlessly,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 use crate::hex::hex;
@@ -128,12 +130,14 @@ impl Adapter for Sqitch {
             let sha1 = |text: &String| {
                 hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
             };
-            let wrapped = script.is_some_and(|text| is_wrapped(text));
+            // What was deployed is recorded after the script's own commit.
+            let atomic = script.is_some_and(|text| is_wrapped(text) && shows_as_a_whole(text));
             Known {
                 name,
                 checksums: script.map(sha1).into_iter().collect(),
-                atomic: wrapped,
-                whole: wrapped,
+                atomic,
+                shows: atomic && script.is_some_and(|text| !hides(text)),
+                whole: atomic,
                 waits_harmlessly: script.is_some_and(|text| waits_harmlessly(text)),
                 ..Known::default()
             }

@@ -15,6 +15,7 @@ use super::golang::GolangMigrate;
 use super::prisma::Prisma;
 use super::sqitch::Sqitch;
 use super::sql::{SCHEMA, SqlFolder, TABLE};
+use super::stood::structure;
 use super::{Applied, MigrateOptions, Migration, Recorded, script};
 use crate::progress::{OnReport, Report};
 use crate::{Database, DbError};
@@ -259,8 +260,7 @@ impl Migrations {
                 SqlFolder::forget_failed(live, keep).await?;
                 let record = RecordTables::default();
                 Ok(SqlFolder::recorded(live).await? == before
-                    && foreign::structure(&record, live).await?
-                        == foreign::structure(&record, golden).await?)
+                    && structure(&record, live).await? == structure(&record, golden).await?)
             }
             Some(adapter) => foreign::left_nothing(&*adapter, &self.folder, live, golden, before).await,
         }

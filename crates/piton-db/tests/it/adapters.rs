@@ -1,5 +1,7 @@
 //! Migration tools as apps have them, each the real one, against a real server.
 
+mod leftovers;
+
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
