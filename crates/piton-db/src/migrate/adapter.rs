@@ -88,6 +88,11 @@ pub(super) trait Adapter: Send + Sync {
         None
     }
 
+    /// Calls the folder's migrations as that list does.
+    fn relabelled(&self, known: Vec<Known>, _listed: &[String]) -> Vec<Known> {
+        known
+    }
+
     /// Builds the command that applies a migration, and as few others as the tool can.
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command;
 

@@ -1,5 +1,6 @@
 //! Django: a folder of migrations in each app, and a table with those that were applied.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use piton_exec::Command;
@@ -10,6 +11,8 @@ use super::{Migration, MigrationError, State, python};
 use crate::quote;
 
 const TABLE: &str = "django_migrations";
+/// Where an app may give itself a label of its own.
+const CONFIG: &str = "apps.py";
 
 pub(super) struct Django;
 
@@ -17,15 +20,61 @@ fn manage(app: &Path, folder: &Path) -> Command {
     program(app, "python3").arg(folder.join("manage.py").display().to_string())
 }
 
-/// Reads `shop/migrations/0001_initial.py` as `shop.0001_initial`.
-fn name_of(path: &str) -> Option<String> {
-    let parts: Vec<&str> = path.strip_suffix(".py")?.split('/').collect();
-    let [.., app, "migrations", name] = parts[..] else { return None };
-    (name != "__init__").then(|| format!("{app}.{name}"))
+/// The first migration of nearly every app: it tells none from another one.
+const FIRST: &str = "0001_initial";
+
+/// The apps that come with Django.
+const CONTRIB: [&str; 7] = ["admin", "auth", "contenttypes", "flatpages", "redirects", "sessions", "sites"];
+
+/// Splits `apps/shop/migrations/0001_initial.py` into the app's folder and the migration's name.
+fn parts(path: &str) -> Option<(&str, &str)> {
+    let (folder, name) = path.strip_suffix(".py")?.rsplit_once('/')?;
+    let app = folder.strip_suffix("/migrations")?;
+    (name != "__init__").then_some((app, name))
+}
+
+/// Reads `shop/migrations/0001_initial.py` as `shop.0001_initial`, under the label that the app has of its own if it has one.
+fn name_of(path: &str, files: &Files) -> Option<String> {
+    let (app, name) = parts(path)?;
+    let own = files.get(&format!("{app}/{CONFIG}")).and_then(|text| label(text));
+    let label = own.unwrap_or_else(|| app.rsplit('/').next().unwrap_or(app));
+    Some(format!("{label}.{name}"))
+}
+
+/// Reads an app's `label = "accounts"`; `None` where it is not one plain literal.
+fn label(config: &str) -> Option<&str> {
+    let mut labels = config.lines().filter_map(|line| {
+        let rest = line.trim_start().strip_prefix("label")?.trim_start();
+        let rest = rest
+            .strip_prefix(':')
+            .map_or(rest, |rest| rest.trim_start().trim_start_matches("str").trim_start());
+        rest.strip_prefix('=').map(|value| value.split('#').next().unwrap_or(value).trim())
+    });
+    let (value, None) = (labels.next()?, labels.next()) else { return None };
+    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+    let name = value.strip_prefix(quote)?.strip_suffix(quote)?;
+    let is_plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_plain.then_some(name)
 }
 
 fn app_of(name: &str) -> &str {
     name.split_once('.').map_or(name, |(app, _)| app)
+}
+
+/// The names of migrations, without their apps, by those.
+type Apps<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
+
+fn names_of(known: &[Known]) -> Apps<'_> {
+    by_app(known.iter().map(|known| known.name.as_str()))
+}
+
+/// Gathers names like `shop.0001_initial` by their apps.
+fn by_app<'a>(names: impl Iterator<Item = &'a str>) -> Apps<'a> {
+    let mut apps = Apps::new();
+    for (app, name) in names.filter_map(|name| name.split_once('.')) {
+        apps.entry(app).or_default().insert(name);
+    }
+    apps
 }
 
 /// Reads `replaces=[("shop","0001_initial"),...]` of a text without spaces.
@@ -48,7 +97,7 @@ impl Adapter for Django {
     }
 
     fn reads(&self, path: &str) -> bool {
-        name_of(path).is_some()
+        parts(path).is_some() || path.ends_with(&format!("/{CONFIG}"))
     }
 
     fn known(&self, files: &Files) -> Result<Vec<Known>, MigrationError> {
@@ -58,7 +107,7 @@ impl Adapter for Django {
                 let spaceless: String = text.chars().filter(|c| !c.is_whitespace()).collect();
                 let atomic = !spaceless.contains("atomic=False") && !leaves_transaction(text);
                 Some(Known {
-                    name: name_of(path)?,
+                    name: name_of(path, files)?,
                     checksums: Vec::new(),
                     atomic,
                     // The record is written in it, too, but after what shows.
@@ -77,8 +126,49 @@ impl Adapter for Django {
     fn join(&self, known: &[Known], rows: &[Row]) -> Vec<Migration> {
         let is_own = |row: &Row| known.iter().any(|known| app_of(&known.name) == app_of(&row.name));
         let (own, others): (Vec<Row>, Vec<Row>) = rows.iter().cloned().partition(is_own);
+        let mut all = by_name(known, &own);
+        // An app may be recorded under a label that nothing but its settings tell.
+        let (filed, of_others) = (names_of(known), by_app(others.iter().map(|row| row.name.as_str())));
+        let labels =
+            || of_others.iter().filter(|(label, _)| !CONTRIB.contains(label)).map(|(_, names)| names);
+        for one in all.iter_mut().filter(|one| one.state == State::Pending) {
+            let Some((app, name)) = one.name.split_once('.') else { continue };
+            let Some(files) = filed.get(app).filter(|_| own.iter().all(|row| app_of(&row.name) != app))
+            else {
+                continue;
+            };
+            let may_be_its = |names: &BTreeSet<&str>| {
+                names.contains(name) && (names.is_subset(files) || names.intersection(files).count() > 1)
+            };
+            if labels().any(may_be_its) {
+                one.state = State::Unknown;
+            }
+        }
         let others = others.into_iter().map(|row| Migration { name: row.name, state: State::Applied });
-        others.chain(by_name(known, &own)).collect()
+        others.chain(all).collect()
+    }
+
+    /// An app that the list has not got is the one with the same migrations under another label.
+    fn relabelled(&self, mut known: Vec<Known>, listed: &[String]) -> Vec<Known> {
+        let copy = known.clone();
+        let (filed, listed) = (names_of(&copy), by_app(listed.iter().map(String::as_str)));
+        // The only one with these migrations that one of both has alone.
+        let only = |these: &Apps<'_>, others: &Apps<'_>, names: &BTreeSet<&str>| {
+            let is_it = |(app, its): &(&&str, &BTreeSet<&str>)| *its == names && !others.contains_key(*app);
+            let mut apps = these.iter().filter(is_it).map(|(app, _)| (*app).to_owned());
+            apps.next().filter(|_| apps.next().is_none())
+        };
+        for one in &mut known {
+            let Some((app, name)) = one.name.split_once('.') else { continue };
+            let says_more = |names: &&BTreeSet<&str>| names.iter().any(|name| *name != FIRST);
+            let Some(names) = filed.get(app).filter(says_more) else { continue };
+            if only(&filed, &listed, names).as_deref() == Some(app)
+                && let Some(label) = only(&listed, &filed, names)
+            {
+                one.name = format!("{label}.{name}");
+            }
+        }
+        known
     }
 
     fn minds(&self, one: &Migration, known: &[Known], rows: &[Row]) -> bool {
@@ -158,5 +248,72 @@ mod tests {
         assert_eq!(minded(&known(""), &recorded), [""; 0]);
         let newer = [&recorded[..], &[row("shop.0003_newer")]].concat();
         assert_eq!(minded(&known(squashed), &newer), ["shop.0003_newer"]);
+    }
+
+    #[test]
+    fn an_app_goes_by_its_own_label() {
+        for (config, own) in [
+            (
+                "class Users(AppConfig):\n    name = 'apps.users'\n    label = \"accounts\"  # as ever\n",
+                "accounts",
+            ),
+            (
+                "class Users(AppConfig):\n    label: str = 'accounts'\n    verbose_name = 'Users'\n",
+                "accounts",
+            ),
+            ("class Users(AppConfig):\n    label = PREFIX + 'accounts'\n", "users"),
+            (
+                "class Users(AppConfig):\n    label = 'a'\nclass Others(AppConfig):\n    label = 'b'\n",
+                "users",
+            ),
+            ("", "users"),
+        ] {
+            let files = [("apps/users/migrations/0001_initial.py", ""), ("apps/users/apps.py", config)];
+            assert!(files.iter().all(|(path, _)| Django.reads(path)));
+            let files = files.map(|(path, text)| (path.to_owned(), text.to_owned())).into();
+            let known = Django.known(&files).unwrap();
+            assert_eq!(
+                known.into_iter().map(|known| known.name).collect::<Vec<_>>(),
+                [format!("{own}.0001_initial")]
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_be_recorded_under_another_label_is_not_pending() {
+        let files = |paths: &[&str]| paths.iter().map(|path| ((*path).to_owned(), String::new())).collect();
+        let paths = [
+            "users/migrations/0001_initial.py",
+            "users/migrations/0002_email.py",
+            "new/migrations/0001_initial.py",
+        ];
+        let known = Django.known(&files(&paths)).unwrap();
+        let states = |rows: &[&str]| -> Vec<String> {
+            let rows: Vec<Row> = rows.iter().map(|name| row(name)).collect();
+            let own = Django.join(&known, &rows).into_iter().filter(|one| !one.is_applied());
+            own.map(|one| {
+                format!("{} {}", one.name, one.state.in_words().split(':').next().unwrap_or_default())
+            })
+            .collect()
+        };
+        let pending = ["new.0001_initial pending", "users.0001_initial pending", "users.0002_email pending"];
+        // Nearly every app has a first one, and those of Django are known.
+        assert_eq!(states(&["sessions.0001_initial", "tags.0001_initial", "tags.0002_slug"]), pending);
+        let unknown = ["users.0001_initial applied or pending", "users.0002_email applied or pending"];
+        let rows = ["accounts.0001_initial", "accounts.0002_email"];
+        assert_eq!(states(&[&rows[..], &["accounts.0003_newer"]].concat())[1..], unknown);
+        assert_eq!(states(&[&rows[..], &["users.0001_initial"]].concat()), [pending[0], pending[2]]);
+
+        let relabelled = |listed: &[&str]| -> Vec<String> {
+            let listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
+            Django.relabelled(known.clone(), &listed).into_iter().map(|known| known.name).collect()
+        };
+        let listed = ["new.0001_initial", "accounts.0001_initial", "accounts.0002_email"];
+        assert_eq!(relabelled(&listed), ["new.0001_initial", "accounts.0001_initial", "accounts.0002_email"]);
+        // Two that may be it are neither; nor is one with a first migration alone.
+        let two = ["accounts.0001_initial", "accounts.0002_email", "x.0001_initial", "x.0002_email"];
+        let own = ["new.0001_initial", "users.0001_initial", "users.0002_email"];
+        assert_eq!(relabelled(&two), own);
+        assert_eq!(relabelled(&["y.0001_initial", "users.0001_initial", "users.0002_email"]), own);
     }
 }

@@ -300,16 +300,11 @@ impl Run<'_> {
         }
         // Nobody has seen whether it runs in one transaction.
         let of_package = |name: &String| Known { name: name.clone(), ..Known::default() };
-        look.known = all
-            .iter()
-            .map(|name| {
-                look.known
-                    .iter()
-                    .find(|known| known.name == *name)
-                    .cloned()
-                    .unwrap_or_else(|| of_package(name))
-            })
-            .collect();
+        let own = self.adapter.relabelled(std::mem::take(&mut look.known), all);
+        let one = |name: &String| {
+            own.iter().find(|known| known.name == *name).cloned().unwrap_or_else(|| of_package(name))
+        };
+        look.known = all.iter().map(one).collect();
         look.states = self.adapter.join(&look.known, &look.rows);
     }
 

@@ -1,5 +1,6 @@
 //! Migration tools as apps have them, each the real one, against a real server.
 
+mod labels;
 mod leftovers;
 
 use std::cell::Cell;
