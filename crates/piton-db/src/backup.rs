@@ -176,8 +176,7 @@ async fn dump_claimed(
     let snapshot = Snapshot::take(&client, options.lock_wait).await?;
     // Read from the session that exported the snapshot, so that the listing and the dump see one moment.
     let mut structure = Structure::read(&client).await?;
-    // A copy for another environment is no way back, and sums of few rows would tell them.
-    let brought = brought::read(&client, made_for.from.is_none()).await?;
+    let brought = brought::read(&client).await?;
     let sequences = sequences(&client).await?;
     let mut large_objects = match options.drops_large_objects() {
         true => BTreeMap::new(),

@@ -333,7 +333,7 @@ pub async fn compare(
     let (mut versions, changes) = versions::other_extensions(wanted.changes_to(&structure));
     versions
         .extend(versions::other_collations(&manifest.collations, &versions::own_collations(&client).await?));
-    let brought = brought::read(&client, manifest.made_for.from.is_none()).await?;
+    let brought = brought::read(&client).await?;
     let lost = brought::lost(&manifest.brought, &brought, &structure, &versions);
     differences.extend(changes.into_iter().chain(lost).map(Difference::Object));
     if owners == Owners::Kept {

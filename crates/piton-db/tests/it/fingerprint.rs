@@ -276,17 +276,7 @@ async fn what_people_add_to_an_extension_fails_the_proof() {
         return skip("the contributed modules of PostgreSQL");
     }
     run(&db, "create extension hstore; create extension citext; create extension postgres_fdw").await;
-    let folder = tempfile::tempdir().unwrap();
-    let golden = db.with_name("added_to_golden");
-    let proved = async |name: &str| -> Vec<String> {
-        let dir = folder.path().join(name);
-        let manifest =
-            dump(&db, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
-        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
-        let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
-        proof.differences.iter().map(ToString::to_string).collect()
-    };
-    assert_eq!(proved("before").await, Vec::<String>::new());
+    assert_eq!(differences(&db, "added_to_golden", "select").await, Vec::<String>::new());
     run(
         &db,
         "create table kept (a int); insert into kept values (1), (2); create index kept_a on kept (a);
@@ -299,7 +289,7 @@ async fn what_people_add_to_an_extension_fails_the_proof() {
     .await;
     let dropped = "is missing: no dump has what was added to an extension";
     assert_eq!(
-        proved("after").await,
+        differences(&db, "added_to_golden", "select").await,
         [
             format!("extension hstore: column public.kept.a {dropped}"),
             format!("extension hstore: column public.kept.b {dropped}"),
@@ -314,11 +304,11 @@ async fn what_people_add_to_an_extension_fails_the_proof() {
         ]
     );
     run(&db, "alter extension hstore drop table kept; comment on type hstore is null").await;
-    assert_eq!(proved("back").await, Vec::<String>::new());
+    assert_eq!(differences(&db, "added_to_golden", "select").await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn rows_in_an_extensions_own_table_fail_the_proof() {
+async fn rows_that_an_extension_keeps_in_its_own_table_are_its_own() {
     // An extension of its own in a server's folder of extensions is nobody's to write to: one that is there is given a table that
     // its own script would have made, in the copy as well.
     let Some((_, db)) = fresh("seeded").await else { return };
@@ -327,30 +317,21 @@ async fn rows_in_an_extensions_own_table_fail_the_proof() {
         return skip("the contributed modules of PostgreSQL");
     }
     let seed =
-        "create table seed (a int); insert into seed values (1), (2); create unlogged table queue (a int);
-                alter extension hstore add table seed; alter extension hstore add table queue";
-    run(&db, &format!("create extension hstore; {seed}")).await;
+        "create table seed (a int); insert into seed values (1), (2); alter extension hstore add table seed";
+    run(&db, &format!("create extension hstore; {seed}; insert into seed values (3)")).await;
+    assert_eq!(differences(&db, "seeded_golden", seed).await, Vec::<String>::new());
+}
+
+/// Backs a database up and tells in which words the proof fails; in the copy something is run before it is compared.
+async fn differences(db: &Database, golden: &str, before: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    let golden = db.with_name("seeded_golden");
-    for (name, more, wanted) in [
-        ("as_it_was", "select", vec![]),
-        (
-            "more",
-            "insert into seed values (3); insert into queue values (4)",
-            vec!["extension hstore: rows of \"public\".\"seed\" was `3 rows"],
-        ),
-    ] {
-        run(&db, more).await;
-        let dir = folder.path().join(name);
-        let manifest =
-            dump(&db, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
-        restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
-        run(&golden, seed).await;
-        let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
-        let said: Vec<String> = proof.differences.iter().map(ToString::to_string).collect();
-        assert_eq!(said.len(), wanted.len(), "{said:?}");
-        assert!(said.iter().zip(wanted).all(|(said, wanted)| said.starts_with(wanted)), "{said:?}");
-    }
+    let dir = folder.path().join("backup");
+    let golden = db.with_name(golden);
+    let manifest = dump(db, &dir, &crate::backup::shop(), DumpOptions::default(), &mut quiet).await.unwrap();
+    restore(&dir, &golden, &label(Purpose::Golden), Owners::Kept, 2, &mut quiet).await.unwrap();
+    run(&golden, before).await;
+    let proof = compare(&manifest, &golden, Owners::Kept, &mut quiet).await.unwrap();
+    proof.differences.iter().map(ToString::to_string).collect()
 }
 
 #[tokio::test]
