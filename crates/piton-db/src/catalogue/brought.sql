@@ -1,10 +1,11 @@
 -- What belongs to extensions, and what stands on their tables: no dump holds it. In three columns: the extension, the object as
--- the listing has it, and its definition. It runs where a backup is taken or proved, and not with each listing.
+-- the listing has it, and its definition. It runs where a backup is taken or proved, and not with each listing. Whatever its oid:
+-- plpgsql's members have small ones where it is template0's, as in each copy, and others where it was made anew.
 with
 belongs as (
     select quote_ident(e.extname) as extension, e.oid as of, d.classid, d.objid
     from pg_depend d join pg_extension e on e.oid = d.refobjid
-    where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and d.objid >= 16384
+    where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
 ),
 rel as (
     select b.extension, c.*, format('%I.%I', n.nspname, c.relname) as name
