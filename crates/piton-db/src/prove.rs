@@ -229,25 +229,27 @@ impl fmt::Display for Difference {
                     write!(f, "table {table}: {} rows dumped, {} restored", dumped.rows, restored.rows)
                 }
             }
-            Self::Object(Change::Removed { object, definition }) if is_invalid_index(object, definition) => {
-                let index = object.trim_start_matches("index ");
-                write!(
-                    f,
-                    "{object} is missing: it is invalid in the original, where a concurrent build has failed, and no dump has such a \
-                     one; DROP INDEX CONCURRENTLY {index}, or REINDEX INDEX CONCURRENTLY {index}"
-                )
+            Self::Object(change) => {
+                change.fmt(f)?;
+                let Change::Removed { object, definition } = change else { return Ok(()) };
+                if is_invalid_index(object, definition) {
+                    let index = object.trim_start_matches("index ");
+                    return write!(
+                        f,
+                        ": it is invalid in the original, where a concurrent build has failed, and no dump has such a one; DROP INDEX \
+                         CONCURRENTLY {index}, or REINDEX INDEX CONCURRENTLY {index}"
+                    );
+                }
+                match brought::member(object) {
+                    Some((extension, member)) if definition.is_empty() => write!(
+                        f,
+                        ": no dump has what was made a member; ALTER EXTENSION {extension} DROP {} makes it the database's own",
+                        brought::in_sql(member)
+                    ),
+                    Some(_) => write!(f, ": no dump has what was added to an extension"),
+                    None => Ok(()),
+                }
             }
-            Self::Object(Change::Removed { object, definition }) => match brought::member(object) {
-                Some((extension, member)) if definition.is_empty() => write!(
-                    f,
-                    "{object} is missing: no dump has what was made a member; ALTER EXTENSION {extension} DROP {} makes it the \
-                     database's own",
-                    brought::in_sql(member)
-                ),
-                Some(_) => write!(f, "{object} is missing: no dump has what was added to an extension"),
-                None => write!(f, "{object} is missing"),
-            },
-            Self::Object(change) => change.fmt(f),
             Self::Property { what } => write!(f, "the database: {what}"),
             Self::Sequence { name, source, restored: Some(restored) } => {
                 write!(f, "sequence {name}: its next value was {source}, restored it is {restored}")
