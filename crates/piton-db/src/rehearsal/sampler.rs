@@ -313,9 +313,9 @@ impl Sampler {
             .query(&self.locks, &[&self.database, &self.ours])
             .await
             .doing(|| "look which locks are held".into())?;
-        let (step, answered) = {
+        let step = {
             let begun = self.task.begun.lock().unwrap_or_else(PoisonError::into_inner);
-            (step_at(&begun, asked), step_at(&begun, Instant::now()))
+            step_of_look(&begun, asked, Instant::now())
         };
         let mut held: BTreeSet<Held> = BTreeSet::new();
         for row in &rows {
@@ -325,11 +325,11 @@ impl Sampler {
         for gone in self.open.keys().filter(|lock| !held.contains(*lock)).copied().collect::<Vec<_>>() {
             self.close(gone, asked);
         }
-        if step != answered {
-            // The server may have looked in either; what lasts is seen again.
+        let Ok(step) = step else {
+            // What lasts is seen again.
             self.last = asked;
             return Ok(());
-        }
+        };
         // A lock that is seen for the first time was taken after the look before.
         let since = self.last;
         for lock in &held {
@@ -417,6 +417,20 @@ impl Definition {
     }
 }
 
+/// A look that began in one step and ended in another: the server may have looked in either.
+#[derive(Debug, PartialEq, Eq)]
+struct OfNeither;
+
+/// Returns the step of a look; nothing before the first.
+fn step_of_look(
+    begun: &[(String, Instant)],
+    asked: Instant,
+    answered: Instant,
+) -> Result<Option<usize>, OfNeither> {
+    let step = step_at(begun, asked);
+    if step == step_at(begun, answered) { Ok(step) } else { Err(OfNeither) }
+}
+
 /// Lists the tables whose rows in the catalogue have changed, each with the lock that this takes.
 fn redefined_since(
     before: &BTreeMap<String, Definition>,
@@ -466,4 +480,26 @@ async fn probing_session(copy: &Database) -> Result<(i32, Session), DbError> {
 pub(super) async fn pid(client: &Client) -> Result<i32, DbError> {
     let row = client.query_one("select pg_catalog.pg_backend_pid()", &[]).await;
     row.doing(|| "ask for the session's number".into()).map(|row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_spans_two_steps_is_of_neither() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let begun = [("one".to_owned(), at(10)), ("two".to_owned(), at(30))];
+        for (asked, answered, step) in [
+            (0, 5, Ok(None)),
+            (5, 15, Err(OfNeither)),
+            (10, 29, Ok(Some(0))),
+            (29, 30, Err(OfNeither)),
+            (30, 90, Ok(Some(1))),
+            (5, 90, Err(OfNeither)),
+        ] {
+            assert_eq!(step_of_look(&begun, at(asked), at(answered)), step, "{asked} to {answered}");
+        }
+    }
 }
