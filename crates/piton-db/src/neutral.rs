@@ -74,10 +74,11 @@ impl Neutralised {
     }
 }
 
-/// What reads foreign tables or calls dblink, through views, functions, operators, domains and partitions as well.
+/// What reads foreign tables or calls what leads elsewhere, through views, functions, operators, domains and partitions as well.
 ///
-/// Inside the text of a function it cannot be seen: where the database has a way out, one that people made may be it. A body that is
-/// no text (`BEGIN ATOMIC`) is known by what it depends on.
+/// That is what an extension has whose functions reach out, and what is written in an untrusted language, which may do anything.
+/// Inside the text of a function a call cannot be seen: where the database has a way out, one that people made may be it. A body
+/// that is no text (`BEGIN ATOMIC`) is known by what it depends on.
 const FOREIGN: &str = "
     with recursive edge(class, oid, above_class, above) as (
         -- What a view reads, its rule depends on.
@@ -97,19 +98,27 @@ const FOREIGN: &str = "
         select 'pg_catalog.pg_class'::regclass, inhrelid, 'pg_catalog.pg_class'::regclass, inhparent
         from pg_catalog.pg_inherits
     ),
+    way_out(oid) as (
+        select d.objid
+        from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on d.refclassid = 'pg_catalog.pg_extension'::regclass and e.oid = d.refobjid
+        where e.extname in ('dblink', 'http', 'pg_net', 'aws_s3', 'aws_lambda')
+          and d.classid = 'pg_catalog.pg_proc'::regclass and d.deptype = 'e'
+        union
+        select p.oid
+        from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+        where not l.lanpltrusted and l.lanname not in ('c', 'internal')
+    ),
     found(class, oid) as (
         select 'pg_catalog.pg_class'::regclass::oid, oid from pg_catalog.pg_class where relkind = 'f'
         union
-        select d.classid, d.objid
-        from pg_catalog.pg_depend d
-        join pg_catalog.pg_extension e on d.refclassid = 'pg_catalog.pg_extension'::regclass and e.oid = d.refobjid
-        where e.extname = 'dblink' and d.deptype = 'e'
+        select 'pg_catalog.pg_proc'::regclass, oid from way_out
         union
         select 'pg_catalog.pg_proc'::regclass, p.oid
         from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
         where p.oid >= 16384 and p.prokind <> 'a' and l.lanname <> 'internal' and pg_catalog.to_jsonb(p) ->> 'prosqlbody' is null
           and (exists (select from pg_catalog.pg_foreign_server)
-               or exists (select from pg_catalog.pg_extension where extname = 'dblink'))
+               or exists (select from way_out))
           and not exists (
             select from pg_catalog.pg_depend d
             where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')

@@ -608,7 +608,15 @@ async fn a_view_that_calls_a_function_is_filled_where_nothing_leads_elsewhere() 
     let folder = tempfile::tempdir().unwrap();
     for (name, more, filled) in [
         ("without", "select", 1),
-        ("with", "create foreign data wrapper w; create server s foreign data wrapper w", 0),
+        (
+            "written in what may do anything",
+            "create function handler() returns language_handler language c as '$libdir/plpgsql', 'plpgsql_call_handler';
+             create language speech handler handler;
+             create function says() returns int language speech as 'begin return 1; end'",
+            0,
+        ),
+        ("a language alone", "drop function says()", 1),
+        ("a server", "create foreign data wrapper w; create server s foreign data wrapper w", 0),
     ] {
         run(&source, more).await;
         let dir = folder.path().join(name);
@@ -623,6 +631,36 @@ async fn a_view_that_calls_a_function_is_filled_where_nothing_leads_elsewhere() 
             filled,
             "{name}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_calls_an_extension_that_reaches_out_is_not_filled() {
+    let Some((_, source)) = fresh("outward").await else { return };
+    let client = source.connect().await.unwrap();
+    if number(&client, "select count(*) from pg_available_extensions where name = 'hstore'").await == 0 {
+        return piton_testkit::postgres::skip("the contributed modules of PostgreSQL");
+    }
+    run(
+        &source,
+        "create extension hstore;
+         create materialized view direct as select akeys('a=>1');
+         create function own() returns int language plpgsql as 'begin return 1; end';
+         create materialized view through as select own()",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    // Those that reach out are on few servers: one that is there goes by their names.
+    let mut name = "hstore";
+    for (other, wanted) in
+        [("hstore", 0), ("http", 2), ("pg_net", 2), ("aws_s3", 2), ("aws_lambda", 2), ("pg_netting", 0)]
+    {
+        run(&source, &format!("update pg_extension set extname = '{other}' where extname = '{name}'")).await;
+        name = other;
+        let dir = folder.path().join(name);
+        let manifest = dump(&source, &dir, &for_staging(), DumpOptions::default(), &mut quiet).await.unwrap();
+        let views = Neutralised::of(&manifest).foreign_views;
+        assert_eq!(views.len(), wanted, "{name}: {views:?}");
     }
 }
 
