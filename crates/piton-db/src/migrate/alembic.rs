@@ -45,13 +45,14 @@ impl Adapter for Alembic {
             let [name] = &revision[..] else { return Err(wrong("`revision` is not one name".into())) };
             let mut needs = literal(text, "down_revision").map_err(wrong)?.unwrap_or_default();
             needs.extend(literal(text, "depends_on").map_err(wrong)?.unwrap_or_default());
+            // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
+            let atomic = !outside && !leaves_transaction(text);
             let known = Known {
                 name: name.clone(),
                 checksums: Vec::new(),
-                // Whatever runs outside of the migration's transaction says so in its file, or in `env.py`.
-                atomic: !outside && !leaves_transaction(text),
+                atomic,
                 // The record is written in it, too.
-                shows: !outside && !leaves_transaction(text),
+                shows: atomic,
                 waits_harmlessly: python::revision_is_concurrent(text),
                 needs,
                 ..Known::default()
