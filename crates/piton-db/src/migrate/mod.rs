@@ -2,6 +2,7 @@
 
 mod adapter;
 mod alembic;
+mod alter;
 mod commands;
 mod django;
 mod foreign;

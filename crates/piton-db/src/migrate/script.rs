@@ -3,6 +3,8 @@
 //! Quotes, dollar quotes, nested comments, parentheses and the bodies of SQL-standard functions (`BEGIN ATOMIC ... END`) are
 //! followed, because a semicolon within them ends nothing.
 
+use super::alter::{Part, parts};
+
 /// One statement of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
@@ -192,30 +194,28 @@ impl Statement {
         let pair = |a: &str, b: &str| self.words.windows(2).any(|pair| pair[0] == a && pair[1] == b);
         let may_do_nothing = pair("OR", "REPLACE") || pair("IF", "NOT") || pair("IF", "EXISTS");
         let alters = || {
-            self.starts(&["ALTER", "TABLE"])
-                && (self.has("RENAME") || (self.has("ADD") && !pair("ADD", "GENERATED")))
+            let shows = |part: &Part| part.does("rename") || (part.does("add") && !part.is_of_column);
+            self.starts(&["ALTER", "TABLE"]) && parts(self).iter().any(shows)
         };
         !may_do_nothing && (self.starts(&["CREATE"]) || self.starts(&["DROP"]) || alters())
     }
 
     /// Tells whether the statement takes away what another one may give back.
     fn takes(&self) -> bool {
-        self.starts(&["DROP"]) || (self.starts(&["ALTER"]) && (self.has("DROP") || self.moves()))
+        self.starts(&["DROP"]) || parts(self).iter().any(|part| part.does("drop") || part.moves())
     }
 
     /// Tells whether the statement gives what another one may have taken away.
     fn gives(&self) -> bool {
-        self.starts(&["CREATE"])
-            || (self.starts(&["ALTER"]) && (self.has("ADD") || self.has("SET") || self.moves()))
-    }
-
-    fn moves(&self) -> bool {
-        self.has("RENAME") || self.words.windows(2).any(|pair| pair[0] == "SET" && pair[1] == "SCHEMA")
+        let gives = |part: &Part| part.does("add") || part.does("set") || part.moves();
+        self.starts(&["CREATE"]) || parts(self).iter().any(gives)
     }
 
     /// Tells whether the statement may change values and leave the definition as it is.
     fn changes_values(&self) -> bool {
-        self.starts(&["ALTER"]) && (self.has("TYPE") || self.has("RESTART"))
+        let restarts =
+            |part: &Part| part.has("restart") && (part.is_of_column || self.starts(&["ALTER", "SEQUENCE"]));
+        parts(self).iter().any(|part| part.changes_type() || restarts(part))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -237,18 +237,31 @@ impl Statement {
 
     /// Takes the statement apart, up to its first parenthesis.
     pub(super) fn tokens(&self) -> Vec<Token> {
+        self.all_tokens().into_iter().take_while(|token| *token != Token::Other('(')).collect()
+    }
+
+    /// Takes the statement apart, without the texts in it.
+    pub(super) fn all_tokens(&self) -> Vec<Token> {
         let mut reader = Reader { text: &self.text, at: 0, line: 1 };
         let mut tokens = Vec::new();
-        while let Some(c) = reader.peek().filter(|c| *c != '(') {
+        while let Some(c) = reader.peek() {
             let (rest, from) = (reader.rest(), reader.at);
+            let escapes = self.text[..from].ends_with(['e', 'E'])
+                && matches!(tokens.last(), Some(Token::Name(name)) if name == "e");
             if rest.starts_with("--") {
                 reader.skip(rest.find('\n').unwrap_or(rest.len()));
-            } else if rest.starts_with("/*") && reader.comment().is_ok() {
+            } else if (rest.starts_with("/*") && reader.comment().is_ok())
+                || (c == '\'' && reader.quoted('\'', escapes).is_ok())
+                || (c == '$' && reader.dollar_tag().is_some() && reader.dollar_quoted().is_ok())
+            {
             } else if c == '"' && reader.quoted('"', false).is_ok() {
                 let name = &self.text[from + 1..reader.at - 1];
                 tokens.push(Token::Name(name.replace("\"\"", "\"")));
             } else if is_word_start(c) {
                 tokens.push(Token::Name(reader.word().to_ascii_lowercase()));
+            } else if c.is_ascii_digit() {
+                reader.word();
+                tokens.push(Token::Other(c));
             } else {
                 reader.skip(c.len_utf8());
                 if !c.is_whitespace() {
@@ -606,6 +619,23 @@ mod tests {
             ("alter table a rename to b; alter table c rename to a", false, true),
             ("create table c (n int); alter table a alter b type text using lower(b)", false, true),
             ("alter sequence s restart with 5", false, true),
+            ("alter table a alter n set generated always restart", false, true),
+            ("alter table a alter column b set data type text", false, true),
+            ("alter type t alter attribute b type text", false, true),
+            ("alter foreign table a drop column b; alter foreign table a add column b int", false, true),
+            // What is called so does nothing of it.
+            ("alter table items add column type text, add \"set\" int, add restart int", true, false),
+            ("alter table type alter type set default 'a, type b', alter restart drop not null", false, true),
+            ("alter table only s.set drop column type, drop column if exists add", false, false),
+            (
+                "alter table a drop constraint c, drop set; alter table a validate constraint add",
+                false,
+                false,
+            ),
+            ("alter table a add constraint c check (type in ('a') or drop)", true, false),
+            ("alter table a alter add drop default", false, false),
+            ("alter type e add value 'x'", false, false),
+            ("alter trigger t on a rename to u", false, true),
         ] {
             let statements = split(script).unwrap();
             assert_eq!((shows(&statements), hides(&statements)), (shown, hidden), "{script}");
@@ -693,6 +723,7 @@ mod tests {
                     let at = rest.find(&statement.text);
                     prop_assert!(at.is_some());
                     rest = &rest[at.unwrap() + statement.text.len()..];
+                    let _ = statement.all_tokens();
                 }
             }
         }
