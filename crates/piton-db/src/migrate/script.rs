@@ -230,6 +230,18 @@ impl Statement {
         self.sets_session() || self.starts(&["VACUUM"]) || (rebuilds && !leaves_an_index())
     }
 
+    /// Tells whether the statement may commit some of its work before its end; any other is a transaction as a whole.
+    pub(super) fn commits_within(&self) -> bool {
+        let says = |word: &str| self.text.to_ascii_lowercase().contains(word);
+        let through_many = ["REINDEX", "CLUSTER", "VACUUM"];
+        self.starts(&["CALL"])
+            // A block in whichever language commits by this word, or calls what does.
+            || (self.starts(&["DO"]) && (says("commit") || says("call")))
+            || through_many.iter().any(|word| self.starts(&[word]))
+            // A view is refreshed in one.
+            || (self.has("CONCURRENTLY") && !self.starts(&["REFRESH"]))
+    }
+
     /// Tells whether the statement sets something for those that follow it in its session.
     pub(super) fn sets_session(&self) -> bool {
         self.starts(&["SET"]) || self.starts(&["RESET"])
@@ -639,6 +651,32 @@ mod tests {
         ] {
             let statements = split(script).unwrap();
             assert_eq!((shows(&statements), hides(&statements)), (shown, hidden), "{script}");
+        }
+    }
+
+    #[test]
+    fn what_may_commit_before_its_end_is_known() {
+        let commits = |sql: &str| split(sql).unwrap()[0].commits_within();
+        for within in [
+            "call p()",
+            "do $$ begin insert into a values (1); Commit; end $$",
+            "do 'begin call p(); end'",
+            "drop index concurrently i",
+            "alter table a detach partition p concurrently",
+            "reindex schema s",
+            "cluster",
+            "vacuum a",
+        ] {
+            assert!(commits(within), "{within}");
+        }
+        for whole in [
+            "insert into commits values ('call')",
+            "do $$ begin perform 1/0; end $$",
+            "create table call (n int)",
+            "refresh materialized view concurrently v",
+            "alter table a add n int",
+        ] {
+            assert!(!commits(whole), "{whole}");
         }
     }
 
