@@ -192,6 +192,14 @@ impl SqlFolder {
         Ok(())
     }
 
+    /// Tells whether the migration that comes next surely runs in one transaction.
+    pub(super) async fn next_is_one_transaction(&self, database: &Database) -> bool {
+        let Ok(states) = self.status(database).await else { return false };
+        let next = states.iter().find(|one| !one.is_applied());
+        let text = next.and_then(|next| self.text(&next.name).ok().flatten());
+        text.is_some_and(|text| !super::runs_one_by_one(&text))
+    }
+
     /// Reads a migration's file; `None` when there is none.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, DbError> {
         match fs::read_to_string(self.dir.join(name)) {
