@@ -14,6 +14,8 @@ pub(super) struct Known {
     pub(super) name: String,
     /// The checksums that the tool may have noted of it; empty where it notes none.
     pub(super) checksums: Vec<String>,
+    /// Whether it runs in one transaction: of what the server has refused of it, nothing was kept.
+    pub(super) one_transaction: bool,
     /// Whether the same structure, and the same tables with it, before and after a failure tell that nothing of it was kept.
     pub(super) atomic: bool,
     /// Whether the structure tells that alone, another database's as well.
@@ -71,6 +73,12 @@ pub(super) trait Adapter: Send + Sync {
     /// Tells whether the tool's record has a migration that began and did not end.
     fn notes_failures(&self) -> bool {
         true
+    }
+
+    /// Tells whether a failure was the script's own, and not one of what the tool notes after it; `noted` says whether the record
+    /// has anything new.
+    fn is_of_script(&self, _said: &str, _noted: bool) -> bool {
+        false
     }
 
     /// Tells whether the tool's driver may know nothing of libpq's variables, and has to find everything in the URL.
@@ -198,12 +206,14 @@ pub(super) fn hides(script: &str) -> bool {
 
 /// Tells whether a script runs in one transaction when it is sent to the server as a whole.
 pub(super) fn is_one_transaction(script: &str) -> bool {
-    script::read(script).is_ok_and(|(_, mode)| mode == script::Mode::OneTransaction)
+    let Ok((statements, script::Mode::OneTransaction)) = script::read(script) else { return false };
+    // What is sent alone may commit before its end; among others it may not.
+    is_wrapped(script) || statements.len() > 1 || !statements.iter().any(script::Statement::commits_within)
 }
 
 /// Tells whether a script is one transaction by its own `BEGIN` and `COMMIT`.
 pub(super) fn is_wrapped(script: &str) -> bool {
-    is_one_transaction(script)
+    matches!(script::read(script), Ok((_, script::Mode::OneTransaction)))
         && script::split(script)
             .is_ok_and(|statements| statements.first().is_some_and(script::Statement::begins_transaction))
 }

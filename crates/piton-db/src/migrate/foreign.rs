@@ -328,9 +328,7 @@ impl Run<'_> {
                 let left = "whether something of it was kept is not known; the tool's record tells".into();
                 return Err(failed(name, said.last, left, trouble));
             }
-            let clean = at_once.iter().all(|known| known.atomic)
-                && !self.has_more(before).await?
-                && stood == Stood::of(self.adapter, self.database, &at_once).await?;
+            let clean = self.left_nothing(&at_once, before, &stood, &said).await?;
             if clean {
                 self.forget(&at_once, before).await?;
             }
@@ -385,10 +383,25 @@ impl Run<'_> {
         }
     }
 
-    /// Tells whether a run that failed has applied something all the same.
-    async fn has_more(&self, before: &Look) -> Result<bool, DbError> {
+    /// Tells whether a run that failed has surely left nothing.
+    async fn left_nothing(
+        &self,
+        at_once: &[Known],
+        before: &Look,
+        stood: &Stood,
+        said: &Said,
+    ) -> Result<bool, DbError> {
+        let look = self.look().await?;
         let was = |name: &str| before.states.iter().any(|one| one.name == name && one.is_applied());
-        Ok(self.look().await?.states.iter().any(|one| one.is_applied() && !was(&one.name)))
+        if look.states.iter().any(|one| one.is_applied() && !was(&one.name)) {
+            return Ok(false);
+        }
+        // What was refused of one transaction is gone. Else, as where the record is what failed, the structure has to tell.
+        let refused = at_once.iter().all(|known| known.one_transaction)
+            && self.adapter.is_of_script(&said.own, look.rows != before.rows);
+        Ok(refused
+            || (at_once.iter().all(|known| known.atomic)
+                && *stood == Stood::of(self.adapter, self.database, at_once).await?))
     }
 
     /// Takes a failure that left nothing out of the tool's record, where it was not before.

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, hides, program, shows_as_a_whole, waits_harmlessly};
+use super::adapter::{
+    Adapter, Known, Row, hides, is_one_transaction, program, shows_as_a_whole, waits_harmlessly,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
 
@@ -49,7 +51,9 @@ impl Adapter for GolangMigrate {
             let one = Known {
                 name: name.to_owned(),
                 checksums: Vec::new(),
-                // A file is sent to the server as a whole; what ends it well is recorded after its commit.
+                // A file is sent to the server as a whole.
+                one_transaction: is_one_transaction(text),
+                // What ends it well is recorded after its commit.
                 atomic: shows_as_a_whole(text),
                 shows: shows_as_a_whole(text) && !hides(text),
                 waits_harmlessly: waits_harmlessly(text),
@@ -77,6 +81,11 @@ impl Adapter for GolangMigrate {
             all.push(Migration { name: row.name.clone(), state: State::Missing });
         }
         all
+    }
+
+    /// The record is dirty before the script begins; of what fails in writing the record, the tool does not say that it is a migration's.
+    fn is_of_script(&self, said: &str, noted: bool) -> bool {
+        !noted || said.contains("migration failed")
     }
 
     fn apply(&self, app: &Path, folder: &Path, _name: &str) -> Command {

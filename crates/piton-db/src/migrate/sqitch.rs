@@ -130,11 +130,13 @@ impl Adapter for Sqitch {
             let sha1 = |text: &String| {
                 hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
             };
+            let one_transaction = script.is_some_and(|text| is_wrapped(text));
             // What was deployed is recorded after the script's own commit.
-            let atomic = script.is_some_and(|text| is_wrapped(text) && shows_as_a_whole(text));
+            let atomic = one_transaction && script.is_some_and(|text| shows_as_a_whole(text));
             Known {
                 name,
                 checksums: script.map(sha1).into_iter().collect(),
+                one_transaction,
                 atomic,
                 shows: atomic && script.is_some_and(|text| !hides(text)),
                 whole: atomic,
@@ -152,6 +154,11 @@ impl Adapter for Sqitch {
     fn minds(&self, one: &Migration, _known: &[Known], _rows: &[Row]) -> bool {
         // It tries again by itself what has left nothing.
         !matches!(one.state, State::Applied | State::Pending | State::Failed { .. })
+    }
+
+    /// psql runs the script, up to its first error, and names it; the record is written without psql.
+    fn is_of_script(&self, said: &str, _noted: bool) -> bool {
+        said.lines().any(|line| line.starts_with("psql:") && line.contains(" ERROR: "))
     }
 
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {

@@ -1,5 +1,7 @@
 //! What a failure has left where neither the structure nor the tool's record tells.
 
+use piton_testkit::postgres::eventually;
+
 use super::*;
 
 #[tokio::test]
@@ -63,6 +65,7 @@ async fn rows_that_were_committed_before_the_record_are_not_said_to_be_gone() {
         let Some(app) = App::new(kit, name).await else { continue };
         app.write(1, "create table a (n int)");
         app.apply().await.unwrap();
+        a_lock_is_tried_again_for_rows(&app).await;
         let golden = format!("{name}_golden");
         app.cluster.create_database(&golden).await;
         let golden = database(app.cluster, &golden);
@@ -71,12 +74,37 @@ async fn rows_that_were_committed_before_the_record_are_not_said_to_be_gone() {
         for db in [&app.db, &golden] {
             run_sql(db, &refuse).await;
         }
-        app.write(2, "insert into a values (1)");
+        app.write(4, "insert into a values (1)");
         let error = app.failure().await.to_string();
         assert!(error.contains("not recorded") && error.ends_with("some of it may be kept"), "{error}");
         assert_eq!(app.count("select count(*) from a").await, 1);
         assert!(!app.migrations().left_nothing(&app.db, &golden, &before, true).await.unwrap());
-        assert_eq!(app.states().await.pop().unwrap(), format!("{} half", app.name(2)));
+        assert_eq!(app.states().await.pop().unwrap(), format!("{} half", app.name(4)));
         assert!(matches!(app.refusal().await, MigrationError::Unclear { .. }));
+    }
+}
+
+/// A lock that was not to be had is the script's own failure, and proves that nothing of it was kept, whatever the structure shows.
+async fn a_lock_is_tried_again_for_rows(app: &App) {
+    for (number, sql) in
+        [(2, "delete from a"), (3, "alter table a add column if not exists x int; update a set x = 0")]
+    {
+        app.write(number, sql);
+        let name = app.name(number);
+        let mut holder = app.db.connect().await.unwrap();
+        let held = holder.transaction().await.unwrap();
+        held.batch_execute("lock table a in access exclusive mode").await.unwrap();
+        let error = app.failure().await;
+        assert!(matches!(&error, MigrationError::Locked { attempts: 2, .. }), "{error}");
+        assert_eq!(app.states().await.pop().unwrap(), format!("{name} pending"));
+        // The holder ends after the first attempt.
+        let ends = async {
+            let waiting = "select count(*) from pg_locks where not granted and relation = 'a'::regclass";
+            eventually("it waits", async || app.count(waiting).await > 0).await;
+            eventually("it gives up", async || app.count(waiting).await == 0).await;
+            held.rollback().await.unwrap();
+        };
+        let (applied, ()) = tokio::join!(app.apply(), ends);
+        assert_eq!(applied.unwrap().0, [name]);
     }
 }
