@@ -39,7 +39,7 @@ struct Before {
     applied: Vec<Recorded>,
     /// Whether the database had a record of migrations at all.
     recorded: bool,
-    /// What was begun last; `None` when nothing was, empty when its name is not known.
+    /// What was begun last and may have left something; `None` when nothing was, empty when its name is not known.
     #[serde(default = "something")]
     begun: Option<String>,
     /// On the way back: the state in which nothing was found that a swap would lose.
@@ -268,6 +268,8 @@ impl Act for Migrate {
             let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
             ctx.note(&Before { applied, recorded, begun: None, lossless: None })?;
         }
+        // An earlier attempt was cut off, and may have left what this one does not see.
+        let cut_off = noted(ctx).is_some_and(|before| before.begun.is_some());
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         let report = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref());
         let unwritten: RefCell<Option<Fault>> = RefCell::new(None);
@@ -284,6 +286,12 @@ impl Act for Migrate {
         };
         let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
         unwritten.take().map_or(Ok(()), Err)?;
+        if let Err(DbError::Migration(error)) = &applied
+            && let (Some(before), true) = (noted(ctx), error.left_nothing() && !cut_off)
+        {
+            // As if it had not been begun; what was applied before it is in the record.
+            ctx.note(&Before { begun: None, ..before })?;
+        }
         let applied = applied.map_err(|error| match error {
             DbError::Migration(MigrationError::InTheWay(blockers)) => in_the_way(ctx, &database, &blockers),
             error => fault_on_live(ctx, &error),

@@ -344,7 +344,10 @@ impl Run<'_> {
                 return Err(MigrationError::Locked { name, line, attempts, each, holders }.into());
             }
             if clean {
-                return Err(failed(name, said.last, "nothing of it was kept".into(), trouble));
+                let (said, left) = (said.last, "nothing of it was kept".into());
+                let failed =
+                    MigrationError::Failed { name, line, said, left, unnoted: false, clean, trouble };
+                return Err(failed.into());
             }
             return Err(self.left_something(name, said.last, trouble, &unfinished_before).await);
         }
@@ -372,7 +375,7 @@ impl Run<'_> {
         let is_pending = |one: &Migration| one.name == name && one.state == State::Pending;
         let unnoted =
             !self.adapter.notes_failures() && look.is_some_and(|look| look.states.iter().any(is_pending));
-        MigrationError::Failed { name, line: 0, said, left, unnoted, trouble }.into()
+        MigrationError::Failed { name, line: 0, said, left, unnoted, clean: false, trouble }.into()
     }
 
     /// Returns what the next run applies.
@@ -494,7 +497,7 @@ pub async fn seed(
 }
 
 fn failed(name: String, said: String, left: String, trouble: Option<Trouble>) -> DbError {
-    MigrationError::Failed { name, line: 0, said, left, unnoted: false, trouble }.into()
+    MigrationError::Failed { name, line: 0, said, left, unnoted: false, clean: false, trouble }.into()
 }
 
 /// Says what a tool did that did not ask for its database, and what makes it ask.

@@ -77,6 +77,8 @@ pub enum MigrationError {
         left: String,
         /// Whether some of it may stand there and the tool's record does not tell.
         unnoted: bool,
+        /// Whether nothing of it stands there for sure.
+        clean: bool,
         /// Set when the surroundings failed, and not the statement.
         trouble: Option<Trouble>,
     },
@@ -183,6 +185,13 @@ pub enum MigrationError {
         /// The name.
         name: String,
     },
+}
+
+impl MigrationError {
+    /// Tells whether the migration was begun, ended, and has surely left nothing.
+    pub fn left_nothing(&self) -> bool {
+        matches!(self, Self::Failed { clean: true, .. } | Self::Locked { .. })
+    }
 }
 
 /// Why a half-applied file cannot be carried on.

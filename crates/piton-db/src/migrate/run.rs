@@ -160,14 +160,15 @@ impl Script {
             let holders = holders(client).await;
             return Locked { name, line, attempts, each: options.lock_timeout, holders }.into();
         }
-        let left = if lost(client, &error) {
-            "the session is gone, with whatever was not committed; the record tells"
-        } else {
+        let clean = !lost(client, &error);
+        let left = if clean {
             "nothing of it was kept"
+        } else {
+            "the session is gone, with whatever was not committed; the record tells"
         };
         let trouble = Trouble::of(&error);
-        Failed { name, line, said: SqlError(error).to_string(), left: left.into(), unnoted: false, trouble }
-            .into()
+        let said = SqlError(error).to_string();
+        Failed { name, line, said, left: left.into(), unnoted: false, clean, trouble }.into()
     }
 
     /// Returns the statement to carry on with, when what became of the one before it can be told.
@@ -290,7 +291,7 @@ impl Script {
             left.push_str("; ");
             left.push_str(&more);
         }
-        Failed { name, line, said, left, unnoted: false, trouble }.into()
+        Failed { name, line, said, left, unnoted: false, clean: false, trouble }.into()
     }
 
     /// Runs one statement in a transaction of its own.

@@ -125,6 +125,30 @@ fn a_release_with_alembic_goes_forth_and_back() {
 }
 
 #[test]
+fn what_a_run_has_surely_left_nothing_of_is_not_rewound_whatever_the_structure_could_show() {
+    if !tools::is_there("golang-migrate/migrate") {
+        return;
+    }
+    let Some(mut stage) = stage_in_turn() else { return };
+    stage.configure(|settings| settings.database = "migrations = \"golang-migrate\"".into());
+    stage.write("migrations/1_items.up.sql", ITEMS);
+    stage.commit("v1", &[]);
+    piton(&stage, &["deploy", "production"]).expect(0);
+    let back =
+        "alter table items alter note drop not null, alter note set not null, add check (note <> 'same')";
+    stage.write("migrations/2_check.up.sql", back);
+    stage.commit("v2", &[]);
+    killed(&stage, &["deploy", "production"], "done rehearse:after");
+    // After the backup: a rewind would lose it.
+    stage.sql(&stage.database("production"), "insert into items values ('late', 'same')");
+    piton(&stage, &["resume", "production"])
+        .expect(3)
+        .says("nothing of it was kept")
+        .says("nothing had been applied");
+    assert_eq!(states(&stage), ["1_items applied", "2_check pending"]);
+}
+
+#[test]
 fn a_release_whose_alembic_has_an_address_of_its_own_goes_back() {
     let Some(stage) = alembic_stage() else { return };
     let live = format!("\"{}\"", stage.url("production"));

@@ -27,7 +27,9 @@ async fn what_prisma_has_left_is_found_where_the_structure_is_as_before() {
         ("drop table b; create table b (n int)", "insert into b values (1)"),
     ] {
         app.write(2, &format!("{hidden}; alter table nowhere add n int"));
-        let error = app.failure().await.to_string();
+        let error = app.failure().await;
+        assert_eq!(error.left_nothing(), undo.is_empty(), "{hidden}");
+        let error = error.to_string();
         assert_eq!(app.count(stands).await, i64::from(undo.is_empty()), "{hidden}");
         let left = if undo.is_empty() { "nothing of it was kept" } else { "some of it may be kept" };
         assert!(error.ends_with(left), "{hidden}: {error}");
