@@ -81,6 +81,11 @@ pub(super) trait Adapter: Send + Sync {
         false
     }
 
+    /// Tells whether a person may say of one that is [`State::Unknown`] how it stands: its row stands for it alone.
+    fn leaves_unknown(&self) -> bool {
+        false
+    }
+
     /// Tells whether the tool's driver may know nothing of libpq's variables, and has to find everything in the URL.
     fn reads_url_alone(&self) -> bool {
         false

@@ -137,8 +137,11 @@ impl Adapter for Django {
             else {
                 continue;
             };
+            // The first of an app says nothing; one more in common does, where it is all that is recorded, or not the only one.
             let may_be_its = |names: &BTreeSet<&str>| {
-                names.contains(name) && (names.is_subset(files) || names.intersection(files).count() > 1)
+                names.contains(name)
+                    && (names.is_subset(files) || names.intersection(files).count() > 1)
+                    && names.intersection(files).any(|name| *name != FIRST)
             };
             if labels().any(may_be_its) {
                 one.state = State::Unknown;
@@ -206,6 +209,10 @@ impl Adapter for Django {
 
     fn notes_failures(&self) -> bool {
         false
+    }
+
+    fn leaves_unknown(&self) -> bool {
+        true
     }
 
     fn mark(&self, _: &Files, _: &[Known], _: &[Row], name: &str, applied: bool) -> Vec<String> {
@@ -299,6 +306,7 @@ mod tests {
         let pending = ["new.0001_initial pending", "users.0001_initial pending", "users.0002_email pending"];
         // Nearly every app has a first one, and those of Django are known.
         assert_eq!(states(&["sessions.0001_initial", "tags.0001_initial", "tags.0002_slug"]), pending);
+        assert_eq!(states(&["tags.0001_initial"])[..], pending);
         let unknown = ["users.0001_initial applied or pending", "users.0002_email applied or pending"];
         let rows = ["accounts.0001_initial", "accounts.0002_email"];
         assert_eq!(states(&[&rows[..], &["accounts.0003_newer"]].concat())[1..], unknown);

@@ -686,7 +686,8 @@ pub(super) async fn statements(
         // A tool without a trace of its failures leaves it to a person to have finished one.
         State::Pending => applied,
         State::Missing => !applied,
-        State::Applied | State::Changed | State::Unknown => false,
+        State::Unknown => adapter.leaves_unknown(),
+        State::Applied | State::Changed => false,
     };
     if !fits {
         return Err(MigrationError::NotHalfApplied { name, stands: one.state.in_words() }.into());
@@ -708,7 +709,8 @@ pub(super) async fn resolve(
     let client = database.connect().await?;
     lock(&client, MigrateOptions::default().wait_for_other).await?;
     let statements = statements(adapter, folder, database, name, applied).await?;
-    if write(&client, &statements).await? == 0 {
+    // Of one that nothing tells, no row is what says that it is not applied.
+    if write(&client, &statements).await? == 0 && (applied || !adapter.leaves_unknown()) {
         return Err(MigrationError::ByTheTool { name: name.to_owned(), command: adapter.by_hand() }.into());
     }
     Ok(())
