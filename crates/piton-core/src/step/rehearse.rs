@@ -121,7 +121,10 @@ impl Rehearse {
         let way_back = match &expected {
             Some(expected) => {
                 let live = super::database_of(ctx.settings())?;
-                Some(WayBack::of(ctx, expected, &super::rewind::bound(&live).await?))
+                // What is made from another environment's data goes back as a whole, and may not be there yet.
+                let own = ctx.world.from.is_none();
+                let bound = if own { super::rewind::bound(&live).await? } else { Vec::new() };
+                Some(WayBack::of(ctx, expected, &bound))
             }
             None => None,
         };
