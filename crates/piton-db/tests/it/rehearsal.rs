@@ -6,7 +6,7 @@ use piton_db::fingerprint::Structure;
 use piton_db::migrate::MigrateOptions;
 use piton_db::migrate::sql::SqlFolder;
 use piton_db::rehearsal::{Blocks, Impact, Mode, Report, Step, Watch};
-use piton_testkit::postgres::{Cluster, Options};
+use piton_testkit::postgres::{Cluster, Options, eventually};
 
 use crate::{database, fresh, number, run};
 
@@ -310,9 +310,10 @@ async fn what_nobody_looked_at_is_not_known() {
     let watch = Watch::begin(&db).await.unwrap();
     watch.step("1.sql");
     let admin = cluster.connect("postgres").await;
-    let ends = "select pg_terminate_backend(pid) from pg_stat_activity
+    let ends = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                 where datname = 'rehearsal_unwatched' and query like 'select l.relation, l.mode from pg_catalog.pg_locks%'";
-    admin.batch_execute(ends).await.unwrap();
+    // It asks for other things, too.
+    eventually("it looks", async || number(&admin, ends).await > 0).await;
     run(&db, "alter table a add x int").await;
     let report = watch.end(&db).await.unwrap();
     assert!(report.unwatched && !report.complete, "{report:#?}");
@@ -350,6 +351,5 @@ async fn the_last_sessions_of_a_server_are_left_to_the_app() {
 /// Copies a database as soon as no session is on it any more.
 async fn copy_when_free(client: &tokio_postgres::Client, copy: &str, template: &str) {
     let statement = format!("create database {copy} template {template}");
-    piton_testkit::postgres::eventually("a copy", async || client.batch_execute(&statement).await.is_ok())
-        .await;
+    eventually("a copy", async || client.batch_execute(&statement).await.is_ok()).await;
 }
