@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::DbError;
 use crate::error::Doing;
 use crate::fingerprint::{Change, Structure};
 use crate::target::pin;
 use crate::versions::OtherVersion;
+use crate::{DbError, quote};
 
 /// The extensions' members and what stands on their tables, by the extension's quoted name.
 pub type Brought = BTreeMap<String, Structure>;
@@ -31,6 +31,40 @@ pub(crate) async fn read(client: &Client) -> Result<Brought, DbError> {
         }
     }
     Ok(brought)
+}
+
+/// Lists the extensions' own tables that hold rows of which a dump has none; an unlogged one is for what may be lost.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn filled(client: &Client) -> Result<Vec<String>, DbError> {
+    let what = || "list the extensions' tables".to_owned();
+    let rows = client
+        .query(
+            "select n.nspname::text, c.relname::text, pg_catalog.has_schema_privilege(n.oid, 'usage')
+                    and pg_catalog.has_table_privilege(c.oid, 'select') and not pg_catalog.row_security_active(c.oid)
+             from pg_catalog.pg_depend d
+             join pg_catalog.pg_class c on c.oid = d.objid
+             join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where d.classid = 'pg_catalog.pg_class'::regclass and d.deptype = 'e'
+               and d.refclassid = 'pg_catalog.pg_extension'::regclass
+               and c.relkind = 'r' and c.relpersistence = 'p'
+               and not exists (select from pg_catalog.pg_extension x where c.oid = any (x.extconfig))
+             order by 1, 2",
+            &[],
+        )
+        .await
+        .doing(what)?;
+    let mut filled = Vec::new();
+    for row in &rows {
+        let table = quote::qualified(row.get(0), row.get(1));
+        let any = format!("select exists (select from only {table})");
+        // What may not be looked at may hold some.
+        if !row.get::<_, bool>(2) || client.query_one(&any, &[]).await.doing(what)?.get(0) {
+            filled.push(table);
+        }
+    }
+    Ok(filled)
 }
 
 /// Lists what a copy lacks of what belongs to its original's extensions; what it has besides is no loss.

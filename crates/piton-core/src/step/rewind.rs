@@ -6,7 +6,7 @@ use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::swap::{self, SwapState};
-use piton_db::{Database, facts, made, replication};
+use piton_db::{Database, brought, facts, made, replication};
 use serde_json::{Value, json};
 
 use super::Ctx;
@@ -253,9 +253,10 @@ impl Rewind<'_, '_, '_> {
     /// a table may have been made meanwhile, a sequence advanced, a large object written.
     pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
         let replaced = self.live.with_name(self.replaced);
-        // With the database its slots would go, and what their consumers have not read yet.
-        let bound = async || Ok::<_, Fault>(!bound(&replaced).await?.is_empty());
-        if self.ctx.database || lossless != Some(unfrozen(&replaced).await?.0.as_str()) || bound().await? {
+        if self.ctx.database
+            || lossless != Some(unfrozen(&replaced).await?.0.as_str())
+            || holds_more(&replaced).await?
+        {
             return Ok(Some(self.replaced));
         }
         made::drop_replaced(&replaced, &super::label(self.ctx, Purpose::Replaced))
@@ -308,6 +309,15 @@ pub(super) async fn bound(database: &Database) -> Result<Vec<String>, Fault> {
     let unreadable = || format!("the logical replication of {database} cannot be read");
     let client = database.connect().await.or_fault(unreadable)?;
     replication::bound(&client).await.or_fault(unreadable)
+}
+
+/// Tells whether a database holds what no copy of it has: slots, with what their consumers have not read yet, and rows that an
+/// extension keeps in its own tables.
+async fn holds_more(database: &Database) -> Result<bool, Fault> {
+    let unreadable = || format!("what extensions keep in {database} cannot be read");
+    let client = database.connect().await.or_fault(unreadable)?;
+    let filled = brought::filled(&client).await.or_fault(unreadable)?;
+    Ok(!filled.is_empty() || !bound(database).await?.is_empty())
 }
 
 /// Reads what a freeze cannot hold still.

@@ -77,7 +77,7 @@ pub(super) trait Adapter: Send + Sync {
 
     /// Tells whether a failure was the script's own, and not one of what the tool notes after it; `noted` says whether the record
     /// has anything new.
-    fn is_of_script(&self, _said: &str, _noted: bool) -> bool {
+    fn is_of_script(&self, _name: &str, _said: &str, _noted: bool) -> bool {
         false
     }
 

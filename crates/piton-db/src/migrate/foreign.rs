@@ -394,14 +394,17 @@ impl Run<'_> {
         stood: &Stood,
         said: &Said,
     ) -> Result<bool, DbError> {
+        // A tool that lost its session may have left it to commit.
+        end_sessions(self.client).await?;
         let look = self.look().await?;
         let was = |name: &str| before.states.iter().any(|one| one.name == name && one.is_applied());
         if look.states.iter().any(|one| one.is_applied() && !was(&one.name)) {
             return Ok(false);
         }
         // What was refused of one transaction is gone. Else, as where the record is what failed, the structure has to tell.
-        let refused = at_once.iter().all(|known| known.one_transaction)
-            && self.adapter.is_of_script(&said.own, look.rows != before.rows);
+        let is_of_script =
+            |known: &Known| self.adapter.is_of_script(&known.name, &said.own, look.rows != before.rows);
+        let refused = at_once.iter().all(|known| known.one_transaction && is_of_script(known));
         Ok(refused
             || (at_once.iter().all(|known| known.atomic)
                 && *stood == Stood::of(self.adapter, self.database, at_once).await?))
@@ -686,7 +689,8 @@ pub(super) async fn statements(
         // A tool without a trace of its failures leaves it to a person to have finished one.
         State::Pending => applied,
         State::Missing => !applied,
-        State::Unknown => adapter.leaves_unknown(),
+        // No row says that one is not applied.
+        State::Unknown => applied && adapter.leaves_unknown(),
         State::Applied | State::Changed => false,
     };
     if !fits {
@@ -709,8 +713,7 @@ pub(super) async fn resolve(
     let client = database.connect().await?;
     lock(&client, MigrateOptions::default().wait_for_other).await?;
     let statements = statements(adapter, folder, database, name, applied).await?;
-    // Of one that nothing tells, no row is what says that it is not applied.
-    if write(&client, &statements).await? == 0 && (applied || !adapter.leaves_unknown()) {
+    if write(&client, &statements).await? == 0 {
         return Err(MigrationError::ByTheTool { name: name.to_owned(), command: adapter.by_hand() }.into());
     }
     Ok(())

@@ -84,8 +84,10 @@ impl Adapter for GolangMigrate {
     }
 
     /// The record is dirty before the script begins; of what fails in writing the record, the tool does not say that it is a migration's.
-    fn is_of_script(&self, said: &str, noted: bool) -> bool {
-        !noted || said.contains("migration failed")
+    ///
+    /// What the server has said stands behind a colon; of a session that was lost, which may have committed, it has said nothing.
+    fn is_of_script(&self, _name: &str, said: &str, noted: bool) -> bool {
+        !noted || said.lines().any(|line| line.trim_start().starts_with("error: migration failed: "))
     }
 
     fn apply(&self, app: &Path, folder: &Path, _name: &str) -> Command {

@@ -157,8 +157,13 @@ impl Adapter for Sqitch {
     }
 
     /// psql runs the script, up to its first error, and names it; the record is written without psql.
-    fn is_of_script(&self, said: &str, _noted: bool) -> bool {
-        said.lines().any(|line| line.starts_with("psql:") && line.contains(" ERROR: "))
+    ///
+    /// The scripts that verify and revert are run by it, too, when this one has been committed.
+    fn is_of_script(&self, name: &str, said: &str, _noted: bool) -> bool {
+        let script = format!("deploy/{name}.sql:");
+        let mut errors =
+            said.lines().filter(|line| line.starts_with("psql:") && line.contains(" ERROR: ")).peekable();
+        errors.peek().is_some() && errors.all(|line| line.contains(&script))
     }
 
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {
@@ -209,6 +214,20 @@ impl Adapter for Sqitch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_another_script_is_none_of_the_deployed_one() {
+        let is = |said: &str| Sqitch.is_of_script("users", said, true);
+        assert!(is(
+            "  + users .. psql:deploy/users.sql:3: ERROR:  x\npsql:deploy/users.sql:3: ERROR:  relation \"a\" is there\nnot ok"
+        ));
+        assert!(!is(
+            "psql:verify/users.sql:2: ERROR:  division by zero\npsql:revert/users.sql:1: ERROR:  no"
+        ));
+        assert!(!is("psql:deploy/users.sql:3: ERROR:  x\npsql:revert/users.sql:1: ERROR:  no"));
+        assert!(!is("psql:deploy/other.sql:3: ERROR:  x"));
+        assert!(!is("ERROR:  could not record"));
+    }
 
     #[test]
     fn a_plan_is_read_with_its_reworked_changes() {

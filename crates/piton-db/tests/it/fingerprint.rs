@@ -320,6 +320,10 @@ async fn rows_that_an_extension_keeps_in_its_own_table_are_its_own() {
         "create table seed (a int); insert into seed values (1), (2); alter extension hstore add table seed";
     run(&db, &format!("create extension hstore; {seed}; insert into seed values (3)")).await;
     assert_eq!(differences(&db, "seeded_golden", seed).await, Vec::<String>::new());
+    // But whoever drops the original is told of them.
+    assert_eq!(piton_db::brought::filled(&client).await.unwrap(), ["\"public\".\"seed\""]);
+    run(&db, "delete from seed").await;
+    assert_eq!(piton_db::brought::filled(&client).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test]
