@@ -26,7 +26,7 @@ pub struct Options {
     pub fsync: bool,
     /// Server settings, such as `("max_prepared_transactions", "5")`.
     pub settings: Vec<(&'static str, String)>,
-    /// Whether new databases sort by ICU unless they say otherwise; from PostgreSQL 15 on.
+    /// Whether new databases sort by ICU unless they say otherwise; from PostgreSQL 15 on, where the server was built with it.
     pub icu: bool,
 }
 
@@ -116,10 +116,16 @@ impl Cluster {
         let data = cluster.data_dir().display().to_string();
         let mut args =
             vec!["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"];
+        let plain = args.clone();
         if cluster.options.icu && major_of(&cluster.bin).is_some_and(|major| major >= 15) {
             args.extend(["--locale-provider=icu", "--icu-locale=en-US"]);
         }
-        cluster.program("initdb", &args)?;
+        match cluster.program("initdb", &args) {
+            Err(ClusterError::Program { said, .. }) if said.contains("ICU is not supported") => {
+                cluster.program("initdb", &plain)?;
+            }
+            made => made?,
+        }
         cluster.start_on_free_port()?;
         Ok(cluster)
     }

@@ -127,7 +127,8 @@ async fn autovacuum_gives_way_unless_it_prevents_wraparound() {
         "insert into a select i, repeat('x', 500) from generate_series(1, 3000) i; update a set id = -id",
     )
     .await;
-    let vacuums = "select count(*) from pg_stat_activity where backend_type = 'autovacuum worker'
+    let vacuums =
+        "select count(*) from pg_stat_activity where backend_type = 'autovacuum worker' and datname = 'live'
                    and query like 'autovacuum: VACUUM% public.a%'";
 
     // A worker's user, and what it does, may not be seen by everybody.
