@@ -211,8 +211,8 @@ impl Rewind<'_, '_, '_> {
     /// A release that never had traffic cannot have written into a column that its migration added: its values are the
     /// migration's own then.
     fn obstacle(&self, leaving: &Leaving) -> Option<String> {
-        if let Some(bound) = leaving.bound.first() {
-            return Some(format!("{bound} would stay with the database that goes"));
+        if let Some(stays) = stays_behind(&leaving.bound) {
+            return Some(stays);
         }
         if let Some(object) = leaving.foreign.first() {
             return Some(match leaving.foreign.len() {
@@ -311,13 +311,18 @@ pub(super) async fn bound(database: &Database) -> Result<Vec<String>, Fault> {
     replication::bound(&client).await.or_fault(unreadable)
 }
 
+/// Says what of it would stay behind, if there is any.
+pub(super) fn stays_behind(bound: &[String]) -> Option<String> {
+    bound.first().map(|bound| format!("{bound} would stay with the database that goes"))
+}
+
 /// Tells whether a database holds what no copy of it has: slots, with what their consumers have not read yet, and rows that an
 /// extension keeps in its own tables.
 async fn holds_more(database: &Database) -> Result<bool, Fault> {
-    let unreadable = || format!("what extensions keep in {database} cannot be read");
+    let unreadable = || format!("what no copy has of {database} cannot be read");
     let client = database.connect().await.or_fault(unreadable)?;
     let filled = brought::filled(&client).await.or_fault(unreadable)?;
-    Ok(!filled.is_empty() || !bound(database).await?.is_empty())
+    Ok(!filled.is_empty() || !replication::bound(&client).await.or_fault(unreadable)?.is_empty())
 }
 
 /// Reads what a freeze cannot hold still.

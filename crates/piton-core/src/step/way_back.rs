@@ -5,6 +5,7 @@ use piton_db::rehearsal::Report;
 use serde::{Deserialize, Serialize};
 
 use super::Ctx;
+use super::rewind::stays_behind;
 use crate::words;
 
 /// What takes the migrated database's place when the migration goes back.
@@ -48,7 +49,7 @@ impl WayBack {
         }
         let overwritten = expected.overwritten();
         let why_not = if overwritten.is_empty() {
-            bound.first().map(|bound| format!("{bound} would stay with the database that goes"))
+            stays_behind(bound)
         } else {
             Some(format!("it changes or removes what is in {}", words::some(overwritten, 2)))
         };
