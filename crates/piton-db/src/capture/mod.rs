@@ -1,0 +1,13 @@
+//! Every write to a live database since its backup, in the order of commits, read from the server's own log.
+//!
+//! A logical slot is made before the backup's snapshot, so that what the dump does not hold is in the stream. It goes through
+//! `test_decoding`: the only plugin of PostgreSQL's own that needs no publication, which would make the app's UPDATE of a table
+//! without a key fail. No statement of the app gets slower by a trigger, and nothing is put into its database.
+
+mod change;
+mod lsn;
+mod snapshot;
+
+pub use change::{Change, Column, Name, Tuple, Value};
+pub use lsn::Lsn;
+pub use snapshot::Snapshot;
