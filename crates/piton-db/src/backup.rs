@@ -21,7 +21,9 @@ use crate::rowsum::RowSum;
 use crate::tables::{self, Table};
 use crate::target::pin;
 use crate::tools::{Tools, WorkMark, in_english, succeeded, wanted_success};
-use crate::{Database, DbError, brought, dumpfile, files, large_objects, neutral, quote, toc, versions};
+use crate::{
+    Database, DbError, brought, capture, dumpfile, files, large_objects, neutral, quote, toc, versions,
+};
 
 pub use crate::files::MARKER;
 
@@ -224,6 +226,7 @@ async fn dump_claimed(
         made_for: made_for.clone(),
         source,
         snapshot_at: snapshot.at,
+        sees: snapshot.sees,
         pg_dump: tools.version,
         tables: snapshot.tables,
         rows: sums.rows,
@@ -288,6 +291,8 @@ impl Beside {
 struct Snapshot {
     id: String,
     at: Timestamp,
+    /// What it sees, in the server's own form.
+    sees: Option<capture::Snapshot>,
     tables: Vec<Table>,
 }
 
@@ -306,7 +311,8 @@ impl Snapshot {
             if lock(client, &wanted).await? {
                 let row = client
                     .query_one(
-                        "select pg_catalog.pg_export_snapshot(), extract(epoch from now())::float8",
+                        "select pg_catalog.pg_export_snapshot(), extract(epoch from now())::float8,
+                                pg_catalog.pg_current_snapshot()::text",
                         &[],
                     )
                     .await
@@ -317,6 +323,7 @@ impl Snapshot {
                     return Ok(Self {
                         id: row.get(0),
                         at: at.unwrap_or_else(|_| Timestamp::now()),
+                        sees: row.get::<_, &str>(2).parse().ok(),
                         tables: locked,
                     });
                 }

@@ -47,6 +47,16 @@ pub enum DbError {
         #[source]
         source: SqlError,
     },
+    /// The server's log could not be read.
+    #[error("could not {doing}: {said}")]
+    Replication {
+        /// What was wanted, as an infinitive: `read the log of h:5432/shop as app`.
+        doing: String,
+        /// The server's reason, or what is wrong with what it sent.
+        said: String,
+        /// The server's error code, when the server spoke.
+        code: Option<SqlState>,
+    },
     /// No such database on the server.
     #[error("there is no database {name} on {server}")]
     NoDatabase {
@@ -190,6 +200,7 @@ impl DbError {
             Self::Connect { source, .. } | Self::Sql { source, .. } | Self::Privilege { source, .. } => {
                 source.code()
             }
+            Self::Replication { code, .. } => code.as_ref(),
             _ => None,
         }
     }

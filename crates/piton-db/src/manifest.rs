@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::brought::Brought;
+use crate::capture::Snapshot;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity::Identity;
 use crate::large_objects::LargeObject;
@@ -95,6 +96,9 @@ pub struct Manifest {
     pub source: Identity,
     /// The moment whose contents the dump holds.
     pub snapshot_at: Timestamp,
+    /// Which transactions the dump sees; all others have to come from the server's log. Older backups do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees: Option<Snapshot>,
     /// The version of `pg_dump`.
     pub pg_dump: String,
     /// The tables whose rows the dump holds.

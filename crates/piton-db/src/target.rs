@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use piton_exec::{Command, ExposeSecret, Secret};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::SqlError;
 use crate::tls::{self, SslMode};
@@ -31,7 +32,7 @@ pub(crate) const PINNED: [(&str, &str); 7] = [
 /// Lets the server find out by itself that the other side is gone without a word: a host, a network, a closed laptop.
 ///
 /// The kernel's own keepalive takes two hours, for which every lock would stand. No effect on Unix sockets.
-const KEEPALIVES: [(&str, &str); 3] =
+pub(crate) const KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
 /// How long what the server sent may stay without an answer, in milliseconds; it takes the keepalives' count's place as well.
@@ -73,7 +74,7 @@ const MIGRATING: [(&str, &str); 3] = [
 ];
 
 /// The setting by which a session is known to be the one that our startup options opened.
-const OWN: &str = "piton.session";
+pub(crate) const OWN: &str = "piton.session";
 
 /// One database and how to reach it.
 ///
@@ -237,8 +238,7 @@ impl Database {
         let own = own_value();
         let options = KEEPALIVES.into_iter().chain([ANSWER_WITHIN, (OWN, own.as_str())]);
         config.options(self.with_options(options));
-        let tls = tls::connector(self.ssl_mode, self.ssl_roots.as_deref())?;
-        let (client, connection) = config.connect(tls).await.map_err(|error| self.refused(error))?;
+        let (client, connection) = config.connect(self.tls()?).await.map_err(|error| self.refused(error))?;
         let (alive, dropped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
             tokio::pin!(connection);
@@ -261,8 +261,23 @@ impl Database {
         Ok(client)
     }
 
+    /// Returns the password, when the URL has one.
+    pub(crate) fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
+    }
+
+    /// Returns how much TLS is wanted.
+    pub(crate) fn ssl_mode(&self) -> SslMode {
+        self.ssl_mode
+    }
+
+    /// Returns the connector for TLS as the URL wants it.
+    pub(crate) fn tls(&self) -> Result<MakeRustlsConnect, DbError> {
+        tls::connector(self.ssl_mode, self.ssl_roots.as_deref())
+    }
+
     /// Returns the URL's own startup options and further ones, which win.
-    fn with_options<'a>(&self, further: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    pub(crate) fn with_options<'a>(&self, further: impl Iterator<Item = (&'a str, &'a str)>) -> String {
         let further = further.map(|(name, value)| option(name, value));
         self.options.iter().cloned().chain(further).collect::<Vec<_>>().join(" ")
     }
@@ -434,7 +449,7 @@ impl Database {
 }
 
 /// How pgbouncer refuses startup options, or those that it does not follow.
-const NO_OPTIONS: &str = "unsupported startup parameter";
+pub(crate) const NO_OPTIONS: &str = "unsupported startup parameter";
 
 /// How long a dropped session may take to say good-bye.
 const GOOD_BYE: Duration = Duration::from_millis(100);
@@ -485,7 +500,7 @@ fn option(name: &str, value: &str) -> String {
 }
 
 /// Returns a value that no other session has for [`OWN`].
-fn own_value() -> String {
+pub(crate) fn own_value() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
     format!("{}.{now}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))

@@ -5,9 +5,16 @@
 //! without a key fail. No statement of the app gets slower by a trigger, and nothing is put into its database.
 
 mod change;
+mod decoded;
 mod lsn;
+mod slot;
 mod snapshot;
+mod stream;
+mod wire;
 
 pub use change::{Change, Column, Name, Tuple, Value};
 pub use lsn::Lsn;
+pub(crate) use slot::PREFIX;
+pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;
+pub use stream::{Message, Stream};

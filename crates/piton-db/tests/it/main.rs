@@ -4,6 +4,7 @@
 mod adapters;
 mod backup;
 mod blockers;
+mod capture;
 mod catalogue;
 mod fingerprint;
 mod freeze;
