@@ -185,6 +185,9 @@ pub enum DbError {
         /// How often it was tried.
         attempts: u32,
     },
+    /// A write of the live database cannot be carried back.
+    #[error("the golden copy cannot follow: {0}")]
+    Replay(String),
     /// The databases are not in a state that a swap starts from or ends in.
     #[error("no swap: {0}")]
     Swap(String),

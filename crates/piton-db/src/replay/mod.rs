@@ -1,1 +1,313 @@
 //! A golden copy kept in step with later writes: each is carried back through the migrations into the structure of before.
+//!
+//! [`offer`] tells on a rehearsed copy whether that can be done without a loss. [`prepare`] notes, right before a migration, how the
+//! live tables are laid out, and [`note_layout`] after each revision. A [`Replay`] reads the live database's log through a slot that
+//! is older than the backup, leaves out what the backup holds and what the migration itself has written, and applies the rest.
+//! Where it stands lies in the golden copy, in the transaction of the rows: whatever dies, it goes on from there.
+
+mod apply;
+mod finish;
+mod layout;
+mod map;
+mod net;
+mod offer;
+mod own;
+mod route;
+mod sql;
+mod state;
+mod watch;
+
+use std::collections::HashSet;
+
+use tokio_postgres::Client;
+
+use self::apply::Applier;
+use self::layout::Layout;
+use self::map::Map;
+use self::route::{Castable, Routes};
+use self::state::Mark;
+use crate::capture::{Change, Lsn, Message, Snapshot, Stream};
+use crate::error::Doing;
+use crate::migrate::RecordTables;
+use crate::target::pin;
+use crate::{Database, DbError, Session};
+
+pub use self::finish::{Aside, Finished};
+pub use self::map::Way;
+pub use self::offer::{Offer, offer};
+pub use self::watch::{Own, Watch};
+
+/// How many changes are written in one transaction, at least.
+const BLOCK: usize = 5_000;
+
+/// How many changes of one transaction are held in memory.
+const HELD: usize = 50_000;
+
+/// Makes a golden copy ready to be kept in step, right before the first migration; done again, it changes nothing.
+///
+/// `sees` is what the backup's snapshot sees; `way` is what the rehearsal decided.
+///
+/// # Errors
+/// When either database cannot be read or the golden copy not be written.
+pub async fn prepare(
+    golden: &Database,
+    live: &Database,
+    sees: &Snapshot,
+    record: &RecordTables,
+    way: &Way,
+) -> Result<(), DbError> {
+    let client = session(golden).await?;
+    if state::is_made(&client).await? {
+        return Ok(());
+    }
+    let live = session(live).await?;
+    let what = || "prepare the golden copy for a replay".to_owned();
+    client.batch_execute("begin").await.doing(what)?;
+    state::make(&client, sees, record, way).await?;
+    state::note_next(&client, &Layout::read(&live).await?).await?;
+    client.batch_execute("commit").await.doing(what)
+}
+
+/// Notes how the live tables are laid out after one more revision; done again, it does no harm.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn note_layout(golden: &Database, live: &Database) -> Result<(), DbError> {
+    let (golden, live) = (session(golden).await?, session(live).await?);
+    state::note_next(&golden, &Layout::read(&live).await?).await
+}
+
+/// Opens a session whose settings are pinned.
+async fn session(database: &Database) -> Result<Session, DbError> {
+    let client = database.connect().await?;
+    pin(&client).await?;
+    Ok(client)
+}
+
+/// A golden copy that follows its live database.
+#[derive(Debug)]
+pub struct Replay {
+    golden: Database,
+    live: Database,
+    slot: String,
+    applier: Applier,
+    /// `None` between two sessions.
+    stream: Option<Stream>,
+    sees: Snapshot,
+    /// Transactions of the migration that were told from the app's only after a part of them was written.
+    own: HashSet<u32>,
+    open: bool,
+    reached: Lsn,
+}
+
+/// A transaction as far as it was read.
+#[derive(Debug)]
+struct Under {
+    xid: u32,
+    changes: Vec<Change>,
+    /// Whether the backup holds it.
+    seen: bool,
+    /// Whether it is the migration's.
+    own: bool,
+    /// Whether a part of it is written.
+    written: bool,
+}
+
+/// How a part of the log ended.
+enum Read {
+    Reached,
+    /// This transaction is the migration's, and a part of it was taken for the app's.
+    Again(u32),
+}
+
+impl Replay {
+    /// Takes a replay up where it stands.
+    ///
+    /// # Errors
+    /// When the golden copy was not prepared, or the slot is gone.
+    pub async fn resume(golden: &Database, live: &Database, slot: &str) -> Result<Self, DbError> {
+        Self::open(golden, live, slot, HashSet::new()).await
+    }
+
+    async fn open(
+        golden: &Database,
+        live: &Database,
+        slot: &str,
+        own: HashSet<u32>,
+    ) -> Result<Self, DbError> {
+        let client = session(golden).await?;
+        let replaying = "set session_replication_role = replica; set application_name = 'piton replay'";
+        client.batch_execute(replaying).await.needing(
+            || "replay into the golden copy".into(),
+            || {
+                format!(
+                    "GRANT SET ON PARAMETER session_replication_role TO {}",
+                    crate::quote::ident(&golden.user)
+                )
+            },
+        )?;
+        let (layout, stages) = state::layouts(&client).await?;
+        let Mark { reached, seen, sees, way, record } = state::mark(&client).await?;
+        let map = Map::new(layout, stages, &way, &record);
+        let castable = castable(&client, &map).await?;
+        let applier = Applier::new(client, Routes::new(map, castable, seen)).await?;
+        let stream = Some(Stream::open(live, slot, reached).await?);
+        let (golden, live, slot) = (golden.clone(), live.clone(), slot.to_owned());
+        Ok(Self { golden, live, slot, applier, stream, sees, own, open: false, reached })
+    }
+
+    /// Returns the place in the live database's log up to which the golden copy has followed.
+    pub fn reached(&self) -> Lsn {
+        self.reached
+    }
+
+    /// Follows up to a place in the live database's log.
+    ///
+    /// # Errors
+    /// [`DbError::Replay`] when a write cannot be carried back by any means; or when a server is away.
+    pub async fn reach(&mut self, upto: Lsn) -> Result<(), DbError> {
+        loop {
+            match self.read(upto).await? {
+                Read::Reached => return Ok(()),
+                Read::Again(xid) => {
+                    let mut own = std::mem::take(&mut self.own);
+                    own.insert(xid);
+                    // Both make room for their successors.
+                    let rolled_back = self.applier.client.batch_execute("rollback").await;
+                    rolled_back.doing(|| "take a transaction back".into())?;
+                    self.stream = None;
+                    *self = Self::open(&self.golden, &self.live, &self.slot, own).await?;
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self, upto: Lsn) -> Result<Read, DbError> {
+        let mut under: Option<Under> = None;
+        if let Some(stream) = &mut self.stream {
+            stream.ask();
+        }
+        while self.reached < upto || under.is_some() {
+            let Some(stream) = &mut self.stream else {
+                return Err(DbError::Replay("its reading of the log was cut off".into()));
+            };
+            match stream.next().await? {
+                Message::Begin { xid } => {
+                    let own = self.own.contains(&xid) || self.applier.routes.changes_layout(xid);
+                    let seen = self.sees.sees(xid);
+                    under = Some(Under { xid, changes: Vec::new(), seen, own, written: false });
+                }
+                Message::Change { lsn, change } => {
+                    let Some(under) = under.as_mut().filter(|under| !under.seen) else { continue };
+                    if self.applier.routes.at(lsn) {
+                        tracing::debug!(%lsn, "another layout is valid");
+                    }
+                    if !under.own && self.applier.routes.migrates() && self.applier.is_record(&change)? {
+                        if under.written {
+                            return Ok(Read::Again(under.xid));
+                        }
+                        under.own = true;
+                    }
+                    under.changes.push(change);
+                    if under.changes.len() >= HELD {
+                        under.written = true;
+                        self.write(under).await?;
+                    }
+                }
+                Message::Commit { xid, end } => {
+                    if let Some(mut under) = under.take().filter(|under| !under.seen) {
+                        self.write(&mut under).await?;
+                    }
+                    self.applier.routes.committed(xid);
+                    self.reached = self.reached.max(end);
+                    if self.applier.waiting >= BLOCK {
+                        self.commit().await?;
+                    }
+                }
+                Message::UpTo(lsn) if under.is_none() => self.reached = self.reached.max(lsn),
+                Message::UpTo(_) => {}
+            }
+        }
+        self.commit().await?;
+        Ok(Read::Reached)
+    }
+
+    /// Writes what was read of a transaction into the one that is open in the golden copy.
+    async fn write(&mut self, under: &mut Under) -> Result<(), DbError> {
+        if under.changes.is_empty() {
+            return Ok(());
+        }
+        self.begin().await?;
+        let changes = std::mem::take(&mut under.changes);
+        if under.own {
+            return self.applier.note_own(&changes).await;
+        }
+        for change in &changes {
+            self.applier.take(change).await?;
+        }
+        if under.written {
+            self.applier.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), DbError> {
+        if !self.open {
+            self.applier.client.batch_execute("begin").await.doing(|| "begin a block".into())?;
+            self.open = true;
+        }
+        Ok(())
+    }
+
+    /// Commits what waits, together with the mark, and lets the server forget it.
+    async fn commit(&mut self) -> Result<(), DbError> {
+        self.begin().await?;
+        self.applier.flush().await?;
+        let seen = &self.applier.routes.seen;
+        state::advance(&self.applier.client, self.reached, seen).await?;
+        self.applier.client.batch_execute("commit").await.doing(|| "commit a block".into())?;
+        self.open = false;
+        if let Some(stream) = &mut self.stream {
+            stream.confirm(self.reached);
+        }
+        Ok(())
+    }
+
+    /// Makes the golden copy fit to take the live database's place, when it has followed to the end and nobody writes any more.
+    ///
+    /// What was set aside is tried again with what became of it, sequences are moved on, and what only a foreign key's own trigger
+    /// would have noticed is looked for. Nothing of the replay is left in the golden copy.
+    ///
+    /// # Errors
+    /// When either database cannot be read or the golden copy not be written; then nothing has changed.
+    pub async fn finish(mut self) -> Result<Finished, DbError> {
+        let live = session(&self.live).await?;
+        self.begin().await?;
+        let finished = self.applier.finish(&live).await?;
+        self.applier.client.batch_execute("commit").await.doing(|| "end the replay".into())?;
+        Ok(finished)
+    }
+}
+
+/// Finds out between which of the types in question the server casts.
+async fn castable(client: &Client, map: &Map) -> Result<Castable, DbError> {
+    let mut castable = Castable::new();
+    for (from, to) in route::pairs(map) {
+        match client.prepare(&format!("select null::{from}::{to}")).await {
+            Ok(_) => {
+                castable.insert((from, to));
+            }
+            Err(error) if error.as_db_error().is_some() => {}
+            Err(error) => return Err(error).doing(|| "look which types can be cast".into()),
+        }
+    }
+    Ok(castable)
+}
+
+/// Says how many rows, in words.
+fn rows(count: u64) -> String {
+    match count {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    }
+}

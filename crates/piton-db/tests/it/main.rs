@@ -13,6 +13,7 @@ mod made;
 mod mask;
 mod migrate;
 mod rehearsal;
+mod replay;
 mod shared;
 mod swap;
 mod target;

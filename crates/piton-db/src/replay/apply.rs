@@ -1,0 +1,657 @@
+//! Applies changes to the golden copy: in blocks, one net effect a row.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::net::{Cell, Effect, Fate, Key, Net, key_of, parts};
+use super::own::{self, Own};
+use super::route::{Route, Routes};
+use super::sql::{self, Shape};
+use super::state::{self, SetAside};
+use crate::capture::{Change, Name, Tuple, Value};
+use crate::error::{Doing, SqlError};
+use crate::{DbError, Session, quote};
+
+/// How many rows go with one statement.
+const ROWS: usize = 5_000;
+
+/// The golden copy and what is about to be written to it.
+#[derive(Debug)]
+pub(super) struct Applier {
+    pub(super) client: Session,
+    pub(super) routes: Routes,
+    nets: Vec<Net>,
+    /// How many changes are waiting in the nets.
+    pub(super) waiting: usize,
+    order: u64,
+    aside: HashSet<(usize, Key)>,
+    /// The places in which the migration has written rows of its own.
+    own_places: HashSet<usize>,
+    statements: HashMap<String, Statement>,
+}
+
+/// A change with the row's columns in the order of its place.
+enum Told {
+    Nothing,
+    Record,
+    Row { place: usize, form: usize, cells: Vec<Cell> },
+}
+
+impl Applier {
+    /// Takes up what the golden copy knows of it.
+    pub(super) async fn new(client: Session, routes: Routes) -> Result<Self, DbError> {
+        let places = &routes.map.places;
+        let place_of = |name: &str| places.iter().position(|place| place.table.quoted() == name);
+        let aside = state::aside(&client).await?;
+        let aside = aside.into_iter().filter_map(|row| Some((place_of(&row.place)?, row.key))).collect();
+        let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
+        let nets = places.iter().map(|_| Net::default()).collect();
+        let (waiting, order, statements) = (0, 0, HashMap::new());
+        Ok(Self { client, routes, nets, waiting, order, aside, own_places, statements })
+    }
+
+    /// Tells whether a change writes the record of the tool that migrates.
+    pub(super) fn is_record(&mut self, change: &Change) -> Result<bool, DbError> {
+        let (table, tuple) = match change {
+            Change::Insert { table, new } | Change::Update { table, new, .. } => (table, new),
+            Change::Delete { table, old: Some(old) } => (table, old),
+            _ => return Ok(false),
+        };
+        let whole = !matches!(change, Change::Delete { .. });
+        Ok(matches!(*self.routes.find(table, &tuple.columns, whole)?, Route::Record))
+    }
+
+    fn told(&mut self, table: &Arc<Name>, tuple: &Tuple, whole: bool) -> Result<Told, DbError> {
+        let route = self.routes.find(table, &tuple.columns, whole)?;
+        let Route::Place { place, form, sources } = &*route else {
+            return Ok(if matches!(*route, Route::Record) { Told::Record } else { Told::Nothing });
+        };
+        let cell = |source: &Option<usize>| match source.and_then(|at| tuple.values.get(at)) {
+            Some(Value::Text(text)) => Cell::Text(text.clone()),
+            Some(Value::Null) => Cell::Null,
+            Some(Value::Unchanged) | None => Cell::Kept,
+        };
+        Ok(Told::Row { place: *place, form: *form, cells: sources.iter().map(cell).collect() })
+    }
+
+    /// Takes up a change of the app's.
+    pub(super) async fn take(&mut self, change: &Change) -> Result<(), DbError> {
+        self.order += 1;
+        match change {
+            Change::Insert { table, new } => {
+                if let Told::Row { place, form, cells } = self.told(table, new, true)? {
+                    let Some(key) = self.key(place, &cells) else {
+                        self.flush().await?;
+                        return self.without_key(place, form, None, Some(&cells)).await;
+                    };
+                    self.add(place, key, form, Fate::Put, cells).await?;
+                }
+            }
+            Change::Update { table, old, new } => {
+                let Told::Row { place, form, mut cells } = self.told(table, new, true)? else {
+                    return Ok(());
+                };
+                let old = match old {
+                    // A key has the types of the whole row.
+                    Some(old) => match self.told(table, old, false)? {
+                        Told::Row { cells, .. } => Some(cells),
+                        _ => None,
+                    },
+                    None => None,
+                };
+                let Some(key) = self.key(place, &cells) else {
+                    self.flush().await?;
+                    let Some(old) = old else { return Err(self.no_identity(place)) };
+                    return self.without_key(place, form, Some(&old), Some(&cells)).await;
+                };
+                if let Some(old) = old {
+                    let old_key = self.key(place, &old).ok_or_else(|| self.no_identity(place))?;
+                    if old_key != key {
+                        self.flush().await?;
+                        return self.rekey(place, form, &old_key, &key, cells).await;
+                    }
+                    // What was told of before and is as before has not been written.
+                    for (cell, old) in cells.iter_mut().zip(&old) {
+                        if *old == *cell {
+                            *cell = Cell::Kept;
+                        }
+                    }
+                }
+                self.add(place, key, form, Fate::Patched, cells).await?;
+            }
+            Change::Delete { table, old } => {
+                let Some(old) = old else {
+                    return match self.routes.has_place(table) {
+                        Some(place) => Err(self.no_identity(place)),
+                        None => Ok(()),
+                    };
+                };
+                if let Told::Row { place, form, cells } = self.told(table, old, false)? {
+                    let Some(key) = self.key(place, &cells) else {
+                        self.flush().await?;
+                        return self.without_key(place, form, Some(&cells), None).await;
+                    };
+                    self.add(place, key, form, Fate::Gone, cells).await?;
+                }
+            }
+            Change::Truncate { tables } => {
+                self.flush().await?;
+                for (place, leaf) in self.routes.emptied(tables)? {
+                    self.empty(place, leaf).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: usize, cells: &[Cell]) -> Option<Key> {
+        key_of(cells, self.routes.map.places[place].key.as_ref()?)
+    }
+
+    fn no_identity(&self, place: usize) -> DbError {
+        let table = self.routes.map.places[place].table.quoted();
+        DbError::Replay(format!(
+            "a row of {table} was changed or removed, and the log does not tell which; ALTER TABLE {table} REPLICA IDENTITY FULL \
+             before a backup makes it tell"
+        ))
+    }
+
+    async fn add(
+        &mut self,
+        place: usize,
+        key: Key,
+        form: usize,
+        fate: Fate,
+        cells: Vec<Cell>,
+    ) -> Result<(), DbError> {
+        if self.nets[place].speaks_otherwise(&key, form) {
+            self.flush().await?;
+        }
+        self.nets[place].add(key, Effect::new(fate, form, cells, self.order));
+        self.waiting += 1;
+        Ok(())
+    }
+
+    /// Writes all that waits into the open transaction.
+    pub(super) async fn flush(&mut self) -> Result<(), DbError> {
+        for place in 0..self.nets.len() {
+            if !self.nets[place].rows.is_empty() {
+                let rows = std::mem::take(&mut self.nets[place].rows);
+                self.flush_place(place, rows).await?;
+            }
+        }
+        self.waiting = 0;
+        Ok(())
+    }
+
+    async fn flush_place(&mut self, place: usize, rows: HashMap<Key, Effect>) -> Result<(), DbError> {
+        let mut rows: Vec<(Key, Effect)> = rows.into_iter().collect();
+        rows.sort_unstable_by_key(|(_, effect)| effect.order);
+        // What is set aside is read from the live table in the end; but a row that went needs no place any more.
+        if !self.aside.is_empty() {
+            let mut left = Vec::with_capacity(rows.len());
+            for (key, effect) in rows {
+                let id = (place, key);
+                let is_aside = self.aside.contains(&id);
+                if is_aside && effect.fate == Fate::Gone {
+                    state::forget_aside(&self.client, &self.name(place), &id.1).await?;
+                    self.aside.remove(&id);
+                }
+                if !is_aside || effect.fate == Fate::Gone {
+                    left.push((id.1, effect));
+                }
+            }
+            rows = left;
+        }
+        if self.own_places.contains(&place) {
+            self.leave_own(place, &mut rows).await?;
+        }
+        let key = self.routes.map.places[place].key.clone().unwrap_or_default();
+        let mut groups: HashMap<(Fate, Shape), Vec<(Key, Effect)>> = HashMap::new();
+        for (row, effect) in rows {
+            let told = |at: &usize| effect.cells[*at] != Cell::Kept && !key.contains(at);
+            let always = |at: &usize| {
+                effect.fate == Fate::Patched
+                    && self.routes.map.places[place].table.columns[*at].always_identity
+            };
+            let columns: Vec<usize> = match effect.fate {
+                Fate::Gone => Vec::new(),
+                _ => (0..effect.cells.len()).filter(told).filter(|at| !always(at)).collect(),
+            };
+            let rewritten = match effect.fate {
+                Fate::Patched => effect.rewritten.clone(),
+                _ => BTreeSet::new(),
+            };
+            let form = if effect.fate == Fate::Gone { 0 } else { effect.form };
+            let shape = Shape { form, columns, rewritten };
+            groups.entry((effect.fate, shape)).or_default().push((row, effect));
+        }
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by(|((a, _), rows), ((b, _), others)| {
+            a.cmp(b).then(rows[0].1.order.cmp(&others[0].1.order))
+        });
+        for ((fate, shape), rows) in groups {
+            for block in rows.chunks(ROWS) {
+                self.write(place, fate, &shape, block).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out what is only the migration's own value, which a whole row of the app's carries along.
+    async fn leave_own(&mut self, place: usize, rows: &mut [(Key, Effect)]) -> Result<(), DbError> {
+        let name = self.name(place);
+        let keys: Vec<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
+        let mut own = Own::of(&self.client, &name, &keys).await?;
+        if own.is_empty() {
+            return Ok(());
+        }
+        let table = &self.routes.map.places[place].table;
+        for (key, effect) in rows.iter_mut() {
+            let Some(row) = own.get_mut(key) else { continue };
+            if effect.fate == Fate::Gone {
+                row.forget();
+                continue;
+            }
+            for (at, (cell, column)) in effect.cells.iter_mut().zip(&table.columns).enumerate() {
+                if *cell == Cell::Kept {
+                    continue;
+                }
+                let rewritten = effect.rewritten.contains(&at);
+                match row.filled(&column.name) {
+                    Some(value) if Some(value) == cell.text() && !rewritten => *cell = Cell::Kept,
+                    Some(_) => row.written(&column.name),
+                    None => {}
+                }
+            }
+        }
+        own.store(&self.client, &name).await
+    }
+
+    /// Writes rows of one shape; what fails is halved until the row is found that fails, which is set aside.
+    async fn write(
+        &mut self,
+        place: usize,
+        fate: Fate,
+        shape: &Shape,
+        rows: &[(Key, Effect)],
+    ) -> Result<(), DbError> {
+        let mut blocks = vec![rows];
+        while let Some(block) = blocks.pop() {
+            self.client.batch_execute("savepoint block").await.doing(|| "begin a block of rows".into())?;
+            match self.try_write(place, fate, shape, block).await {
+                Ok(aside) => {
+                    self.client
+                        .batch_execute("release block")
+                        .await
+                        .doing(|| "end a block of rows".into())?;
+                    for (at, why, of_migration) in aside {
+                        self.set_aside(place, &block[at].0, &why, of_migration).await?;
+                    }
+                }
+                Err(error) => {
+                    let Some(why) = refusal(&error) else { return Err(error) };
+                    self.client
+                        .batch_execute("rollback to block; release block")
+                        .await
+                        .doing(|| "take a block of rows back".into())?;
+                    match block.len() {
+                        1 => self.set_aside(place, &block[0].0, &why, false).await?,
+                        many => {
+                            let (first, second) = block.split_at(many / 2);
+                            blocks.extend([second, first]);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes rows of one shape; returns the positions of those that have to be set aside, why, and whether they are the migration's.
+    async fn try_write(
+        &mut self,
+        place: usize,
+        fate: Fate,
+        shape: &Shape,
+        rows: &[(Key, Effect)],
+    ) -> Result<Vec<(usize, String, bool)>, DbError> {
+        let key = self.routes.map.places[place].key.clone().unwrap_or_default();
+        let mut parameters = keys(key.len(), rows.iter().map(|(key, _)| key.as_str()));
+        if fate == Fate::Gone {
+            self.execute(&sql::delete(&self.routes.map.places[place], &key), &parameters).await?;
+            return Ok(Vec::new());
+        }
+        let cells = |at: &usize| rows.iter().map(|(_, effect)| effect.cells[*at].text()).collect::<Vec<_>>();
+        parameters.extend(shape.columns.iter().map(cells));
+        let mut aside = Vec::new();
+        let form = self.routes.form(shape.form).clone();
+        if let Some(lossy) = sql::lossy(&self.routes.map.places[place], &key, shape, &form) {
+            for at in self.positions(&lossy, &parameters).await? {
+                aside.push((at, "the value does not go back into its old type".to_owned(), false));
+            }
+            if !aside.is_empty() {
+                let lost: HashSet<usize> = aside.iter().map(|(at, ..)| *at).collect();
+                for parameter in &mut parameters {
+                    let mut at = 0;
+                    parameter.retain(|_| {
+                        at += 1;
+                        !lost.contains(&(at - 1))
+                    });
+                }
+            }
+        }
+        let left: Vec<usize> = {
+            let lost: HashSet<usize> = aside.iter().map(|(at, ..)| *at).collect();
+            (0..rows.len()).filter(|at| !lost.contains(at)).collect()
+        };
+        if left.is_empty() {
+            return Ok(aside);
+        }
+        let place_of = &self.routes.map.places[place];
+        match fate {
+            Fate::Put => {
+                self.execute(&sql::put(place_of, &key, shape, &form), &parameters).await?;
+            }
+            _ => {
+                let changed = match shape.columns.is_empty() {
+                    true => 0,
+                    false => self.execute(&sql::update(place_of, &key, shape, &form), &parameters).await?,
+                };
+                if (changed as usize) < left.len() {
+                    let missing = sql::missing(&self.routes.map.places[place], &key);
+                    let own = self.own_places.contains(&place);
+                    for at in self.positions(&missing, &parameters[..key.len()]).await? {
+                        let name = &rows[left[at]].0;
+                        let of_migration =
+                            own && own::inserted(&self.client, &self.name(place), name).await?;
+                        let why = match of_migration {
+                            true => "the migration has made the row",
+                            false => "there is no such row in the old structure",
+                        };
+                        aside.push((left[at], why.to_owned(), of_migration));
+                    }
+                }
+            }
+        }
+        Ok(aside)
+    }
+
+    /// Gives one row another key.
+    async fn rekey(
+        &mut self,
+        place: usize,
+        form: usize,
+        old: &str,
+        new: &str,
+        cells: Vec<Cell>,
+    ) -> Result<(), DbError> {
+        let is_aside = self.aside.remove(&(place, old.to_owned()));
+        if is_aside {
+            state::forget_aside(&self.client, &self.name(place), old).await?;
+            return self.set_aside(place, new, "it was set aside under another key", false).await;
+        }
+        let key = self.routes.map.places[place].key.clone().unwrap_or_default();
+        // The key's new values are among the columns that are set.
+        let columns: Vec<usize> = (0..cells.len()).filter(|at| cells[*at] != Cell::Kept).collect();
+        let shape = Shape { form, columns, rewritten: BTreeSet::new() };
+        let effect = Effect::new(Fate::Patched, form, cells, self.order);
+        self.client.batch_execute("savepoint block").await.doing(|| "begin a block of rows".into())?;
+        match self.try_write(place, Fate::Patched, &shape, &[(old.to_owned(), effect)]).await {
+            Ok(aside) => {
+                self.client.batch_execute("release block").await.doing(|| "end a block of rows".into())?;
+                for (_, why, of_migration) in aside {
+                    self.set_aside(place, new, &why, of_migration).await?;
+                }
+            }
+            Err(error) => {
+                let Some(why) = refusal(&error) else { return Err(error) };
+                self.client
+                    .batch_execute("rollback to block; release block")
+                    .await
+                    .doing(|| "take a block of rows back".into())?;
+                // Under its old key it is no more.
+                self.execute(
+                    &sql::delete(&self.routes.map.places[place], &key),
+                    &keys(key.len(), std::iter::once(old)),
+                )
+                .await?;
+                self.set_aside(place, new, &why, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes one row of a place without a key, found by all that is told of it.
+    async fn without_key(
+        &mut self,
+        place: usize,
+        form: usize,
+        old: Option<&[Cell]>,
+        new: Option<&[Cell]>,
+    ) -> Result<(), DbError> {
+        let told = |cells: &[Cell]| -> Vec<usize> {
+            (0..cells.len()).filter(|at| cells[*at] != Cell::Kept).collect()
+        };
+        let form_of = self.routes.form(form).clone();
+        // Of a row as it was, the stream leaves out what was NULL.
+        let old: Option<Vec<Cell>> = old.map(|old| {
+            let cell = |(cell, form): (&Cell, &Option<_>)| match cell {
+                Cell::Kept if form.is_some() => Cell::Null,
+                told => told.clone(),
+            };
+            old.iter().zip(&form_of).map(cell).collect()
+        });
+        let old = old.as_deref();
+        let to = &self.routes.map.places[place];
+        let sql = match (old, new) {
+            (None, Some(new)) => {
+                let columns = told(new);
+                if columns.is_empty() {
+                    format!("insert into {} default values", to.table.quoted())
+                } else {
+                    sql::put(to, &[], &Shape { form, columns, rewritten: BTreeSet::new() }, &form_of)
+                }
+            }
+            (Some(old), new) => sql::one_like(to, &told(old), &form_of, new.map(told).as_deref()),
+            (None, None) => return Ok(()),
+        };
+        self.client.batch_execute("savepoint block").await.doing(|| "begin a block of rows".into())?;
+        let written = match old {
+            None => {
+                let cells = new.unwrap_or_default();
+                let column = |at: usize| vec![cells[at].text()];
+                let parameters: Vec<_> = told(cells).into_iter().map(column).collect();
+                self.execute(&sql, &parameters).await
+            }
+            Some(old) => {
+                let cells = told(old).into_iter().map(|at| old[at].text());
+                let new = new.into_iter().flat_map(|new| told(new).into_iter().map(|at| new[at].text()));
+                let values: Vec<Option<&str>> = cells.chain(new).collect();
+                let parameters: Vec<&(dyn ToSql + Sync)> =
+                    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+                let statement = self.statement(&sql).await?;
+                self.client.execute(&statement, &parameters).await.doing(writing)
+            }
+        };
+        let why = match written {
+            Ok(0) if old.is_some() => "there is no such row in the old structure".to_owned(),
+            Ok(_) => {
+                return self.client.batch_execute("release block").await.doing(|| "end a row".into());
+            }
+            Err(error) => match refusal(&error) {
+                Some(why) => why,
+                None => return Err(error),
+            },
+        };
+        self.client
+            .batch_execute("rollback to block; release block")
+            .await
+            .doing(|| "take a row back".into())?;
+        // Without a key nothing names it but itself.
+        Err(DbError::Replay(format!(
+            "a row of {}, which has no key, cannot be written: {why}",
+            self.name(place)
+        )))
+    }
+
+    /// Empties a place or one partition of it.
+    async fn empty(&mut self, place: usize, leaf: Option<u32>) -> Result<(), DbError> {
+        let map = &self.routes.map;
+        let leaf = leaf.and_then(|leaf| map.golden.table(leaf));
+        let table = leaf.unwrap_or(&map.places[place].table).quoted();
+        // No TRUNCATE: tables that refer to it would refuse, or go with it.
+        self.client
+            .batch_execute(&format!("delete from {}{table}", if leaf.is_some() { "only " } else { "" }))
+            .await
+            .doing(|| format!("empty {table}"))?;
+        if leaf.is_none() {
+            own::forget_all(&self.client, &self.name(place)).await?;
+            self.aside.retain(|(of, _)| *of != place);
+            let name = self.name(place);
+            self.client
+                .execute("delete from piton_replay.aside where place = $1", &[&name])
+                .await
+                .doing(|| "forget rows that were set aside".into())?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of rows that the migration itself has written: nothing of them is replayed, but what the app does to them later
+    /// has to be told from what was in them before.
+    pub(super) async fn note_own(&mut self, changes: &[Change]) -> Result<(), DbError> {
+        self.flush().await?;
+        let mut images: HashMap<usize, HashMap<Key, Option<Vec<Cell>>>> = HashMap::new();
+        for change in changes {
+            let (table, tuple, goes) = match change {
+                Change::Insert { table, new } | Change::Update { table, new, .. } => (table, new, false),
+                Change::Delete { table, old: Some(old) } => (table, old, true),
+                _ => continue,
+            };
+            if let Told::Row { place, cells, .. } = self.told(table, tuple, !goes)?
+                && let Some(key) = self.key(place, &cells)
+                && !self.aside.contains(&(place, key.clone()))
+            {
+                let rows = images.entry(place).or_default();
+                match rows.get_mut(&key) {
+                    // A large value that was not touched is as it was told before.
+                    Some(Some(before)) if !goes => {
+                        for (before, cell) in before.iter_mut().zip(cells) {
+                            if cell != Cell::Kept {
+                                *before = cell;
+                            }
+                        }
+                    }
+                    _ => drop(rows.insert(key, (!goes).then_some(cells))),
+                }
+            }
+        }
+        for (place, images) in images {
+            self.own_places.insert(place);
+            let images: Vec<_> = images.into_iter().collect();
+            for block in images.chunks(ROWS) {
+                own::note(&self.client, &self.routes.map.places[place], block).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_aside(
+        &mut self,
+        place: usize,
+        key: &str,
+        why: &str,
+        of_migration: bool,
+    ) -> Result<(), DbError> {
+        if self.aside.insert((place, key.to_owned())) {
+            let (place, key, why) = (self.name(place), key.to_owned(), why.to_owned());
+            state::set_aside(&self.client, &SetAside { place, key, why, of_migration }).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes one row, or sets it aside.
+    pub(super) async fn write_one(&mut self, place: usize, key: Key, effect: Effect) -> Result<(), DbError> {
+        self.flush_place(place, HashMap::from([(key, effect)])).await
+    }
+
+    /// Removes rows by their keys.
+    pub(super) async fn remove(&mut self, place: usize, rows: &[Key]) -> Result<(), DbError> {
+        let to = &self.routes.map.places[place];
+        let key = to.key.clone().unwrap_or_default();
+        let sql = sql::delete(to, &key);
+        self.execute(&sql, &keys(key.len(), rows.iter().map(String::as_str))).await.map(drop)
+    }
+
+    pub(super) fn forget_all_aside(&mut self) {
+        self.aside.clear();
+    }
+
+    /// Tells whether the migration has written rows of its own.
+    pub(super) fn has_own(&self) -> bool {
+        !self.own_places.is_empty()
+    }
+
+    fn name(&self, place: usize) -> String {
+        self.routes.map.places[place].table.quoted()
+    }
+
+    async fn statement(&mut self, sql: &str) -> Result<Statement, DbError> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await.doing(writing)?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    async fn execute(&mut self, sql: &str, columns: &[Vec<Option<&str>>]) -> Result<u64, DbError> {
+        let statement = self.statement(sql).await?;
+        self.client.execute(&statement, &as_parameters(columns)).await.doing(writing)
+    }
+
+    /// Runs a query of row positions, which begin at 1.
+    async fn positions(&mut self, sql: &str, columns: &[Vec<Option<&str>>]) -> Result<Vec<usize>, DbError> {
+        let statement = self.statement(sql).await?;
+        let rows = self.client.query(&statement, &as_parameters(columns)).await.doing(writing)?;
+        Ok(rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())
+    }
+}
+
+fn writing() -> String {
+    "write rows into the golden copy".to_owned()
+}
+
+pub(super) fn as_parameters<'a>(columns: &'a [Vec<Option<&'a str>>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect()
+}
+
+/// Takes keys apart into their columns.
+pub(super) fn keys<'a>(width: usize, keys: impl Iterator<Item = &'a str>) -> Vec<Vec<Option<&'a str>>> {
+    let mut columns = vec![Vec::new(); width];
+    for key in keys {
+        for (column, part) in columns.iter_mut().zip(parts(key)) {
+            column.push(Some(part));
+        }
+    }
+    columns
+}
+
+/// Says why the server refused rows for what they are; `None` when it was not their fault. No value is told.
+pub(super) fn refusal(error: &DbError) -> Option<String> {
+    let DbError::Sql { source: SqlError(source), .. } = error else { return None };
+    let said = source.as_db_error()?;
+    let class = said.code().code().get(..2)?;
+    if !matches!(class, "22" | "23") {
+        return None;
+    }
+    let what = match (said.constraint(), said.column()) {
+        (Some(constraint), _) => format!("it violates {}", quote::ident(constraint)),
+        (None, Some(column)) => format!("{} has no value that fits", quote::ident(column)),
+        (None, None) => "a value does not fit its old type".to_owned(),
+    };
+    Some(format!("{what} ({})", said.code().code()))
+}

@@ -1,0 +1,325 @@
+//! The tables of a database as a replay needs them: names, identities, types and keys.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use crate::DbError;
+use crate::capture::Lsn;
+use crate::error::Doing;
+
+/// The schema of the golden copy in which a replay keeps where it stands.
+pub(crate) const SCHEMA: &str = "piton_replay";
+
+/// The tables of one database at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Layout {
+    /// A place in the live database's log behind which this layout, or a later one, is valid.
+    pub(super) lsn: Lsn,
+    /// Ordinary and partitioned tables, by oid.
+    pub(super) tables: Vec<Table>,
+    pub(super) foreign_keys: Vec<ForeignKey>,
+    pub(super) sequences: Vec<Sequence>,
+}
+
+/// A table of any kind that rows are written to by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Table {
+    pub(super) oid: u32,
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// Whether its rows lie in partitions.
+    pub(super) partitioned: bool,
+    /// The number of its file, which another one takes when all rows are written anew.
+    pub(super) file: u32,
+    /// Whether its rows are in no log.
+    pub(super) unlogged: bool,
+    /// The topmost table of which it is a partition.
+    pub(super) root: Option<u32>,
+    /// What the log tells of a row that is changed or removed.
+    pub(super) identity: Identity,
+    /// The columns of each unique key that is checked at once and holds no NULL; the primary key first.
+    pub(super) keys: Vec<Vec<String>>,
+    pub(super) columns: Vec<Column>,
+    /// The transactions that gave it its name and columns, as far as the catalogue tells: 32 bits of each.
+    pub(super) made_by: Vec<u32>,
+}
+
+/// What identifies a row in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Identity {
+    /// Nothing: updates and deletes cannot be followed.
+    Nothing,
+    /// These columns.
+    Columns(Vec<String>),
+    /// The whole row as it was.
+    Whole,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Column {
+    pub(super) number: i16,
+    pub(super) name: String,
+    /// The type as the stream writes it, without a modifier.
+    pub(super) type_name: String,
+    /// The type without a modifier, as a cast needs it: `bpchar` where the stream writes `character`, which means a single one.
+    pub(super) bare: String,
+    /// The type with its modifier: `numeric(10,2)`.
+    pub(super) full: String,
+    /// Whether the type, or what it is an array of, is PostgreSQL's own.
+    pub(super) builtin: bool,
+    pub(super) not_null: bool,
+    /// Whether it has a default, identity included.
+    pub(super) has_default: bool,
+    /// Whether it is computed: nobody writes it.
+    pub(super) generated: Generated,
+    /// Whether only `OVERRIDING SYSTEM VALUE` writes it.
+    pub(super) always_identity: bool,
+}
+
+/// Whether and where a column is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Generated {
+    /// It is written.
+    No,
+    /// It is computed and stored.
+    Stored,
+    /// It is computed when it is read, and in no log.
+    Virtual,
+}
+
+/// A foreign key that the server watches over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ForeignKey {
+    pub(super) name: String,
+    pub(super) table: u32,
+    pub(super) columns: Vec<String>,
+    pub(super) to: u32,
+    pub(super) to_columns: Vec<String>,
+    /// Whether all rows are known to keep to it.
+    pub(super) valid: bool,
+    /// Whether MATCH FULL counts.
+    pub(super) full: bool,
+}
+
+/// A sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sequence {
+    pub(super) oid: u32,
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// The table and the column's name that it belongs to.
+    pub(super) owner: Option<(u32, String)>,
+    pub(super) ascends: bool,
+}
+
+impl Table {
+    pub(super) fn quoted(&self) -> String {
+        crate::quote::qualified(&self.schema, &self.name)
+    }
+
+    /// Tells whether rows that are written to the one look in the stream like rows of the other.
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
+        let columns = |table: &Self| -> Vec<(i16, String, String)> {
+            let column = |column: &Column| (column.number, column.name.clone(), column.full.clone());
+            table.columns.iter().map(column).collect()
+        };
+        (&self.schema, &self.name) == (&other.schema, &other.name) && columns(self) == columns(other)
+    }
+
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    pub(super) fn numbered(&self, number: i16) -> Option<&Column> {
+        self.columns.iter().find(|column| column.number == number)
+    }
+}
+
+impl Layout {
+    pub(super) fn table(&self, oid: u32) -> Option<&Table> {
+        let at = self.tables.binary_search_by_key(&oid, |table| table.oid).ok()?;
+        self.tables.get(at)
+    }
+
+    pub(super) fn named(&self, schema: &str, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.schema == schema && table.name == name)
+    }
+
+    /// Returns the table in whose place a partition's rows are written: the topmost, or itself.
+    pub(super) fn top<'a>(&'a self, table: &'a Table) -> &'a Table {
+        table.root.and_then(|root| self.table(root)).unwrap_or(table)
+    }
+
+    /// Reads it on a session with an empty search path.
+    pub(super) async fn read(client: &Client) -> Result<Self, DbError> {
+        let what = || "read how the tables are laid out".to_owned();
+        let rows = client.query(TABLES, &[&SCHEMA]).await.doing(what)?;
+        let mut tables: Vec<Table> = rows
+            .iter()
+            .map(|row| {
+                let whole: bool = row.get(6);
+                let columns: Option<Vec<String>> = row.get(7);
+                Table {
+                    oid: row.get(0),
+                    schema: row.get(1),
+                    name: row.get(2),
+                    partitioned: row.get(3),
+                    unlogged: row.get(4),
+                    root: row.get(5),
+                    identity: match columns {
+                        _ if whole => Identity::Whole,
+                        Some(columns) => Identity::Columns(columns),
+                        None => Identity::Nothing,
+                    },
+                    keys: Vec::new(),
+                    columns: Vec::new(),
+                    file: row.get(8),
+                    made_by: xids(&row.get::<_, Vec<String>>(9)),
+                }
+            })
+            .collect();
+        let at = |tables: &[Table], oid: u32| tables.binary_search_by_key(&oid, |table| table.oid).ok();
+        for row in client.query(COLUMNS, &[]).await.doing(what)? {
+            let Some(at) = at(&tables, row.get(0)) else { continue };
+            let (generated, identity): (String, String) = (row.get(9), row.get(10));
+            tables[at].columns.push(Column {
+                number: row.get(1),
+                name: row.get(2),
+                type_name: row.get(3),
+                bare: row.get(4),
+                full: row.get(5),
+                builtin: row.get(6),
+                not_null: row.get(7),
+                has_default: row.get(8),
+                generated: match generated.as_str() {
+                    "" => Generated::No,
+                    "v" => Generated::Virtual,
+                    _ => Generated::Stored,
+                },
+                always_identity: identity == "a",
+            });
+        }
+        for row in client.query(KEYS, &[]).await.doing(what)? {
+            if let Some(at) = at(&tables, row.get(0)) {
+                tables[at].keys.push(row.get(1));
+            }
+        }
+        let foreign_keys = client.query(FOREIGN_KEYS, &[]).await.doing(what)?;
+        let sequences = client.query(SEQUENCES, &[&SCHEMA]).await.doing(what)?;
+        let lsn: String = client
+            .query_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
+            .await
+            .doing(what)?
+            .get(0);
+        Ok(Self {
+            lsn: lsn.parse().map_err(DbError::Replay)?,
+            tables,
+            foreign_keys: foreign_keys
+                .iter()
+                .map(|row| ForeignKey {
+                    name: row.get(0),
+                    table: row.get(1),
+                    columns: row.get(2),
+                    to: row.get(3),
+                    to_columns: row.get(4),
+                    valid: row.get(5),
+                    full: row.get(6),
+                })
+                .collect(),
+            sequences: sequences
+                .iter()
+                .map(|row| Sequence {
+                    oid: row.get(0),
+                    schema: row.get(1),
+                    name: row.get(2),
+                    owner: row.get::<_, Option<u32>>(3).zip(row.get(4)),
+                    ascends: row.get(5),
+                })
+                .collect(),
+        })
+    }
+}
+
+fn xids(texts: &[String]) -> Vec<u32> {
+    let mut xids: Vec<u32> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    xids.sort_unstable();
+    xids.dedup();
+    xids
+}
+
+/// The tables, with what of the catalogue's rows tells who has made them as they are: the row type's row changes with the name and
+/// not with a GRANT.
+const TABLES: &str = "
+    with recursive top as (
+        select c.oid, c.oid as root from pg_catalog.pg_class c where c.relkind in ('r', 'p') and not c.relispartition
+        union all
+        select i.inhrelid, top.root from top
+        join pg_catalog.pg_inherits i on i.inhparent = top.oid
+        join pg_catalog.pg_class c on c.oid = i.inhrelid and c.relispartition)
+    select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u',
+           nullif(top.root, c.oid), c.relreplident = 'f',
+           (select array(select a.attname::text from pg_catalog.unnest(i.indkey) k
+                         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k)
+            from pg_catalog.pg_index i
+            where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+              and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end),
+           c.relfilenode,
+           array(select a.xmin::text from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0
+                 union select t.xmin::text from pg_catalog.pg_type t where t.oid = c.reltype)
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    left join top on top.oid = c.oid
+    where c.relkind in ('r', 'p') and c.relpersistence <> 't'
+      and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname <> $1
+    order by c.oid";
+
+const COLUMNS: &str = "
+    select a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, null),
+           pg_catalog.format_type(a.atttypid, -1), pg_catalog.format_type(a.atttypid, a.atttypmod),
+           t.typnamespace = 'pg_catalog'::regnamespace, a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',
+           a.attgenerated::text, a.attidentity::text
+    from pg_catalog.pg_attribute a
+    join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
+    join pg_catalog.pg_type t on t.oid = a.atttypid
+    where a.attnum > 0 and not a.attisdropped
+    order by a.attrelid, a.attnum";
+
+const KEYS: &str = "
+    select i.indrelid,
+           array(select a.attname::text from pg_catalog.unnest(i.indkey) with ordinality k(number, at)
+                 join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
+                 where k.at <= i.indnkeyatts order by k.at)
+    from pg_catalog.pg_index i
+    join pg_catalog.pg_class c on c.oid = i.indrelid and c.relkind in ('r', 'p')
+    where i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
+      and not exists (select from pg_catalog.unnest(i.indkey) with ordinality k(number, at)
+                      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
+                      where k.at <= i.indnkeyatts and not a.attnotnull)
+    order by i.indrelid, i.indisprimary desc, i.indexrelid";
+
+const FOREIGN_KEYS: &str = "
+    select c.conname::text, c.conrelid,
+           array(select a.attname::text from pg_catalog.unnest(c.conkey) with ordinality k(number, at)
+                 join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number order by k.at),
+           c.confrelid,
+           array(select a.attname::text from pg_catalog.unnest(c.confkey) with ordinality k(number, at)
+                 join pg_catalog.pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.number order by k.at),
+           c.convalidated, c.confmatchtype = 'f'
+    from pg_catalog.pg_constraint c
+    where c.contype = 'f' and c.conparentid = 0
+    order by c.conrelid, c.conname";
+
+const SEQUENCES: &str = "
+    select c.oid, n.nspname::text, c.relname::text, a.attrelid, a.attname::text, s.seqincrement > 0
+    from pg_catalog.pg_sequence s
+    join pg_catalog.pg_class c on c.oid = s.seqrelid and c.relpersistence <> 't'
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    left join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid
+          and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+    left join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+    where n.nspname <> $1 and not exists (select from pg_catalog.pg_depend e
+          where e.classid = 'pg_catalog.pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
+    order by c.oid";

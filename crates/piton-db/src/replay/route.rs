@@ -1,0 +1,346 @@
+//! What a change of the stream means, with the layouts that are valid where it stands.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::layout::{Column, Generated, Table};
+use super::map::{Map, Mapped, Target, fits};
+use crate::DbError;
+use crate::capture::{self, Lsn, Name};
+
+/// How the values of a live column become those of the golden one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Conversion {
+    /// The text is the same.
+    Same,
+    /// By a cast of the live type, whose loss is looked for.
+    Cast {
+        /// The live type.
+        bare: String,
+        /// The live type with its modifier.
+        full: String,
+        /// Whether the golden type can be cast to it, too.
+        back: bool,
+    },
+    /// The text is read anew.
+    Text,
+}
+
+/// How each column of a place is written; `None` for what has no source.
+pub(super) type Form = Vec<Option<Conversion>>;
+
+/// Pairs of types of which the first can be cast to the second.
+pub(super) type Castable = HashSet<(String, String)>;
+
+/// What rows of certain columns mean.
+#[derive(Debug)]
+pub(super) enum Route {
+    /// The tool's record.
+    Record,
+    /// Nothing that the golden copy has a place for.
+    Nowhere,
+    /// Rows of a place.
+    Place {
+        place: usize,
+        form: usize,
+        /// For each column of the place, where the row that the stream tells has it.
+        sources: Vec<Option<usize>>,
+    },
+}
+
+/// Finds routes, and knows which layout is valid.
+#[derive(Debug)]
+pub(super) struct Routes {
+    pub(super) map: Map,
+    castable: Castable,
+    /// The transactions that changed a layout and were seen to commit.
+    pub(super) seen: BTreeSet<u32>,
+    /// All that change one.
+    awaited: HashSet<u32>,
+    /// The last stage that is valid by its place in the log alone.
+    passed: usize,
+    /// Which table carries a name, and the stage at which it looks as it does.
+    current: HashMap<Name, (usize, u32)>,
+    forms: Vec<Form>,
+    known: HashMap<(usize, usize, bool), Known>,
+}
+
+/// A route, with what is known by its address, so that nothing else comes to lie there.
+#[derive(Debug)]
+struct Known {
+    route: Arc<Route>,
+    _kept: (Arc<Name>, Arc<[capture::Column]>),
+}
+
+impl Routes {
+    pub(super) fn new(map: Map, castable: Castable, seen: BTreeSet<u32>) -> Self {
+        let mut awaited = HashSet::new();
+        for stage in 1..map.stages.len() {
+            for table in &map.stages[stage].tables {
+                awaited.extend(makers(&map, stage, table));
+            }
+        }
+        let (current, forms, known) = (HashMap::new(), Vec::new(), HashMap::new());
+        let mut routes = Self { map, castable, seen, awaited, passed: 0, current, forms, known };
+        routes.find_current();
+        routes
+    }
+
+    pub(super) fn form(&self, form: usize) -> &Form {
+        &self.forms[form]
+    }
+
+    pub(super) fn castable(&self) -> &Castable {
+        &self.castable
+    }
+
+    /// Returns the number by which a form is known.
+    pub(super) fn form_number(&mut self, form: Form) -> usize {
+        self.forms.iter().position(|known| *known == form).unwrap_or_else(|| {
+            self.forms.push(form);
+            self.forms.len() - 1
+        })
+    }
+
+    /// Takes note of how far the log is; tells whether another layout has become valid.
+    pub(super) fn at(&mut self, lsn: Lsn) -> bool {
+        let before = self.passed;
+        while self.map.stages.get(self.passed + 1).is_some_and(|stage| stage.lsn < lsn) {
+            self.passed += 1;
+        }
+        if self.passed > before {
+            self.find_current();
+        }
+        self.passed > before
+    }
+
+    /// Tells whether a transaction has changed a layout, and so is the migration's.
+    pub(super) fn changes_layout(&self, xid: u32) -> bool {
+        self.awaited.contains(&xid)
+    }
+
+    /// Takes note of the commit of a transaction that changes a layout.
+    pub(super) fn committed(&mut self, xid: u32) {
+        if self.awaited.contains(&xid) && self.seen.insert(xid) {
+            self.find_current();
+        }
+    }
+
+    /// Tells whether the log is still within the migration.
+    pub(super) fn migrates(&self) -> bool {
+        self.passed + 1 < self.map.stages.len()
+    }
+
+    fn find_current(&mut self) {
+        self.known.clear();
+        self.current.clear();
+        let mut oids: Vec<u32> =
+            self.map.stages.iter().flat_map(|stage| stage.tables.iter().map(|table| table.oid)).collect();
+        oids.sort_unstable();
+        oids.dedup();
+        for oid in oids {
+            if let Some((stage, table)) = self.valid(oid) {
+                let name = Name { schema: table.schema.clone(), name: table.name.clone() };
+                let entry = self.current.entry(name).or_insert((stage, oid));
+                *entry = (*entry).max((stage, oid));
+            }
+        }
+    }
+
+    /// Finds the last stage whose layout of a table is valid here.
+    fn valid(&self, oid: u32) -> Option<(usize, &Table)> {
+        let mut valid = None;
+        for (at, stage) in self.map.stages.iter().enumerate() {
+            let reached = at <= self.passed;
+            match stage.table(oid) {
+                None if reached => valid = None,
+                None => {}
+                Some(table) => {
+                    let before = at.checked_sub(1).and_then(|at| self.map.stages[at].table(oid));
+                    let same = before.is_some_and(|before| before.looks_like(table));
+                    let mut made = makers(&self.map, at, table).peekable();
+                    let seen = made.peek().is_some() && made.all(|xid| self.seen.contains(&xid));
+                    if !(reached || same && valid.is_some() || seen) {
+                        break;
+                    }
+                    valid = Some((at, table));
+                }
+            }
+        }
+        valid
+    }
+
+    /// Finds what a change to a table means. `whole` tells whether its row has all columns, or its key alone.
+    ///
+    /// The layout that is valid by what was seen goes first. A statement that was half of a migration may have left the table looking
+    /// as at no stage; then the columns have to be known from the stages on both sides.
+    pub(super) fn find(
+        &mut self,
+        name: &Arc<Name>,
+        columns: &Arc<[capture::Column]>,
+        whole: bool,
+    ) -> Result<Arc<Route>, DbError> {
+        let address = (Arc::as_ptr(name).addr(), columns.as_ptr().addr(), whole);
+        if let Some(known) = self.known.get(&address) {
+            return Ok(known.route.clone());
+        }
+        let (stage, oid) = self.table_of(name, columns, whole)?;
+        let route = match oid {
+            None => Route::Nowhere,
+            Some(oid) => self.route_of(stage, oid, columns),
+        };
+        let route = Arc::new(route);
+        self.known.insert(address, Known { route: route.clone(), _kept: (name.clone(), columns.clone()) });
+        Ok(route)
+    }
+
+    fn table_of(
+        &self,
+        name: &Name,
+        columns: &[capture::Column],
+        whole: bool,
+    ) -> Result<(usize, Option<u32>), DbError> {
+        let current = self.current.get(name).copied();
+        let fit = |(at, oid): (usize, u32)| {
+            self.map.stages[at].table(oid).is_some_and(|table| fits(table, columns, whole))
+        };
+        if let Some((at, oid)) = current.filter(|found| fit(*found)) {
+            return Ok((at, Some(oid)));
+        }
+        let from = current.map_or(self.passed, |(at, _)| at);
+        let named = |at: usize| {
+            let table = self.map.stages[at].named(&name.schema, &name.name)?;
+            Some((at, table.oid))
+        };
+        let later = from + 1..self.map.stages.len();
+        if let Some((at, oid)) =
+            later.clone().chain((0..from).rev()).filter_map(named).find(|found| fit(*found))
+        {
+            return Ok((at, Some(oid)));
+        }
+        // Between two stages: what is there has to be known from one of them by its name and type.
+        let known = |(at, oid): &(usize, u32)| {
+            self.map.stages[*at].table(*oid).is_some_and(|table| {
+                columns.iter().all(|told| {
+                    table.column(&told.name).is_some_and(|column| column.type_name == told.type_name)
+                })
+            })
+        };
+        let candidates: Vec<_> = current.into_iter().chain(later.filter_map(named)).collect();
+        match candidates.iter().find(|found| known(found)) {
+            Some((at, oid)) => Ok((*at, Some(*oid))),
+            None if candidates.is_empty() => Ok((from, None)),
+            None => Err(DbError::Replay(format!(
+                "{} was written to while it looked as it did neither before nor after a migration",
+                crate::quote::qualified(&name.schema, &name.name)
+            ))),
+        }
+    }
+
+    fn route_of(&mut self, stage: usize, oid: u32, columns: &[capture::Column]) -> Route {
+        let Some(live) = self.map.stages[stage].table(oid) else { return Route::Nowhere };
+        let mapped = match self.map.target(stage, oid) {
+            Target::Record => return Route::Record,
+            Target::Nowhere => return Route::Nowhere,
+            Target::Place(mapped) => mapped,
+        };
+        let form = form_of(&self.map, live, mapped, &self.castable);
+        let source = |at: &Option<usize>| {
+            let column = &live.columns[(*at)?];
+            columns.iter().position(|told| told.name == column.name)
+        };
+        let written = |(at, form): (&Option<usize>, &Option<Conversion>)| form.as_ref().and(source(at));
+        let sources = mapped.columns.iter().zip(&form).map(written).collect();
+        let place = mapped.place;
+        Route::Place { place, form: self.form_number(form), sources }
+    }
+
+    /// Returns the place of a table's rows.
+    pub(super) fn has_place(&self, name: &Name) -> Option<usize> {
+        let (stage, oid) = self.current.get(name)?;
+        match self.map.target(*stage, *oid) {
+            Target::Place(mapped) => Some(mapped.place),
+            _ => None,
+        }
+    }
+
+    /// Returns which places, and of each which partition, a TRUNCATE of these tables empties; `None` for a whole place.
+    pub(super) fn emptied(&self, tables: &[Arc<Name>]) -> Result<Vec<(usize, Option<u32>)>, DbError> {
+        let mut emptied = Vec::new();
+        for name in tables {
+            let found = self.current.get(name);
+            let Some((at, oid)) = found else { continue };
+            let Target::Place(mapped) = self.map.target(*at, *oid) else { continue };
+            let is_part = self.map.stages[*at].table(*oid).is_some_and(|table| table.root.is_some());
+            if is_part && mapped.leaf.is_none() {
+                let whole = |other: &Arc<Name>| {
+                    self.current.get(other).is_some_and(|(at, oid)| {
+                        let root = self.map.stages[*at].table(*oid).is_some_and(|table| table.root.is_none());
+                        root && matches!(self.map.target(*at, *oid), Target::Place(other) if other.place == mapped.place)
+                    })
+                };
+                if !tables.iter().any(whole) {
+                    return Err(DbError::Replay(format!(
+                        "{} was emptied, a partition that the golden copy has not got",
+                        crate::quote::qualified(&name.schema, &name.name)
+                    )));
+                }
+                continue;
+            }
+            emptied.push((mapped.place, mapped.leaf));
+        }
+        Ok(emptied)
+    }
+}
+
+/// Returns the transactions that gave a table the layout that it has at a stage and did not have before it.
+fn makers<'a>(map: &'a Map, stage: usize, table: &'a Table) -> impl Iterator<Item = u32> + 'a {
+    let before = stage.checked_sub(1).and_then(|at| map.stages[at].table(table.oid));
+    let changed = stage > 0 && before.is_none_or(|before| !before.looks_like(table));
+    let new = move |xid: &&u32| before.is_none_or(|before| !before.made_by.contains(xid));
+    table.made_by.iter().filter(move |_| changed).filter(new).copied()
+}
+
+/// Tells how each column of a place is written from a live table.
+pub(super) fn form_of(map: &Map, live: &Table, mapped: &Mapped, castable: &Castable) -> Form {
+    let golden = &map.places[mapped.place].table;
+    let conversion = |(at, column): (&Option<usize>, &Column)| {
+        let source = &live.columns[(*at)?];
+        (column.generated == Generated::No && source.generated != Generated::Virtual)
+            .then(|| conversion(source, column, castable))
+    };
+    mapped.columns.iter().zip(&golden.columns).map(conversion).collect()
+}
+
+fn conversion(live: &Column, golden: &Column, castable: &Castable) -> Conversion {
+    let can = |from: &Column, to: &Column| {
+        from.bare == to.bare || castable.contains(&(from.bare.clone(), to.bare.clone()))
+    };
+    if live.full == golden.full {
+        Conversion::Same
+    } else if live.builtin && golden.builtin && can(live, golden) {
+        let (bare, full) = (live.bare.clone(), live.full.clone());
+        Conversion::Cast { bare, full, back: can(golden, live) }
+    } else {
+        Conversion::Text
+    }
+}
+
+/// Lists the pairs of types between which a replay would cast, either way.
+pub(super) fn pairs(map: &Map) -> BTreeSet<(String, String)> {
+    let mut pairs = BTreeSet::new();
+    for stage in 0..map.stages.len() {
+        for place in 0..map.places.len() {
+            for (live, mapped) in map.sources(stage, place) {
+                for (at, column) in mapped.columns.iter().zip(&map.places[place].table.columns) {
+                    let Some(source) = at.map(|at| &live.columns[at]) else { continue };
+                    if source.bare != column.bare && source.builtin && column.builtin {
+                        pairs.insert((source.bare.clone(), column.bare.clone()));
+                        pairs.insert((column.bare.clone(), source.bare.clone()));
+                    }
+                }
+            }
+        }
+    }
+    pairs
+}

@@ -1,0 +1,228 @@
+//! Where a replay stands, kept in the golden copy itself: in the same transaction as the rows.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+
+use super::layout::{Layout, SCHEMA};
+use super::map::Way;
+use super::net::{Key, parts};
+use crate::DbError;
+use crate::capture::{Lsn, Snapshot};
+use crate::error::Doing;
+use crate::migrate::RecordTables;
+
+/// What is kept about a row beside the golden copy's own tables.
+const TABLES: &str = "
+    create schema piton_replay;
+    create table piton_replay.mark (reached text not null, seen text not null, sees text not null, way text not null, record text not null);
+    create table piton_replay.layout (stage int primary key, layout text not null);
+    create table piton_replay.aside (place text not null, key text not null, why text not null, of_migration bool not null);
+    create index on piton_replay.aside using hash (key);
+    create table piton_replay.own (place text not null, key text not null, inserted bool not null, filled text not null);
+    create index on piton_replay.own using hash (key);
+    create table piton_replay.switched_off (put_back text not null);";
+
+/// The number of the golden copy's own layout, among those of the live database.
+const GOLDEN: i32 = -1;
+
+/// What is known of a replay when it is taken up.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// All that was committed before this place is in the golden copy.
+    pub(super) reached: Lsn,
+    /// The transactions that changed a layout and were passed.
+    pub(super) seen: BTreeSet<u32>,
+    /// What the dump holds.
+    pub(super) sees: Snapshot,
+    pub(super) way: Way,
+    pub(super) record: RecordTables,
+}
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String, DbError> {
+    serde_json::to_string(value).map_err(|error| DbError::Replay(error.to_string()))
+}
+
+fn value<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, DbError> {
+    serde_json::from_str(text).map_err(|error| DbError::Replay(format!("its notes cannot be read: {error}")))
+}
+
+/// Makes the tables, and switches off what would fire even when rows are replayed.
+pub(super) async fn make(
+    client: &Client,
+    sees: &Snapshot,
+    record: &RecordTables,
+    way: &Way,
+) -> Result<(), DbError> {
+    let what = || "prepare the golden copy for a replay".to_owned();
+    client.batch_execute(TABLES).await.doing(what)?;
+    client
+        .execute(
+            "insert into piton_replay.mark values ($1, '[]', $2, $3, $4)",
+            &[&Lsn::default().to_string(), &sees.to_string(), &text(way)?, &text(record)?],
+        )
+        .await
+        .doing(what)?;
+    note(client, GOLDEN, &Layout::read(client).await?).await?;
+    let always = client.query(ALWAYS, &[&SCHEMA]).await.doing(what)?;
+    for row in &always {
+        let (off, put_back): (String, String) = (row.get(0), row.get(1));
+        client.batch_execute(&off).await.doing(what)?;
+        client
+            .execute("insert into piton_replay.switched_off values ($1)", &[&put_back])
+            .await
+            .doing(what)?;
+    }
+    Ok(())
+}
+
+/// Triggers and rules that fire in a session which replays, and how each is switched off and back.
+const ALWAYS: &str = "
+    select pg_catalog.format('alter table %I.%I disable %s %I', n.nspname, c.relname, t.kind, t.name),
+           pg_catalog.format('alter table %I.%I enable %s %s %I', n.nspname, c.relname,
+                             case t.enabled when 'A' then 'always' else 'replica' end, t.kind, t.name)
+    from (select tgrelid as relation, 'trigger' as kind, tgname as name, tgenabled as enabled
+          from pg_catalog.pg_trigger where not tgisinternal and tgparentid = 0
+          union all
+          select ev_class, 'rule', rulename, ev_enabled from pg_catalog.pg_rewrite) t
+    join pg_catalog.pg_class c on c.oid = t.relation
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where t.enabled in ('A', 'R') and n.nspname <> $1 and n.nspname !~ '^pg_'
+    order by 1";
+
+/// Tells whether a replay was prepared.
+pub(super) async fn is_made(client: &Client) -> Result<bool, DbError> {
+    let row = client
+        .query_one("select pg_catalog.to_regnamespace($1) is not null", &[&SCHEMA])
+        .await
+        .doing(|| "look whether a replay was prepared".into())?;
+    Ok(row.get(0))
+}
+
+/// Removes all of it, and puts back what was switched off.
+pub(super) async fn unmake(client: &Client) -> Result<(), DbError> {
+    let what = || "end the replay in the golden copy".to_owned();
+    for row in client.query("select put_back from piton_replay.switched_off", &[]).await.doing(what)? {
+        client.batch_execute(row.get(0)).await.doing(what)?;
+    }
+    client
+        .batch_execute("set client_min_messages = warning; drop schema piton_replay cascade")
+        .await
+        .doing(what)
+}
+
+async fn note(client: &Client, stage: i32, layout: &Layout) -> Result<(), DbError> {
+    client
+        .execute("insert into piton_replay.layout values ($1, $2)", &[&stage, &text(layout)?])
+        .await
+        .map(drop)
+        .doing(|| "note how the tables are laid out".into())
+}
+
+/// Notes the live database's layout after one more revision.
+pub(super) async fn note_next(client: &Client, layout: &Layout) -> Result<(), DbError> {
+    let what = || "note how the tables are laid out".to_owned();
+    let row = client.query_one("select max(stage) + 1 from piton_replay.layout", &[]).await.doing(what)?;
+    note(client, row.get(0), layout).await
+}
+
+/// Returns the golden copy's layout and those of the live database.
+pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), DbError> {
+    let rows = client
+        .query("select layout from piton_replay.layout order by stage", &[])
+        .await
+        .doing(|| "read how the tables were laid out".into())?;
+    let mut layouts = rows.iter().map(|row| value(row.get(0))).collect::<Result<Vec<Layout>, _>>()?;
+    if layouts.len() < 2 {
+        return Err(DbError::Replay("nobody has noted how its tables were laid out".into()));
+    }
+    let golden = layouts.remove(0);
+    Ok((golden, layouts))
+}
+
+/// Reads where the replay stands.
+pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
+    let row = client
+        .query_one("select reached, seen, sees, way, record from piton_replay.mark", &[])
+        .await
+        .doing(|| "read where the replay stands".into())?;
+    let parse = |at: usize| row.get::<_, String>(at);
+    Ok(Mark {
+        reached: parse(0).parse().map_err(DbError::Replay)?,
+        seen: value(&parse(1))?,
+        sees: parse(2).parse().map_err(DbError::Replay)?,
+        way: value(&parse(3))?,
+        record: value(&parse(4))?,
+    })
+}
+
+/// Moves the mark, in the transaction that is open.
+pub(super) async fn advance(client: &Client, reached: Lsn, seen: &BTreeSet<u32>) -> Result<(), DbError> {
+    client
+        .execute(
+            "update piton_replay.mark set reached = $1, seen = $2",
+            &[&reached.to_string(), &text(seen)?],
+        )
+        .await
+        .map(drop)
+        .doing(|| "note where the replay stands".into())
+}
+
+/// Returns a key as it is kept: a JSON list of its columns' texts.
+pub(super) fn stored(key: &str) -> String {
+    serde_json::Value::from(parts(key).collect::<Vec<_>>()).to_string()
+}
+
+/// Reads a key as it is kept.
+pub(super) fn loaded(text: &str) -> Result<Key, DbError> {
+    Ok(value::<Vec<String>>(text)?.join("\0"))
+}
+
+/// A row that could not be replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SetAside {
+    pub(super) place: String,
+    pub(super) key: Key,
+    pub(super) why: String,
+    /// Whether the migration has made it.
+    pub(super) of_migration: bool,
+}
+
+/// Reads the rows that are set aside.
+pub(super) async fn aside(client: &Client) -> Result<Vec<SetAside>, DbError> {
+    let rows = client
+        .query("select place, key, why, of_migration from piton_replay.aside order by place, key", &[])
+        .await
+        .doing(|| "read what is set aside".into())?;
+    rows.iter()
+        .map(|row| {
+            Ok(SetAside {
+                place: row.get(0),
+                key: loaded(row.get(1))?,
+                why: row.get(2),
+                of_migration: row.get(3),
+            })
+        })
+        .collect()
+}
+
+/// Sets a row aside.
+pub(super) async fn set_aside(client: &Client, row: &SetAside) -> Result<(), DbError> {
+    client
+        .execute(
+            "insert into piton_replay.aside values ($1, $2, $3, $4)",
+            &[&row.place, &stored(&row.key), &row.why, &row.of_migration],
+        )
+        .await
+        .map(drop)
+        .doing(|| "set a row aside".into())
+}
+
+/// Forgets that a row was set aside.
+pub(super) async fn forget_aside(client: &Client, place: &str, key: &str) -> Result<(), DbError> {
+    client
+        .execute("delete from piton_replay.aside where place = $1 and key = $2", &[&place, &stored(key)])
+        .await
+        .map(drop)
+        .doing(|| "forget a row that was set aside".into())
+}

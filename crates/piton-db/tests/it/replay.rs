@@ -1,0 +1,265 @@
+use std::sync::OnceLock;
+
+use piton_db::capture::{Snapshot, create_slot, drop_slot, now, slot_name, snapshot};
+use piton_db::identity::Purpose;
+use piton_db::made::clone_from;
+use piton_db::migrate::RecordTables;
+use piton_db::replay::{Finished, Offer, Replay, Watch, note_layout, offer, prepare};
+use piton_db::{Database, DbError};
+use piton_testkit::postgres::{Cluster, Options};
+
+use crate::{Cut, cut, database, label, number, run};
+
+/// Returns the cluster with logical decoding that the tests here share.
+fn cluster() -> Option<&'static Cluster> {
+    static LOGICAL: OnceLock<Option<Cluster>> = OnceLock::new();
+    let settings = [
+        ("wal_level", "logical"),
+        ("max_slot_wal_keep_size", "4GB"),
+        ("max_replication_slots", "40"),
+        ("max_wal_senders", "40"),
+        ("autovacuum_naptime", "1d"),
+    ];
+    let settings = settings.map(|(name, value)| (name, value.to_owned())).to_vec();
+    LOGICAL.get_or_init(|| Cluster::start_with(Options { settings, ..Options::default() })).as_ref()
+}
+
+/// A live database, its golden copy, and the slot that is older than it.
+struct Scene {
+    live: Database,
+    golden: Database,
+    slot: String,
+    sees: Snapshot,
+    record: RecordTables,
+}
+
+impl Scene {
+    async fn new(name: &str, setup: &str) -> Option<Self> {
+        let cluster = cluster()?;
+        cluster.create_database(name).await;
+        let live = database(cluster, name);
+        let record = "create schema piton; create table piton.migrations (name text primary key)";
+        run(&live, record).await;
+        run(&live, setup).await;
+        let slot = slot_name(name);
+        create_slot(&live, &slot).await.unwrap();
+        let sees = snapshot(&live.connect().await.unwrap()).await.unwrap();
+        let golden = live.with_name(&format!("{name}_golden"));
+        clone(&golden, name).await;
+        Some(Self { live, golden, slot, sees, record: RecordTables::default() })
+    }
+
+    /// Tries a migration on a copy.
+    async fn rehearse(&self, migration: &str) -> Offer {
+        let copy = self.live.with_name(&format!("{}_copy", self.live.dbname));
+        clone(&copy, &self.golden.dbname).await;
+        let watch = Watch::begin(&copy).await.unwrap();
+        run(&copy, &recorded(migration)).await;
+        let own = watch.end(&self.record).await.unwrap();
+        offer(&self.golden, &copy, &own, &self.record).await.unwrap()
+    }
+
+    async fn migrate(&self, migration: &str) -> Offer {
+        let offer = self.rehearse(migration).await;
+        assert_eq!(offer.obstacles, [""; 0]);
+        prepare(&self.golden, &self.live, &self.sees, &self.record, &offer.way).await.unwrap();
+        run(&self.live, &recorded(migration)).await;
+        note_layout(&self.golden, &self.live).await.unwrap();
+        offer
+    }
+
+    async fn replay(&self) -> Result<Replay, DbError> {
+        let mut replay = Replay::resume(&self.golden, &self.live, &self.slot).await?;
+        let upto = now(&self.live.connect().await.unwrap()).await?;
+        replay.reach(upto).await?;
+        Ok(replay)
+    }
+
+    async fn rewind(&self) -> Finished {
+        let finished = self.replay().await.unwrap().finish().await.unwrap();
+        drop_slot(&self.live, &self.slot).await.unwrap();
+        finished
+    }
+
+    async fn golden(&self, sql: &str) -> String {
+        let client = self.golden.connect().await.unwrap();
+        let sql = format!("select coalesce(string_agg(t::text, ' ' order by t::text), '') from ({sql}) t");
+        client.query_one(&sql, &[]).await.unwrap().get(0)
+    }
+}
+
+async fn clone(to: &Database, from: &str) {
+    // A session that has just ended may still be seen.
+    piton_testkit::postgres::eventually("it is copied", async || {
+        clone_from(to, from, &label(Purpose::Golden)).await.is_ok()
+    })
+    .await;
+}
+
+/// What a tool runs that records its work in the same transaction.
+fn recorded(migration: &str) -> String {
+    format!("begin; {migration}; insert into piton.migrations select count(*) from piton.migrations; commit")
+}
+
+#[tokio::test]
+async fn writes_before_while_and_after_a_migration_come_back() {
+    let setup = "create table t (id serial primary key, name text not null, n int);
+                 insert into t (name, n) select 'row ' || i, i from generate_series(1, 5) i";
+    let Some(scene) = Scene::new("replay_whole", setup).await else { return };
+    run(&scene.live, "update t set n = 10 where id = 1; insert into t (name, n) values ('before', 6)").await;
+    scene
+        .migrate("alter table t rename to people; alter table people rename name to full_name; alter table people add extra int default 7")
+        .await;
+    run(
+        &scene.live,
+        "insert into people (full_name, n, extra) values ('after', 7, 8); update people set full_name = 'x' where id = 2;
+         delete from people where id = 3; update people set id = 100 where id = 4",
+    )
+    .await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished, Finished::default());
+    let rows = scene.golden("select * from t").await;
+    assert_eq!(rows, "(1,\"row 1\",10) (100,\"row 4\",4) (2,x,2) (5,\"row 5\",5) (6,before,6) (7,after,7)");
+    run(&scene.golden, "insert into t (name, n) values ('next', 8)").await;
+    assert_eq!(scene.golden("select id from t where name = 'next'").await, "(8)");
+}
+
+#[tokio::test]
+async fn what_the_migration_itself_writes_is_left_out() {
+    let setup = "create table t (id int primary key, status text, n int);
+                 insert into t select i, case when i % 2 = 0 then 'old' end, i from generate_series(1, 6) i";
+    let Some(scene) = Scene::new("replay_own", setup).await else { return };
+    let offer = scene
+        .migrate(
+            "update t set status = 'new' where status is null; alter table t alter status set not null;
+             insert into t values (10, 'made', 10); delete from t where id = 6",
+        )
+        .await;
+    let wanted = [
+        r#"1 row of "public"."t" that the migration makes will not be there"#,
+        r#"1 row of "public"."t" that the migration removes will be there again"#,
+    ];
+    assert_eq!(offer.costs, wanted);
+    run(
+        &scene.live,
+        "update t set n = 100 where id = 1; update t set status = 'written' where id = 3; update t set n = 11 where id = 10;
+         update t set status = 'x' where id = 5; update t set status = 'new' where id = 5",
+    )
+    .await;
+    let finished = scene.rewind().await;
+    let rows = scene.golden("select * from t").await;
+    assert_eq!(rows, "(1,,100) (2,old,2) (3,written,3) (4,old,4) (5,new,5) (6,old,6)");
+    let aside: Vec<_> = finished.aside.iter().map(|row| (row.key.join(","), row.why.as_str())).collect();
+    assert_eq!(aside, [("10".to_owned(), "the migration has made the row")]);
+}
+
+#[tokio::test]
+async fn a_changed_meaning_is_refused_and_a_fitting_type_is_not() {
+    let setup = "create table t (id int primary key, price numeric(10, 2), at timestamptz, mail text, n int);
+                 insert into t select i, i, '2026-01-01', 'A' || i, i from generate_series(1, 5) i";
+    let Some(scene) = Scene::new("replay_meaning", setup).await else { return };
+    for (migration, obstacle) in [
+        (
+            "update t set mail = lower(mail)",
+            r#"the migration changes what is in "public"."t"."mail": 5 rows hold another value"#,
+        ),
+        (
+            "alter table t alter price type int using price * 100",
+            r#"the migration changes what is in "public"."t"."price": 5 rows hold another value"#,
+        ),
+        ("update t set id = id + 100", r#"the migration gives rows of "public"."t" other keys"#),
+        (
+            "alter table t drop constraint t_pkey",
+            r#""public"."t" has no key, so that the log does not tell which row is changed or removed"#,
+        ),
+    ] {
+        let offer = scene.rehearse(migration).await;
+        assert_eq!(offer.obstacles, [obstacle], "{migration}");
+        let copy = format!("drop database {}_copy", scene.live.dbname);
+        piton_testkit::postgres::eventually("the copy goes", async || {
+            let client = scene.live.maintenance().await.unwrap();
+            client.batch_execute(&copy).await.is_ok()
+        })
+        .await;
+    }
+    let offer =
+        scene.migrate("alter table t alter price type numeric; alter table t alter n type bigint").await;
+    assert_eq!(offer.costs, [""; 0]);
+    run(&scene.live, "update t set price = 1.234 where id = 1; update t set price = 5.5, n = 5000000000 where id = 2; update t set n = 7").await;
+    let finished = scene.rewind().await;
+    let rows = scene.golden("select id, price, n from t where id < 4").await;
+    // The price has no third digit there, so that the row stays as it was; n was too large for a moment alone.
+    assert_eq!(rows, "(1,1.00,1) (2,5.50,7) (3,3.00,7)");
+    assert_eq!(finished.aside.len(), 1, "{finished:?}");
+}
+
+#[tokio::test]
+async fn rows_that_changed_places_come_back() {
+    let setup = "create table t (id int primary key, place int unique deferrable);
+                 insert into t select i, i from generate_series(1, 4) i";
+    let Some(scene) = Scene::new("replay_swap", setup).await else { return };
+    scene.migrate("alter table t add x int").await;
+    run(&scene.live, "update t set place = 5 - place").await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished, Finished::default());
+    assert_eq!(scene.golden("select * from t").await, "(1,4) (2,3) (3,2) (4,1)");
+}
+
+#[tokio::test]
+async fn a_row_without_its_parent_is_taken_out_by_name() {
+    let setup =
+        "create table p (id int primary key); create table c (id int primary key, p int references p);
+                 insert into p values (1), (2); insert into c values (1, 1), (2, 2)";
+    let Some(scene) = Scene::new("replay_orphans", setup).await else { return };
+    scene.migrate("alter table c drop constraint c_p_fkey").await;
+    run(&scene.live, "delete from p where id = 2; insert into c values (3, 1), (4, 9)").await;
+    let finished = scene.rewind().await;
+    assert_eq!(scene.golden("select * from c").await, "(1,1) (3,1)");
+    let aside: Vec<_> = finished.aside.iter().map(|row| row.key.join(",")).collect();
+    assert_eq!(aside, ["2", "4"]);
+}
+
+/// A transaction of the migration may be larger than what is held in memory before its end tells whose it is.
+#[tokio::test]
+async fn a_large_transaction_of_the_migration_is_known_in_the_end() {
+    let setup = "create table t (id int primary key, v text); insert into t select i from generate_series(1, 70000) i";
+    let Some(scene) = Scene::new("replay_large", setup).await else { return };
+    scene.migrate("update t set v = 'filled'").await;
+    run(&scene.live, "update t set v = 'app' where id = 7; insert into t select i, 'x' from generate_series(70001, 140000) i").await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished, Finished::default());
+    let client = scene.golden.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from t where v is null").await, 69_999);
+    assert_eq!(number(&client, "select count(*) from t where v = 'x'").await, 70_000);
+    assert_eq!(number(&client, "select count(*) from t where v = 'app'").await, 1);
+}
+
+#[tokio::test]
+async fn a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end() {
+    let setup =
+        "create table t (id int primary key, n int); insert into t select i, 0 from generate_series(1, 50) i;
+                 create table log (at int); alter table log replica identity full";
+    let Some(scene) = Scene::new("replay_cut", setup).await else { return };
+    scene.migrate("alter table t rename n to m").await;
+    let client = scene.live.connect().await.unwrap();
+    for i in 1..=40 {
+        let sql = format!(
+            "begin; update t set m = m + 1 where id % 7 = {i} % 7; insert into log values ({i}); delete from log where at = {i} - 10; commit"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+    drop(client);
+    for at in (1..400).step_by(13) {
+        for at in [Cut::Asked(at), Cut::Answered(at)] {
+            cut(at, scene.replay()).await;
+        }
+    }
+    let finished = scene.rewind().await;
+    assert_eq!(finished, Finished::default());
+    let live = scene.live.connect().await.unwrap();
+    let (sum, logged) = ("select sum(m * id) from t", "select sum(at) from log");
+    let golden = scene.golden.connect().await.unwrap();
+    assert_eq!(number(&golden, "select sum(n * id) from t").await, number(&live, sum).await);
+    assert_eq!(number(&golden, logged).await, number(&live, logged).await);
+    assert_eq!(number(&golden, "select count(*) from pg_namespace where nspname = 'piton_replay'").await, 0);
+}
