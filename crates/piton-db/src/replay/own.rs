@@ -52,7 +52,8 @@ impl Own {
         let asked: Vec<String> = keys.iter().map(|key| stored(key)).collect();
         let rows = client
             .query(
-                "select o.key, o.inserted, o.filled from piton_replay.own o where o.place = $1 and o.key = any($2)",
+                "select o.key, o.inserted, o.filled from piton_replay.own o
+                 join unnest($2::text[]) asked(key) on asked.key = o.key where o.place = $1",
                 &[&place, &asked],
             )
             .await
@@ -91,7 +92,11 @@ impl Own {
         }
         let what = || "note what the migration has written".to_owned();
         client
-            .execute("delete from piton_replay.own where place = $1 and key = any($2)", &[&place, &gone])
+            .execute(
+                "delete from piton_replay.own o using unnest($2::text[]) gone(key)
+                 where o.place = $1 and o.key = gone.key",
+                &[&place, &gone],
+            )
             .await
             .doing(what)?;
         client
