@@ -15,7 +15,8 @@ member as (
 ),
 ns as (
     select oid, nspname, nspowner, nspacl from pg_namespace
-    where nspname <> 'information_schema' and nspname !~ '^pg_'
+    -- Where a replay stands is no part of the golden copy that it is kept in.
+    where nspname not in ('information_schema', 'piton_replay') and nspname !~ '^pg_'
 ),
 rel as (
     select c.*, format('%I.%I', n.nspname, c.relname) as name

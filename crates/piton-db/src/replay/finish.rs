@@ -18,6 +18,8 @@ use crate::{DbError, quote};
 /// What a replay has ended with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
+    /// How many rows others than the migration have written since the backup, each as often as it was written.
+    pub written: u64,
     /// Rows that the old structure does not hold as they were written last.
     pub aside: Vec<Aside>,
 }

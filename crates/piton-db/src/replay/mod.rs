@@ -96,6 +96,8 @@ pub struct Replay {
     sees: Snapshot,
     /// Transactions of the migration that were told from the app's only after a part of them was written.
     own: HashSet<u32>,
+    /// How many rows others than the migration have written.
+    written: i64,
     open: bool,
     reached: Lsn,
 }
@@ -147,13 +149,13 @@ impl Replay {
             },
         )?;
         let (layout, stages) = state::layouts(&client).await?;
-        let Mark { reached, seen, sees, way, record } = state::mark(&client).await?;
+        let Mark { reached, seen, written, sees, way, record } = state::mark(&client).await?;
         let map = Map::new(layout, stages, &way, &record);
         let castable = castable(&client, &map).await?;
         let applier = Applier::new(client, Routes::new(map, castable, seen)).await?;
         let stream = Some(Stream::open(live, slot, reached).await?);
         let (golden, live, slot) = (golden.clone(), live.clone(), slot.to_owned());
-        Ok(Self { golden, live, slot, applier, stream, sees, own, open: false, reached })
+        Ok(Self { golden, live, slot, applier, stream, sees, own, written, open: false, reached })
     }
 
     /// Returns the place in the live database's log up to which the golden copy has followed.
@@ -244,6 +246,7 @@ impl Replay {
         }
         for change in &changes {
             self.applier.take(change).await?;
+            self.written += 1;
         }
         if under.written {
             self.applier.flush().await?;
@@ -264,7 +267,7 @@ impl Replay {
         self.begin().await?;
         self.applier.flush().await?;
         let seen = &self.applier.routes.seen;
-        state::advance(&self.applier.client, self.reached, seen).await?;
+        state::advance(&self.applier.client, self.reached, seen, self.written).await?;
         self.applier.client.batch_execute("commit").await.doing(|| "commit a block".into())?;
         self.open = false;
         if let Some(stream) = &mut self.stream {
@@ -276,17 +279,60 @@ impl Replay {
     /// Makes the golden copy fit to take the live database's place, when it has followed to the end and nobody writes any more.
     ///
     /// What was set aside is tried again with what became of it, sequences are moved on, and what only a foreign key's own trigger
-    /// would have noticed is looked for. Nothing of the replay is left in the golden copy.
+    /// would have noticed is looked for. Nothing has changed before [`Ready::commit`].
     ///
     /// # Errors
-    /// When either database cannot be read or the golden copy not be written; then nothing has changed.
-    pub async fn finish(mut self) -> Result<Finished, DbError> {
+    /// When either database cannot be read or the golden copy not be written.
+    pub async fn finish(mut self) -> Result<Ready, DbError> {
         let live = session(&self.live).await?;
         self.begin().await?;
         let finished = self.applier.finish(&live).await?;
-        self.applier.client.batch_execute("commit").await.doing(|| "end the replay".into())?;
-        Ok(finished)
+        let written = u64::try_from(self.written).unwrap_or_default();
+        Ok(Ready { finished: Finished { written, ..finished }, applier: self.applier })
     }
+}
+
+/// A golden copy that is fit to take the live database's place, if that is wanted: dropped, it goes on following.
+#[derive(Debug)]
+#[must_use = "nothing has changed before it is committed"]
+pub struct Ready {
+    /// What the replay ends with.
+    pub finished: Finished,
+    applier: Applier,
+}
+
+impl Ready {
+    /// Makes it so; nothing of the replay is left in the golden copy.
+    ///
+    /// # Errors
+    /// When the golden copy's server is away: it is as before, or ready.
+    pub async fn commit(self) -> Result<Finished, DbError> {
+        self.applier.client.batch_execute("commit").await.doing(|| "end the replay".into())?;
+        Ok(self.finished)
+    }
+}
+
+/// Ends a replay where it stands; a golden copy of which none was prepared is left as it is.
+///
+/// # Errors
+/// When the golden copy cannot be written.
+pub async fn give_up(golden: &Database) -> Result<(), DbError> {
+    let client = session(golden).await?;
+    if !state::is_made(&client).await? {
+        return Ok(());
+    }
+    let what = || "end the replay in the golden copy".to_owned();
+    client.batch_execute("begin").await.doing(what)?;
+    state::unmake(&client).await?;
+    client.batch_execute("commit").await.doing(what)
+}
+
+/// Tells whether a golden copy was prepared for a replay that has not ended.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn is_prepared(golden: &Database) -> Result<bool, DbError> {
+    state::is_made(&*session(golden).await?).await
 }
 
 /// Finds out between which of the types in question the server casts.

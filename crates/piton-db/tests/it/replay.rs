@@ -76,7 +76,7 @@ impl Scene {
     }
 
     async fn rewind(&self) -> Finished {
-        let finished = self.replay().await.unwrap().finish().await.unwrap();
+        let finished = self.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
         drop_slot(&self.live, &self.slot).await.unwrap();
         finished
     }
@@ -117,7 +117,7 @@ async fn writes_before_while_and_after_a_migration_come_back() {
     )
     .await;
     let finished = scene.rewind().await;
-    assert_eq!(finished, Finished::default());
+    assert_eq!(finished.aside, []);
     let rows = scene.golden("select * from t").await;
     assert_eq!(rows, "(1,\"row 1\",10) (100,\"row 4\",4) (2,x,2) (5,\"row 5\",5) (6,before,6) (7,after,7)");
     run(&scene.golden, "insert into t (name, n) values ('next', 8)").await;
@@ -201,7 +201,7 @@ async fn rows_that_changed_places_come_back() {
     scene.migrate("alter table t add x int").await;
     run(&scene.live, "update t set place = 5 - place").await;
     let finished = scene.rewind().await;
-    assert_eq!(finished, Finished::default());
+    assert_eq!(finished.aside, []);
     assert_eq!(scene.golden("select * from t").await, "(1,4) (2,3) (3,2) (4,1)");
 }
 
@@ -227,7 +227,7 @@ async fn a_large_transaction_of_the_migration_is_known_in_the_end() {
     scene.migrate("update t set v = 'filled'").await;
     run(&scene.live, "update t set v = 'app' where id = 7; insert into t select i, 'x' from generate_series(70001, 75000) i").await;
     let finished = scene.rewind().await;
-    assert_eq!(finished, Finished::default());
+    assert_eq!(finished.aside, []);
     let client = scene.golden.connect().await.unwrap();
     assert_eq!(number(&client, "select count(*) from t where v is null").await, 69_999);
     assert_eq!(number(&client, "select count(*) from t where v = 'x'").await, 5_000);
@@ -255,7 +255,7 @@ async fn a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end() {
         }
     }
     let finished = scene.rewind().await;
-    assert_eq!(finished, Finished::default());
+    assert_eq!(finished.aside, []);
     let live = scene.live.connect().await.unwrap();
     let (sum, logged) = ("select sum(m * id) from t", "select sum(at) from log");
     let golden = scene.golden.connect().await.unwrap();
