@@ -7,6 +7,7 @@
 mod change;
 mod decoded;
 mod lsn;
+mod means;
 mod slot;
 mod snapshot;
 mod stream;
@@ -14,6 +15,7 @@ mod wire;
 
 pub use change::{Change, Column, Name, Tuple, Value};
 pub use lsn::Lsn;
+pub use means::{Missing, missing};
 pub(crate) use slot::PREFIX;
 pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;

@@ -113,13 +113,26 @@ pub async fn create_slot(database: &Database, name: &str) -> Result<Lsn, DbError
     place.parse().map_err(refused)
 }
 
-/// Waits until each transaction that is under way is over.
+/// Waits until each transaction that is under way here is over.
 ///
 /// One whose commit stands in the log before the slot's place may not be visible yet: for a moment, or as long as it waits for a
-/// standby. Neither the slot nor a snapshot would have it.
+/// standby. Neither the slot nor a snapshot would have it. They are known by the locks on their own numbers, which go after they
+/// are visible; a snapshot does not name those that are younger than all that have ended.
 async fn settle(client: &Client) -> Result<(), DbError> {
-    let before = snapshot(client).await?;
-    while snapshot(client).await?.shares_any(&before) {
+    let doing = || "wait for the transactions that are under way".to_owned();
+    let under_way = "from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+          and (l.pid is null or a.datname = pg_catalog.current_database())";
+    let row = client
+        .query_one(
+            &format!("select coalesce(pg_catalog.array_agg(l.transactionid::text), '{{}}') {under_way}"),
+            &[],
+        )
+        .await
+        .doing(doing)?;
+    let before: Vec<String> = row.get(0);
+    let left = format!("select count(*) {under_way} and l.transactionid::text = any ($1)");
+    while client.query_one(&left, &[&before]).await.doing(doing)?.get::<_, i64>(0) > 0 {
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())

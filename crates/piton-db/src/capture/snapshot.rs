@@ -25,11 +25,6 @@ impl Snapshot {
         xid < self.xmax && self.under_way.binary_search(&xid).is_err()
     }
 
-    /// Tells whether a transaction is under way in both.
-    pub(super) fn shares_any(&self, other: &Self) -> bool {
-        self.under_way.iter().any(|xid| other.under_way.binary_search(xid).is_ok())
-    }
-
     /// Returns a transaction's whole number: the one with these 32 bits that is nearest to the snapshot.
     fn whole(&self, xid: u32) -> u64 {
         // Not further away than half of all, which is what the server itself relies on.

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use postgres_protocol::message::backend::{COPY_DATA_TAG, Message as Backend};
+use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message as Backend};
 use postgres_protocol::message::frontend;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -33,8 +33,10 @@ const OPTIONS: &str = r#"("include-xids" '1', "skip-empty-xacts" '0')"#;
 /// The writes of one database in the order of their commits, as they come.
 ///
 /// It reads in a task of its own, some way ahead of whoever takes the messages, and answers the server also while nobody takes
-/// any. Dropping it ends the session, after what was confirmed has been told. No change of a sequence or of a large object is in
-/// it; the rows of a materialized view are, where it is refreshed concurrently or made anew.
+/// any. Dropping it ends the session, after what was confirmed has been told.
+///
+/// No change of a sequence, of a large object or of an unlogged table is in it. Of a materialized view there may be some rows, which
+/// say nothing: only those that it was made with, or that `REFRESH ... CONCURRENTLY` changed.
 #[derive(Debug)]
 pub struct Stream {
     pieces: mpsc::Receiver<Piece>,
@@ -208,14 +210,17 @@ impl Reader {
                 biased;
                 changed = self.orders.changed() => {
                     if changed.is_err() {
-                        let _ = timeout(GOOD_BYE, self.say_good_bye()).await;
+                        self.say_good_bye().await;
                         return Ok(());
                     }
                     self.tell(false).await;
                 }
                 _ = beat.tick() => self.tell(true).await,
                 room = pieces.reserve(), if !piece.is_empty() => {
-                    let Ok(room) = room else { return Ok(()) };
+                    let Ok(room) = room else {
+                        self.say_good_bye().await;
+                        return Ok(());
+                    };
                     room.send(Ok(std::mem::take(&mut piece)));
                     if let Some(why) = ended.take() {
                         return Err(why);
@@ -287,11 +292,28 @@ impl Reader {
         let _ = self.wire.write(&out).await;
     }
 
+    /// Ends the session when the server has heard what was confirmed, or does not answer.
     async fn say_good_bye(&mut self) {
+        let _ = timeout(GOOD_BYE, self.end()).await;
+    }
+
+    async fn end(&mut self) -> Result<(), Refusal> {
         self.tell(false).await;
         let mut out = BytesMut::new();
-        frontend::terminate(&mut out);
-        let _ = self.wire.write(&out).await;
+        frontend::copy_done(&mut out);
+        self.wire.write(&out).await?;
+        // A connection that is closed with something unread is reset, and the server could end before it has read everything.
+        loop {
+            while let Some(length) = whole(&self.wire.read)? {
+                if self.wire.read[0] == COPY_DONE_TAG {
+                    out.clear();
+                    frontend::terminate(&mut out);
+                    return self.wire.write(&out).await;
+                }
+                self.wire.read.advance(length);
+            }
+            self.wire.fill().await?;
+        }
     }
 }
 

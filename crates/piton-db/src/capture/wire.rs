@@ -40,8 +40,9 @@ const ROOM: usize = 8 * 1024 * 1024;
 const COPY_BOTH_TAG: u8 = b'W';
 
 /// What the app's own limits would end, and what would change a value's text or a type's name, besides [`PINNED`].
-const FURTHER: [(&str, &str); 4] = [
+const FURTHER: [(&str, &str); 5] = [
     ("search_path", ""),
+    ("quote_all_identifiers", "off"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
