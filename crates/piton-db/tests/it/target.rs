@@ -31,7 +31,7 @@ async fn a_database_that_is_not_there_is_named() {
 }
 
 /// Makes a certificate for `localhost` that is its own root, owned as the server wants it.
-fn certify(data: &Path) -> bool {
+pub(crate) fn certify(data: &Path) -> bool {
     let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
     let made = Command::new("openssl")
         .args([
