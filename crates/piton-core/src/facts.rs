@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use piton_db::capture::{self, Missing};
 use piton_db::identity::{self, MarkState};
 use piton_db::migrate::{self, Migration, Tool};
 use piton_exec::{Command, local};
@@ -44,6 +45,9 @@ pub struct Facts {
     pub pending: Option<Vec<String>>,
     /// What these migrations' text warns of.
     pub warnings: Vec<String>,
+    /// What the database's server lacks for carrying later writes back through a migration; `None` where no migration of the
+    /// environment's own database may be pending, or it cannot be asked.
+    pub missing: Option<Vec<Missing>>,
 }
 
 /// The measures of the database that is backed up.
@@ -102,8 +106,12 @@ impl Facts {
         if pending.as_ref().is_none_or(|names| !names.is_empty()) {
             warnings.extend(lint::blind(settings).map(str::to_owned));
         }
+        let may_migrate = settings.data.is_none()
+            && settings.database.as_ref().is_some_and(|database| database.migrations.is_some())
+            && pending.as_ref().is_none_or(|names| !names.is_empty());
         Ok(Self {
             source: measure(source).await,
+            missing: if may_migrate { missing(settings).await } else { None },
             pending,
             warnings,
             id: ulid::Ulid::generate().to_string(),
@@ -179,6 +187,12 @@ async fn unmarked(settings: &Settings) -> bool {
         identity::read_mark(&client, &database.dbname).await,
         Ok(MarkState::Unmarked | MarkState::Copied(_))
     )
+}
+
+/// Looks whether the database's log can be followed; one that cannot be asked is left to the guard.
+async fn missing(settings: &Settings) -> Option<Vec<Missing>> {
+    let client = step::database_of(settings).ok()?.connect().await.ok()?;
+    capture::missing(&client).await.ok()
 }
 
 /// Measures the database; one that cannot be asked is left to the guard.

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::Doing;
 use crate::identity::{self, Label, MarkState, Purpose};
 use crate::properties::{DEFAULT_TABLESPACE, Properties};
-use crate::{Database, DbError, facts, lock, quote};
+use crate::{Database, DbError, capture, facts, lock, quote};
 
 /// What the hidden names begin with.
 const HIDDEN: &str = "piton_new_";
@@ -326,7 +326,9 @@ async fn drop_hidden(client: &Client, hidden: &str) -> Result<(), DbError> {
     }
 }
 
+/// Drops a database with the sessions on it, those that read its log for us as well: while their slots are there it cannot be dropped.
 async fn drop_now(client: &Client, name: &str) -> Result<(), DbError> {
+    capture::end_readings(client, name).await?;
     let statement = format!("DROP DATABASE {}", quote::ident(name));
     let mut dropped = client.batch_execute(&format!("{statement} WITH (FORCE)")).await;
     if dropped.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)) {

@@ -198,6 +198,11 @@ impl Cluster {
         format!("postgresql://{user}:{password}@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Returns the server's major version; 0 when its programs do not tell.
+    pub fn major(&self) -> u32 {
+        major_of(&self.bin).unwrap_or_default()
+    }
+
     /// Opens a superuser's session; it ends when the client is dropped.
     ///
     /// # Panics

@@ -72,6 +72,26 @@ impl Stage {
         Some(Self::set_on(Server::Own(Cluster::start_with(options)?), piton.as_ref()))
     }
 
+    /// Sets a stage on a server of its own whose log production's role may follow; otherwise as [`Stage::set`].
+    ///
+    /// Returns `None` also before PostgreSQL 15, where only a superuser may put what was followed into a copy.
+    ///
+    /// # Panics
+    /// As [`Stage::set`].
+    pub fn set_with_log(piton: impl AsRef<Path>) -> Option<Self> {
+        let settings = [("wal_level", "logical"), ("max_slot_wal_keep_size", "1GB")];
+        let settings = settings.map(|(name, value)| (name, value.to_owned())).to_vec();
+        let cluster = Cluster::start_with(Options { settings, ..Options::default() })?;
+        if cluster.major() < 15 {
+            return None;
+        }
+        let stage = Self::set_on(Server::Own(cluster), piton.as_ref());
+        let role = stage.role("production");
+        stage.admin(&format!("alter role \"{role}\" replication"));
+        stage.admin(&format!("grant set on parameter session_replication_role to \"{role}\""));
+        Some(stage)
+    }
+
     fn set_on(cluster: Server, piton: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event loop");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use piton_db::capture::slot_name;
 use piton_db::migrate::Tool;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,8 @@ use crate::dirs::Dirs;
 use crate::facts::{Facts, Source};
 use crate::gate;
 use crate::step::{
-    Backup, Build, Checks, CloneData, Connect, DropCopies, Fresh, Guard, Mark, Migrate, Proof, Prune,
-    Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
+    Backup, Build, Capture, Checks, CloneData, Connect, DropCopies, EndCapture, Fresh, Guard, Mark, Migrate,
+    Proof, Prune, Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
 };
 use crate::words;
 
@@ -222,6 +223,12 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
         remarks.extend(gate::reach(settings.gate));
     }
     remarks.extend(facts.warnings.iter().cloned());
+    if let Some(missing) = facts.missing.iter().flatten().next() {
+        remarks.push(format!(
+            "a migration that goes back cannot take later writes along: {}; mend it with {}",
+            missing.what, missing.mend
+        ));
+    }
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {
@@ -322,6 +329,9 @@ impl Draft<'_> {
         let from = self.settings.data.as_ref().and_then(Data::source).map(|data| data.environment.clone());
         let pending = self.facts.pending.as_deref().zip(migrations.as_ref());
         let pending = pending.map(|(pending, migrations)| pending_words(pending, &migrations.tool));
+        if let Some(slot) = self.log_slot() {
+            self.add("backup.log", Phase::Backup, Capture { slot });
+        }
         self.anchor(names, from.clone());
         if let Some(migrations) = &migrations {
             let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
@@ -336,6 +346,12 @@ impl Draft<'_> {
             let migrate = Migrate { migrations, golden, replaced, undo: from.is_none() };
             self.add_with("migrate", Phase::Migrate, migrate, pending);
         }
+    }
+
+    /// Names the slot from which later writes are read, where a migration may need it and the server can.
+    fn log_slot(&self) -> Option<String> {
+        let is_whole = self.facts.missing.as_ref().is_some_and(Vec::is_empty);
+        is_whole.then(|| slot_name(&self.facts.id))
     }
 
     /// A backup, and its proof.
@@ -443,6 +459,9 @@ impl Draft<'_> {
 
     /// Drops what the anchor and the migration needed, and backups that are too old.
     fn database_settled(&mut self, names: Names) {
+        if let Some(slot) = self.log_slot() {
+            self.add("settle.log", Phase::Settle, EndCapture { slot });
+        }
         let mut drop = vec![names.golden];
         if self.settings.data.is_some() {
             drop.push(names.replaced);

@@ -5,12 +5,14 @@ use piton_db::blockers::{self, Blocker, Wanted};
 use piton_db::fingerprint::Structure;
 use piton_db::migrate::{Applied, Around, MigrateOptions, MigrationError, Migrations, Recorded, Tool};
 use piton_db::rehearsal::{Report as Rehearsal, Step};
+use piton_db::replay;
 use piton_db::{Database, DbError, Report, Trouble};
 use piton_exec::{Command, EnvValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::backup::Reports;
+use super::follow::Followed;
 use super::rehearse::{Rehearsed, compared};
 use super::rewind::Rewind;
 use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without, write_line};
@@ -197,6 +199,11 @@ impl Migrate {
         if blockers.is_empty() { Ok(()) } else { Err(MigrationError::InTheWay(blockers).into()) }
     }
 
+    /// Names the golden copy that follows through this migration, if it can.
+    fn followed(&self, ctx: &Ctx<'_, '_>, database: &Database) -> Option<Followed> {
+        self.undo.then(|| Followed::of(ctx, database, &self.golden)).flatten()
+    }
+
     /// Lists all migrations that the step has applied, a killed attempt's as well, as far as the tool's record tells.
     async fn all_applied(
         &self,
@@ -273,9 +280,20 @@ impl Act for Migrate {
         let rehearsed = ctx.outcome::<Rehearsed>("rehearse");
         let report = rehearsed.as_ref().and_then(|rehearsed| rehearsed.report.as_ref());
         let unwritten: RefCell<Option<Fault>> = RefCell::new(None);
+        let followed = self.followed(ctx, &database);
+        if let Some(followed) = &followed
+            && !cut_off
+        {
+            followed.prepare(ctx).await?;
+        }
         let may_begin = async |name: Option<&str>| {
             if let Some(report) = report {
                 self.nobody_in_the_way(ctx, &database, report, name).await?;
+            }
+            if let Some(followed) = &followed
+                && noted(ctx).is_some_and(|before| before.begun.is_some())
+            {
+                followed.note().await?;
             }
             // Before the tool runs: what is not noted was not begun, and left nothing.
             begins(ctx, name).map_err(|fault| {
@@ -286,6 +304,9 @@ impl Act for Migrate {
         };
         let applied = apply(ctx, &self.migrations, &database, false, &mut |_| (), may_begin).await?;
         unwritten.take().map_or(Ok(()), Err)?;
+        if let Some(followed) = &followed {
+            followed.note().await.or_fault(|| "how the tables are laid out now cannot be noted".into())?;
+        }
         if let Err(DbError::Migration(error)) = &applied
             && let (Some(before), true) = (noted(ctx), error.left_nothing() && !cut_off)
         {
@@ -309,6 +330,7 @@ impl Act for Migrate {
         let live = super::database_of(ctx.settings())?;
         let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
         if rewind.is_done().await? {
+            replay::give_up(&live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
             let replaced = rewind.put_away(before.lossless.as_deref()).await?;
             return Ok(json!({ "rewound": true, "replaced": replaced }));
         }

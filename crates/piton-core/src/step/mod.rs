@@ -2,9 +2,11 @@
 
 mod backup;
 mod build;
+mod capture;
 mod check;
 mod clone;
 mod disk;
+mod follow;
 mod fresh;
 mod guard;
 mod hand_over;
@@ -42,6 +44,7 @@ use serde_json::{Value, json};
 
 pub use backup::{Backup, Proof};
 pub use build::Build;
+pub use capture::{Capture, EndCapture};
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
 pub use fresh::Fresh;
@@ -199,8 +202,9 @@ macro_rules! kinds {
 }
 
 kinds!(
-    Guard, Mark, Build, Backup, Fetch, Proof, Upload, Rehearse, Fresh, CloneData, Migrate, StartSlot, Checks,
-    Connect, Shift, Watch, StopSlot, DropCopies, Prune, Tidy, HandOver, Unpack,
+    Guard, Mark, Build, Capture, Backup, Fetch, Proof, Upload, Rehearse, Fresh, CloneData, Migrate,
+    StartSlot, Checks, Connect, Shift, Watch, StopSlot, EndCapture, DropCopies, Prune, Tidy, HandOver,
+    Unpack,
 );
 
 impl Step {
@@ -208,7 +212,12 @@ impl Step {
     pub fn closes_the_way_back(&self) -> bool {
         matches!(
             self,
-            Step::StopSlot(_) | Step::DropCopies(_) | Step::Prune(_) | Step::Tidy(_) | Step::HandOver(_)
+            Step::StopSlot(_)
+                | Step::EndCapture(_)
+                | Step::DropCopies(_)
+                | Step::Prune(_)
+                | Step::Tidy(_)
+                | Step::HandOver(_)
         )
     }
 }

@@ -21,6 +21,8 @@ impl Step {
                     _ => format!("{short} built"),
                 }
             }
+            Step::Capture(_) => "the log is kept from here on".into(),
+            Step::EndCapture(_) => "the log is let go".into(),
             Step::Backup(_) => {
                 let database =
                     format!("{} rows in {} tables", words::count(number("rows")), number("tables"));
@@ -166,9 +168,16 @@ impl Step {
                 (half, _) => format!("the migration stays, {half} in part: {}", text("why")),
             },
             Step::Migrate(_) if flag("rewound") => {
-                let mut words = match text("replaced") {
-                    "" => "rewound to the backup, which holds every row".to_owned(),
-                    name => format!("rewound to the backup; the database it replaced is kept as {name}"),
+                let written = outcome.get("carried_back").and_then(Value::as_u64);
+                let mut words = match (text("replaced"), written) {
+                    ("", _) => "rewound to the backup, which holds every row".to_owned(),
+                    (name, Some(written)) => format!(
+                        "rewound to the backup with {} since then; the database it replaced is kept as {name}",
+                        words::counted(written, "write")
+                    ),
+                    (name, None) => {
+                        format!("rewound to the backup; the database it replaced is kept as {name}")
+                    }
                 };
                 match outcome.get("cut_off").and_then(Value::as_u64).unwrap_or(0) {
                     0 => {}

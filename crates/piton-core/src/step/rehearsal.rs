@@ -52,7 +52,9 @@ pub(super) fn more(outcome: &Value) -> Vec<String> {
     let way_back = outcome.get("way_back").and_then(|way_back| WayBack::deserialize(way_back).ok());
     let serving = serving.map(|serving| serving.words());
     let estimate = estimate.map(|estimate| estimate.words());
-    serving.into_iter().chain(estimate).chain(way_back.map(|way_back| way_back.words())).collect()
+    let more = way_back.as_ref().map_or_else(Vec::new, WayBack::more);
+    let way_back = way_back.map(|way_back| way_back.words());
+    serving.into_iter().chain(estimate).chain(way_back).chain(more).collect()
 }
 
 /// Writes the whole report into the release's folder of logs.

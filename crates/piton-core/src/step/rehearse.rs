@@ -3,13 +3,15 @@ use std::collections::BTreeMap;
 use piton_db::changes::Expected;
 use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
-use piton_db::migrate::{Migration, MigrationError, Migrations};
+use piton_db::migrate::{Migration, MigrationError, Migrations, RecordTables};
 use piton_db::rehearsal::{Report, Watch};
+use piton_db::replay::{self, Offer};
 use piton_db::shared::Shared;
 use piton_db::{Database, DbError, made, neutral};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::capture::captured;
 use super::serving::Serving;
 use super::way_back::{Estimate, WayBack};
 use super::{Act, Ctx, Site, Words, rehearsal};
@@ -49,6 +51,12 @@ pub(super) struct Rehearsed {
     /// How they go back; `None` when no migration was pending.
     #[serde(default)]
     pub way_back: Option<WayBack>,
+    /// Whether later writes can go along; `None` where the log is not kept, or no migration was pending.
+    #[serde(default)]
+    pub offer: Option<Offer>,
+    /// Where the tool notes what it has applied.
+    #[serde(default)]
+    pub record: Option<RecordTables>,
     /// How long they take for real; `None` when no migration was pending.
     #[serde(default)]
     pub estimate: Option<Estimate>,
@@ -83,11 +91,21 @@ impl Rehearse {
             true => None,
             false => Some(Watch::begin(copy).await.or_fault(unobservable)?),
         };
+        // Whoever writes rows of a copy is the migration.
+        let reading = match watch.as_ref().and(captured(ctx)) {
+            Some(_) => Some(replay::Watch::begin(copy).await.or_fault(unobservable)?),
+            None => None,
+        };
         let mut on_step = |name: &str| watch.iter().for_each(|watch| watch.step(name));
         let applied =
             super::migrate::apply(ctx, &self.migrations, copy, true, &mut on_step, async |_| Ok(())).await;
         let report = match watch {
             Some(watch) => Some(watch.end(&golden).await),
+            None => None,
+        };
+        let record = self.migrations.tool.record();
+        let own = match reading {
+            Some(reading) => Some(reading.end(&record).await),
             None => None,
         };
         let applied = applied?;
@@ -100,6 +118,7 @@ impl Rehearse {
             Err(error) => return Err(self.failed(ctx, &error, &golden).await),
         };
         let report = report.transpose().or_fault(unobservable)?;
+        let own = own.transpose().or_fault(unobservable)?;
         let serving = match report {
             Some(_) => Serving::look(ctx, &golden, copy).await?,
             None => None,
@@ -115,8 +134,16 @@ impl Rehearse {
             None
         } else {
             ctx.say("reading what the migration has made");
-            let expected = Expected::of(&golden, copy, self.migrations.tool.record()).await;
+            let expected = Expected::of(&golden, copy, record.clone()).await;
             Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
+        };
+        let offer = match own.filter(|_| expected.is_some()) {
+            Some(own) => {
+                ctx.say("comparing every value that the migration may have changed");
+                let offer = replay::offer(&golden, copy, &own, &record).await;
+                Some(offer.or_fault(|| "the migrated copy cannot be compared".into())?)
+            }
+            None => None,
         };
         let way_back = match &expected {
             Some(expected) => {
@@ -124,7 +151,7 @@ impl Rehearse {
                 // What is made from another environment's data goes back as a whole, and may not be there yet.
                 let own = ctx.world.from.is_none();
                 let bound = if own { super::rewind::bound(&live).await? } else { Vec::new() };
-                Some(WayBack::of(ctx, expected, &bound))
+                Some(WayBack::of(ctx, expected, &bound, offer.as_ref()))
             }
             None => None,
         };
@@ -142,6 +169,8 @@ impl Rehearse {
             report,
             serving,
             way_back,
+            offer,
+            record: Some(record),
             estimate,
             ms: applied.millis,
             migrations: applied.migrations,

@@ -5,11 +5,13 @@ use std::time::Instant;
 use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
+use piton_db::replay::{self, Finished, Replay};
 use piton_db::swap::{self, SwapState};
-use piton_db::{Database, brought, facts, made, replication};
+use piton_db::{Database, DbError, brought, capture, facts, made, replication};
 use serde_json::{Value, json};
 
 use super::Ctx;
+use super::follow::Followed;
 use super::hold::{Hold, PART};
 use super::rehearse::Rehearsed;
 use crate::fault::{self, Fault, OrFault};
@@ -38,6 +40,28 @@ struct Leaving {
     bound: Vec<String>,
     /// The state of what a freeze cannot hold still, read before the rest: the structure, the sequences, the large objects.
     unfrozen: String,
+}
+
+impl Leaving {
+    /// Says what besides rows would be lost.
+    fn what_stands_in_the_way(&self) -> Option<String> {
+        if let Some(stays) = stays_behind(&self.bound) {
+            return Some(stays);
+        }
+        let object = self.foreign.first()?;
+        Some(match self.foreign.len() {
+            1 => format!("somebody changed {object}"),
+            more => format!("somebody changed {object} and {} more", more - 1),
+        })
+    }
+}
+
+/// What became of an attempt to swap with every later write.
+enum Carried {
+    /// The databases have changed places.
+    Back { finished: Finished, lossless: bool, cut_off: u64 },
+    /// The migration stays.
+    Kept(String),
 }
 
 /// What became of an attempt.
@@ -69,6 +93,12 @@ impl Rewind<'_, '_, '_> {
         if !facts::exists(&golden).await.or_fault(|| format!("{} cannot be asked", golden.server()))? {
             return self.without_golden();
         }
+        if let Some(followed) = Followed::of(self.ctx, self.live, self.golden)
+            && let Some(outcome) = self.carry_back(&followed, &note).await?
+        {
+            return Ok(outcome);
+        }
+        replay::give_up(&golden).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
         let began = Instant::now();
         let leaving = self.look().await?;
         if self.asks() {
@@ -99,6 +129,112 @@ impl Rewind<'_, '_, '_> {
                 "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
             })),
         }
+    }
+
+    /// Puts the golden copy into its place with every later write; `None` where it cannot follow.
+    ///
+    /// It does so by itself: nobody's write is lost by it. A row that the old structure does not hold is for a person to say.
+    async fn carry_back(
+        &self,
+        followed: &Followed,
+        note: &impl Fn(&str) -> Result<(), Fault>,
+    ) -> Result<Option<Value>, Fault> {
+        let unreadable = || "the golden copy cannot be followed up".to_owned();
+        if !replay::is_prepared(&followed.golden).await.or_fault(unreadable)? {
+            return Ok(None);
+        }
+        let caught_up = async {
+            let mut replay = followed.resume().await?;
+            self.ctx.say("carrying back what was written since the backup");
+            followed.catch_up(&mut replay).await?;
+            Ok::<_, DbError>(replay)
+        };
+        let replay = match caught_up.await {
+            Ok(replay) => replay,
+            Err(DbError::Replay(why)) => {
+                self.ctx.say(&format!("later writes cannot be carried back: {why}"));
+                return Ok(None);
+            }
+            Err(error) => return Err(error).or_fault(unreadable),
+        };
+        let leaving = self.look_at_objects().await?;
+        if let (Some(why), false) = (leaving.what_stands_in_the_way(), self.ctx.database) {
+            return Ok(Some(json!({ "kept": true, "why": why })));
+        }
+        let mut hold = Hold::new(self.ctx).await?;
+        let attempt = self.swap_followed(&mut hold, followed, replay, &leaving, note).await;
+        let lapsed = hold.end().await?;
+        Ok(Some(match attempt? {
+            Carried::Kept(why) => json!({ "kept": true, "why": why }),
+            Carried::Back { finished, lossless, cut_off } => {
+                replay::give_up(self.live)
+                    .await
+                    .or_fault(|| "the notes of a replay cannot be removed".into())?;
+                // It would keep its database from being dropped.
+                capture::drop_slot(self.live, &followed.slot)
+                    .await
+                    .or_fault(|| format!("the slot {} cannot be dropped", followed.slot))?;
+                json!({
+                    "rewound": true,
+                    "carried_back": finished.written,
+                    "aside": finished.aside,
+                    "cut_off": cut_off,
+                    "hold_lapsed": lapsed,
+                    "bound": leaving.bound,
+                    "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
+                })
+            }
+        }))
+    }
+
+    /// Carries the last writes back while requests wait and nobody writes, and lets the databases change places.
+    async fn swap_followed(
+        &self,
+        hold: &mut Hold,
+        followed: &Followed,
+        mut replay: Replay,
+        leaving: &Leaving,
+        note: &impl Fn(&str) -> Result<(), Fault>,
+    ) -> Result<Carried, Fault> {
+        let cannot = || "the last writes cannot be carried back".to_owned();
+        let cut_off = hold.begin().await?;
+        if cut_off > 0 && !self.ctx.database {
+            return Ok(Carried::Kept(format!("{} did not end in time", words::counted(cut_off, "request"))));
+        }
+        let frozen =
+            changes::freeze(self.live, PART).await.or_fault(|| "the database cannot be kept still".into())?;
+        let Some(frozen) = frozen else {
+            return Ok(Carried::Kept("somebody writes to the database past the proxy".into()));
+        };
+        let last = async {
+            followed.to_now(&mut replay).await?;
+            replay.finish().await
+        };
+        let ready = match tokio::time::timeout(PART, last).await {
+            Ok(ready) => ready.or_fault(cannot)?,
+            Err(_) => {
+                return Ok(Carried::Kept(
+                    "to carry the last writes back takes longer than requests may wait".into(),
+                ));
+            }
+        };
+        if let (Some(row), false) = (ready.finished.aside.first(), self.ctx.database) {
+            let count = words::counted(ready.finished.aside.len() as u64, "row");
+            return Ok(Carried::Kept(format!(
+                "{count} as written since do not fit the old structure; of {}: {}",
+                row.table, row.why
+            )));
+        }
+        let lossless = ready.finished.written == 0 && leaving.foreign.is_empty();
+        if lossless {
+            note(&leaving.unfrozen)?;
+        }
+        // What came before has used up a part of the hold.
+        hold.begin().await?;
+        frozen.check().await.or_fault(|| "the database did not keep still".into())?;
+        let finished = ready.commit().await.or_fault(cannot)?;
+        self.swap().await?;
+        Ok(Carried::Back { finished, lossless, cut_off })
     }
 
     /// Asks a person, for this reason, with the count of what would leave in sight.
@@ -164,22 +300,28 @@ impl Rewind<'_, '_, '_> {
     /// Looks what would leave.
     async fn look(&self) -> Result<Leaving, Fault> {
         let golden = self.live.with_name(self.golden);
+        let leaving = self.look_at_objects().await?;
+        let expected = self.ctx.outcome::<Rehearsed>("rehearse").and_then(|rehearsed| rehearsed.expected);
+        let written = written_since(&golden, self.live, expected.as_ref()).await;
+        // A person decides, or it is decided without: what somebody made need not even be readable.
+        let written = if leaving.foreign.is_empty() && !self.asks() { Ok(written?) } else { written };
+        let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
+        Ok(Leaving { written, overwritten, ..leaving })
+    }
+
+    /// Looks what would leave besides rows.
+    async fn look_at_objects(&self) -> Result<Leaving, Fault> {
+        let golden = self.live.with_name(self.golden);
         let (unfrozen, structure) = unfrozen(self.live).await?;
-        let rehearsed = self.ctx.outcome::<Rehearsed>("rehearse");
-        let (own, expected) =
-            rehearsed.map_or_else(Default::default, |rehearsed| (rehearsed.changed, rehearsed.expected));
+        let own = self.ctx.outcome::<Rehearsed>("rehearse").map_or_else(Default::default, |one| one.changed);
         let changes = structure_of(&golden).await?.changes_to(&structure);
         // The migration's own doing is what the rehearsal ended with; another definition of the same object is somebody's.
         let is_own =
             |object: &str| own.get(object).is_some_and(|end| end.as_ref() == structure.0.get(object));
         let objects = changes.iter().map(|change| change.object().to_owned());
         let foreign: Vec<String> = objects.filter(|object| !is_own(object)).collect();
-        let written = written_since(&golden, self.live, expected.as_ref()).await;
-        // A person decides, or it is decided without: what somebody made need not even be readable.
-        let written = if foreign.is_empty() && !self.asks() { Ok(written?) } else { written };
-        let overwritten = expected.map_or_else(Vec::new, |expected| expected.overwritten().to_vec());
         let bound = bound(self.live).await?;
-        Ok(Leaving { written, foreign, overwritten, bound, unfrozen })
+        Ok(Leaving { written: Ok(Vec::new()), foreign, overwritten: Vec::new(), bound, unfrozen })
     }
 
     /// Looks once more and says what could be lost; for a database that nobody is on any more.
@@ -211,14 +353,8 @@ impl Rewind<'_, '_, '_> {
     /// A release that never had traffic cannot have written into a column that its migration added: its values are the
     /// migration's own then.
     fn obstacle(&self, leaving: &Leaving) -> Option<String> {
-        if let Some(stays) = stays_behind(&leaving.bound) {
+        if let Some(stays) = leaving.what_stands_in_the_way() {
             return Some(stays);
-        }
-        if let Some(object) = leaving.foreign.first() {
-            return Some(match leaving.foreign.len() {
-                1 => format!("somebody changed {object}"),
-                more => format!("somebody changed {object} and {} more", more - 1),
-            });
         }
         if let Some(table) = leaving.overwritten.first() {
             return Some(format!(

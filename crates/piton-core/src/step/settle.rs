@@ -64,7 +64,8 @@ pub struct Tidy {
     pub keep: Duration,
 }
 
-fn cannot_be_undone() -> Fault {
+/// Says why a step that closes the way back is not undone.
+pub(super) fn cannot_be_undone() -> Fault {
     Fault::refused("a release that settles has closed its way back")
 }
 

@@ -5,6 +5,7 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::follow::Following;
 use super::proxy::{PATIENCE, client, in_force, no_answer, traffic_back};
 use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
@@ -171,7 +172,16 @@ impl Bake {
             return Ok((note.gate, String::new()));
         }
         let mut away: Option<Instant> = None;
+        let following = Following::begin(ctx);
         loop {
+            if let Some(lost) = following.as_ref().and_then(Following::lost) {
+                let environment = &ctx.plan.environment;
+                return Err(Fault::surroundings("the golden copy cannot follow the database any more")
+                    .because(lost)
+                    .hint(format!(
+                        "piton resume {environment} goes on without a way back for the migration, piton abort {environment} goes back"
+                    )));
+            }
             match self.look(ctx, &mut note).await {
                 Ok(()) => away = None,
                 // A proxy that is handed over or started again is back in a moment; a release in traffic waits for it.

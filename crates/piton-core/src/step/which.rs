@@ -146,7 +146,9 @@ impl Step {
             // The undo takes away nothing but the mark that this release has set, wherever that is.
             Step::Mark(_) | Step::Backup(_) => !back,
             Step::Migrate(migrate) => !back || migrate.undo,
-            Step::Proof(_)
+            Step::Capture(_)
+            | Step::EndCapture(_)
+            | Step::Proof(_)
             | Step::Rehearse(_)
             | Step::Fresh(_)
             | Step::CloneData(_)

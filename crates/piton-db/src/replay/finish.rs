@@ -45,11 +45,9 @@ impl Applier {
     /// Does all of it in the open transaction.
     pub(super) async fn finish(&mut self, live: &Client) -> Result<Finished, DbError> {
         self.flush().await?;
-        let of_migration = self.retry(live).await?;
+        self.retry(live).await?;
         let mut finished = Finished::default();
-        let mut found = state::aside(&self.client).await?;
-        found.extend(of_migration);
-        finished.aside.extend(found.into_iter().map(Aside::from));
+        finished.aside.extend(state::aside(&self.client).await?.into_iter().map(Aside::from));
         loop {
             let orphans = self.take_out_orphans(!finished.aside.is_empty()).await?;
             if orphans.is_empty() {
@@ -59,15 +57,15 @@ impl Applier {
         }
         finished.aside.extend(self.take_out_twins().await?);
         self.move_sequences(live).await?;
-        state::unmake(&self.client).await?;
+        state::switch_on(&self.client).await?;
         Ok(finished)
     }
 
-    /// Writes the rows that were set aside as they are in the end; returns those that the migration has made, which stay aside.
+    /// Writes the rows that were set aside as they are in the end; those that the migration has made stay aside.
     ///
     /// What does not fit one by one goes first and then comes together, because two rows may have changed places. What does not fit even
     /// so is left as the golden copy had it.
-    async fn retry(&mut self, live: &Client) -> Result<Vec<SetAside>, DbError> {
+    async fn retry(&mut self, live: &Client) -> Result<(), DbError> {
         let (of_migration, rows): (Vec<_>, Vec<_>) =
             state::aside(&self.client).await?.into_iter().partition(|row| row.of_migration);
         let clear = "delete from piton_replay.aside";
@@ -107,7 +105,10 @@ impl Applier {
                 state::set_aside(&self.client, row).await?;
             }
         }
-        Ok(of_migration)
+        for row in &of_migration {
+            state::set_aside(&self.client, row).await?;
+        }
+        Ok(())
     }
 
     /// Writes rows as they are in the end; returns those that do not fit.
@@ -245,14 +246,16 @@ impl Applier {
             }
         };
         let sql = format!("delete from {} g where {condition} returning {told}", table.quoted());
-        let rows = self
-            .client
-            .query(&sql, &[])
-            .await
-            .doing(|| format!("look for broken rows of {}", table.quoted()))?;
-        let aside =
-            |row: &tokio_postgres::Row| Aside { table: table.quoted(), key: row.get(0), why: why.to_owned() };
-        Ok(rows.iter().map(aside).collect())
+        let what = || format!("look for broken rows of {}", table.quoted());
+        let mut aside = Vec::new();
+        for row in self.client.query(&sql, &[]).await.doing(what)? {
+            let key = row.get::<_, Vec<String>>(0).join("\0");
+            let (place, why) = (table.quoted(), why.to_owned());
+            let row = SetAside { place, key, why, of_migration: false };
+            state::set_aside(&self.client, &row).await?;
+            aside.push(row.into());
+        }
+        Ok(aside)
     }
 
     /// Tells whether the live database has watched over a foreign key to its end.

@@ -148,6 +148,7 @@ impl Replay {
                 )
             },
         )?;
+        state::switch_off(&client).await?;
         let (layout, stages) = state::layouts(&client).await?;
         let Mark { reached, seen, written, sees, way, record } = state::mark(&client).await?;
         let map = Map::new(layout, stages, &way, &record);
@@ -279,7 +280,8 @@ impl Replay {
     /// Makes the golden copy fit to take the live database's place, when it has followed to the end and nobody writes any more.
     ///
     /// What was set aside is tried again with what became of it, sequences are moved on, and what only a foreign key's own trigger
-    /// would have noticed is looked for. Nothing has changed before [`Ready::commit`].
+    /// would have noticed is looked for. Nothing has changed before [`Ready::commit`]; and even after it a replay may be taken up
+    /// again, until [`give_up`] has removed its notes.
     ///
     /// # Errors
     /// When either database cannot be read or the golden copy not be written.
@@ -302,7 +304,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Makes it so; nothing of the replay is left in the golden copy.
+    /// Makes it so.
     ///
     /// # Errors
     /// When the golden copy's server is away: it is as before, or ready.
@@ -312,7 +314,7 @@ impl Ready {
     }
 }
 
-/// Ends a replay where it stands; a golden copy of which none was prepared is left as it is.
+/// Ends a replay where it stands, and removes its notes; a golden copy without any is left as it is.
 ///
 /// # Errors
 /// When the golden copy cannot be written.

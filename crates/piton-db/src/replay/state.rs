@@ -21,7 +21,7 @@ const TABLES: &str = "
     create index on piton_replay.aside using hash (key);
     create table piton_replay.own (place text not null, key text not null, inserted bool not null, filled text not null);
     create index on piton_replay.own using hash (key);
-    create table piton_replay.switched_off (put_back text not null);";
+    create table piton_replay.switched_off (off text not null, put_back text not null);";
 
 /// The number of the golden copy's own layout, among those of the live database.
 const GOLDEN: i32 = -1;
@@ -49,7 +49,7 @@ fn value<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, DbError> {
     serde_json::from_str(text).map_err(|error| DbError::Replay(format!("its notes cannot be read: {error}")))
 }
 
-/// Makes the tables, and switches off what would fire even when rows are replayed.
+/// Makes the tables, and lists what would fire even when rows are replayed.
 pub(super) async fn make(
     client: &Client,
     sees: &Snapshot,
@@ -66,14 +66,24 @@ pub(super) async fn make(
         .await
         .doing(what)?;
     note(client, GOLDEN, &Layout::read(client).await?).await?;
-    let always = client.query(ALWAYS, &[&SCHEMA]).await.doing(what)?;
-    for row in &always {
-        let (off, put_back): (String, String) = (row.get(0), row.get(1));
-        client.batch_execute(&off).await.doing(what)?;
-        client
-            .execute("insert into piton_replay.switched_off values ($1)", &[&put_back])
-            .await
-            .doing(what)?;
+    let always = format!("insert into piton_replay.switched_off {ALWAYS}");
+    client.execute(&always, &[&SCHEMA]).await.map(drop).doing(what)
+}
+
+/// Switches off what would fire even in a session that replays; done already, it does no harm.
+pub(super) async fn switch_off(client: &Client) -> Result<(), DbError> {
+    switch(client, "select off from piton_replay.switched_off").await
+}
+
+/// Puts it back; done already, it does no harm.
+pub(super) async fn switch_on(client: &Client) -> Result<(), DbError> {
+    switch(client, "select put_back from piton_replay.switched_off").await
+}
+
+async fn switch(client: &Client, statements: &str) -> Result<(), DbError> {
+    let what = || "switch triggers of the golden copy".to_owned();
+    for row in client.query(statements, &[]).await.doing(what)? {
+        client.batch_execute(row.get(0)).await.doing(what)?;
     }
     Ok(())
 }
@@ -104,9 +114,7 @@ pub(super) async fn is_made(client: &Client) -> Result<bool, DbError> {
 /// Removes all of it, and puts back what was switched off.
 pub(super) async fn unmake(client: &Client) -> Result<(), DbError> {
     let what = || "end the replay in the golden copy".to_owned();
-    for row in client.query("select put_back from piton_replay.switched_off", &[]).await.doing(what)? {
-        client.batch_execute(row.get(0)).await.doing(what)?;
-    }
+    switch_on(client).await?;
     client
         .batch_execute("set client_min_messages = warning; drop schema piton_replay cascade")
         .await

@@ -97,6 +97,8 @@ impl Watch {
                 Message::UpTo(lsn) => reached = reached.max(lsn),
             }
         }
+        drop(self.stream);
+        capture::end_readings(&client, &self.copy.dbname).await?;
         Ok(own)
     }
 }

@@ -4,7 +4,7 @@ use piton_db::capture::{Snapshot, create_slot, drop_slot, now, slot_name, snapsh
 use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
-use piton_db::replay::{Finished, Offer, Replay, Watch, note_layout, offer, prepare};
+use piton_db::replay::{Finished, Offer, Replay, Watch, give_up, note_layout, offer, prepare};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
 
@@ -77,6 +77,7 @@ impl Scene {
 
     async fn rewind(&self) -> Finished {
         let finished = self.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+        give_up(&self.golden).await.unwrap();
         drop_slot(&self.live, &self.slot).await.unwrap();
         finished
     }

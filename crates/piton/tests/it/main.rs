@@ -9,6 +9,7 @@
 
 mod accounts;
 mod adapters;
+mod carried_back;
 mod common;
 mod end_to_end;
 mod faults;

@@ -1,0 +1,64 @@
+//! Migrations that go back with every write that came after the backup.
+
+use crate::common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, watched};
+use piton_testkit::stage::{Change, Stage};
+
+/// Sets a stage whose server lets its log be followed, on which production runs `v1`.
+fn following_stage() -> Option<Stage> {
+    let stage = Stage::set_with_log(env!("CARGO_BIN_EXE_piton"))?;
+    stage.deploy("production");
+    Some(stage)
+}
+
+/// A migration that leaves no table as it was.
+const SHELVES: Change<'static> = Change::Migration(
+    "003_shelves.sql",
+    "alter table items add column shelf int not null default 1; alter table items alter column note type varchar(400);
+     update items set shelf = 2 where id like 'old-1%'; create index on items (created);",
+);
+
+#[track_caller]
+fn assert_back(stage: &Stage) {
+    let production = stage.database("production");
+    let columns = "select column_name from information_schema.columns where table_name in ('items', 'receipts') order by 1";
+    assert_eq!(stage.sql(&production, columns), ["created", "id", "note"]);
+    let leftovers = "select slot_name from pg_replication_slots union all select nspname from pg_namespace where nspname = 'piton_replay'";
+    assert_eq!(stage.sql(&production, leftovers), [""; 0]);
+}
+
+#[test]
+fn a_bad_release_goes_back_by_itself_with_every_write() {
+    let Some(stage) = following_stage() else { return };
+    stage.commit("v2", &[RECEIPTS, SHELVES, WRITES_RECEIPTS, BAD]);
+    let load = stage.load("production").start().unwrap();
+    let said = stage.piton(&["deploy", "production"]).expect(3);
+    let report = stage.finish(load);
+    said.says("way back: the golden copy with every later write, by itself")
+        .says("rewound to the backup with");
+    assert_no_failures_but_of(&report, "v2");
+    assert_back(&stage);
+    let production = stage.database("production");
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+    assert!(report.acknowledged.len() > 20, "{}", report.acknowledged.len());
+}
+
+#[test]
+fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    let production = stage.database("production");
+    let written = "select count(*) > 20 from receipts";
+    stage.eventually("writes of the new release", || stage.sql(&production, written) == ["t"]);
+    let said = stage.piton(&["rollback", "production", "--database"]).expect(0);
+    said.says("rewound to the backup with");
+    deploy.wait().expect(3);
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    assert_back(&stage);
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+    // What the old structure has no place for is still there.
+    let kept: Vec<String> = stage.databases().into_iter().filter(|name| *name != production).collect();
+    let [kept] = &kept[..] else { panic!("{kept:?}") };
+    let receipts = stage.sql(kept, "select count(*) from receipts").remove(0);
+    assert_ne!(receipts, "0");
+}
