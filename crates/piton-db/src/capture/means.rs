@@ -219,3 +219,77 @@ async fn lacks_plugin(client: &Client) -> Result<bool, DbError> {
         other => other.doing(|| "load the plugin test_decoding".into()).map(|()| false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            wal_level: "logical".into(),
+            keep: "10GB".into(),
+            slots: (10, 9),
+            senders: (0, 10),
+            encoding: "UTF8".into(),
+            standbys: "FIRST 1 (a, \"b\")".into(),
+            superuser: false,
+            user: "app".into(),
+            barred: None,
+            grants_settings: true,
+            service: Service::Own,
+        }
+    }
+
+    fn mends(facts: &Facts) -> Vec<String> {
+        facts.settings().into_iter().map(|missing| missing.mend).collect()
+    }
+
+    #[test]
+    fn a_server_with_room_lacks_nothing() {
+        assert_eq!(facts().settings(), []);
+    }
+
+    #[test]
+    fn what_is_missing_is_mended_where_the_server_is_kept() {
+        let bare = |service| Facts {
+            wal_level: "replica".into(),
+            keep: "-1".into(),
+            slots: (10, 10),
+            service,
+            ..facts()
+        };
+        assert_eq!(
+            mends(&bare(Service::Own)),
+            [
+                "ALTER SYSTEM SET wal_level = logical, then restart the server",
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf()",
+                "ALTER SYSTEM SET max_replication_slots = 20, then restart the server",
+            ]
+        );
+        assert_eq!(
+            mends(&bare(Service::Amazon)),
+            [
+                "set rds.logical_replication = 1 in the instance's parameter group, then restart it",
+                "set max_slot_wal_keep_size = '10GB' in the instance's parameter group",
+                "set max_replication_slots = 20 in the instance's parameter group, then restart it",
+            ]
+        );
+        let google = "set cloudsql.logical_decoding = on in the instance's flags, then restart it";
+        assert_eq!(mends(&bare(Service::Google))[0], google);
+        let azure = "set wal_level = logical in the server's parameters, then restart it";
+        assert_eq!(mends(&bare(Service::Azure))[0], azure);
+    }
+
+    #[test]
+    fn what_no_setting_mends_is_named_as_well() {
+        let facts = Facts {
+            encoding: "SQL_ASCII".into(),
+            standbys: "ANY 1 (*)".into(),
+            keep: String::new(),
+            ..facts()
+        };
+        let what: Vec<String> = facts.settings().into_iter().map(|missing| missing.what).collect();
+        assert_eq!(what.len(), 3);
+        assert!(what[1].contains("SQL_ASCII") && what[2].contains("ANY 1 (*)"), "{what:?}");
+    }
+}

@@ -36,7 +36,7 @@ const OPTIONS: &str = r#"("include-xids" '1', "skip-empty-xacts" '0')"#;
 /// any. Dropping it ends the session, after what was confirmed has been told.
 ///
 /// No change of a sequence, of a large object or of an unlogged table is in it. Of a materialized view there may be some rows, which
-/// say nothing: only those that it was made with, or that `REFRESH ... CONCURRENTLY` changed.
+/// say nothing: those that it was made with, before PostgreSQL 18, and those that `REFRESH ... CONCURRENTLY` changed.
 #[derive(Debug)]
 pub struct Stream {
     pieces: mpsc::Receiver<Piece>,

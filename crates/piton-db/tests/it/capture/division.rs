@@ -11,7 +11,7 @@ use piton_testkit::postgres::{Cluster, eventually};
 use tokio_postgres::Client;
 
 use super::interrupted::{Writers, ids};
-use super::{Told, fresh, inserted, logical, told, transactions, xid};
+use super::{Told, fresh, inserted, start, told, transactions, xid};
 use crate::backup::shop;
 use crate::{database, label, number, quiet, run};
 
@@ -96,10 +96,7 @@ async fn let_through(admin: &Client, pid: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_transaction_falls_between_a_slot_and_the_snapshot_after_it() {
-    let Some(cluster) = Cluster::start_with(logical(false, &[("synchronous_standby_names", "nobody")]))
-    else {
-        return;
-    };
+    let Some(cluster) = start(false, &[("synchronous_standby_names", "nobody")]).await else { return };
     let live = database(&cluster, "postgres");
     run(&live, "create table w (id bigint)").await;
     let admin = cluster.connect("postgres").await;

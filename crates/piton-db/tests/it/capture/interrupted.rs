@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use piton_db::Database;
 use piton_db::capture::{Change, Lsn, Message, Stream, create_slot, drop_slot, slot_name};
-use piton_testkit::postgres::{Cluster, StopMode, eventually};
+use piton_testkit::postgres::{StopMode, eventually};
 use tokio::task::JoinHandle;
 
-use super::{fresh, inserted, logical, told, transactions};
+use super::{fresh, inserted, start, told, transactions};
 use crate::{database, run};
 
 /// Sessions that insert rows of ever new numbers into `w`, in transactions of many kinds, and connect again when ended.
@@ -184,7 +184,7 @@ async fn a_stream_that_is_cut_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_goes_on_after_the_server_has_crashed() {
-    let Some(cluster) = Cluster::start_with(logical(true, &[])) else { return };
+    let Some(cluster) = start(true, &[]).await else { return };
     let live = database(&cluster, "postgres");
     run(&live, "create table w (id bigint primary key)").await;
     let slot = slot_name("crash");

@@ -3,9 +3,9 @@ use piton_db::capture::Stream;
 use piton_db::{Database, DbError};
 use piton_exec::Secret;
 use piton_testkit::pooler::{Pooler, StartupOptions};
-use piton_testkit::postgres::{Cluster, eventually, skip};
+use piton_testkit::postgres::{eventually, skip};
 
-use super::{fresh, logical, told, transactions};
+use super::{fresh, start, told, transactions};
 use crate::{number, run};
 
 fn parse(url: &str) -> Database {
@@ -77,7 +77,7 @@ async fn every_way_to_give_a_password_is_known() {
 
 #[tokio::test]
 async fn tls_is_as_strict_as_the_url_says() {
-    let Some(cluster) = Cluster::start_with(logical(false, &[])) else { return };
+    let Some(cluster) = start(false, &[]).await else { return };
     if !crate::target::certify(&cluster.data_dir()) {
         return skip("openssl");
     }

@@ -5,10 +5,10 @@ use piton_db::capture::{
 };
 use piton_db::{Database, DbError, replication};
 use piton_exec::Secret;
-use piton_testkit::postgres::{Cluster, StopMode, eventually};
+use piton_testkit::postgres::{StopMode, eventually};
 use tokio_postgres::Client;
 
-use super::{fresh, logical, told, transactions};
+use super::{fresh, has_plugin, start, told, transactions};
 use crate::{database, number, run};
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn end_with_page(client: &Client) {
 async fn a_quiet_server_tells_its_place_at_once() {
     let settings =
         [("max_slot_wal_keep_size", "16MB"), ("max_replication_slots", "1"), ("max_wal_senders", "1")];
-    let Some(cluster) = Cluster::start_with(logical(true, &settings)) else { return };
+    let Some(cluster) = start(true, &settings).await else { return };
     let live = database(&cluster, "postgres");
     let client = cluster.connect("postgres").await;
     client.batch_execute("create table t (id int); checkpoint").await.unwrap();
@@ -271,7 +271,10 @@ async fn what_a_server_lacks_is_named_with_what_mends_it() {
         "max_slot_wal_keep_size is -1: a slot that nobody reads would fill the disk | \
          ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf()",
     ];
-    assert_eq!(missing("postgres").await, server);
+    let plugin = "the plugin test_decoding is not installed | \
+                  install the modules that come with PostgreSQL, as the package postgresql-contrib";
+    let lacks = if has_plugin(cluster).await { Vec::new() } else { vec![plugin] };
+    assert_eq!(missing("postgres").await, [&server[..], &lacks].concat());
     let version =
         number(&cluster.connect("postgres").await, "select current_setting('server_version_num')::int8")
             .await;
