@@ -28,6 +28,10 @@ pub(super) struct Applier {
     pub(super) waiting: usize,
     order: u64,
     aside: HashSet<(usize, Key)>,
+    /// Rows that hold what the golden copy has no place for, by table and key.
+    new: HashSet<(u32, Key)>,
+    /// Whether the changes that are taken up are the migration's.
+    of_migration: bool,
     /// The places in which the migration has written rows of its own.
     own_places: HashSet<usize>,
     statements: HashMap<String, Statement>,
@@ -50,7 +54,8 @@ impl Applier {
         let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
         let nets = places.iter().map(|_| Net::default()).collect();
         let (waiting, order, statements) = (0, 0, HashMap::new());
-        Ok(Self { client, routes, nets, waiting, order, aside, own_places, statements })
+        let (new, of_migration) = (HashSet::new(), false);
+        Ok(Self { client, routes, nets, waiting, order, aside, new, of_migration, own_places, statements })
     }
 
     /// Tells whether a change writes the record of the tool that migrates.
@@ -66,9 +71,17 @@ impl Applier {
 
     fn told(&mut self, table: &Arc<Name>, tuple: &Tuple, whole: bool) -> Result<Told, DbError> {
         let route = self.routes.find(table, &tuple.columns, whole)?;
-        let Route::Place { place, form, sources } = &*route else {
-            return Ok(if matches!(*route, Route::Record) { Told::Record } else { Told::Nothing });
-        };
+        let (Route::Place { new, .. } | Route::Nowhere { new }) = &*route else { return Ok(Told::Record) };
+        if let (Some(new), true) = (new, whole && !self.of_migration) {
+            let part = |at: &usize| match &tuple.values[*at] {
+                Value::Text(text) => Some(text.as_str()),
+                Value::Null | Value::Unchanged => None,
+            };
+            if let Some(parts) = new.key.iter().map(part).collect::<Option<Vec<_>>>() {
+                self.new.insert((new.oid, parts.join("\0")));
+            }
+        }
+        let Route::Place { place, form, sources, .. } = &*route else { return Ok(Told::Nothing) };
         let cell = |source: &Option<usize>| match source.and_then(|at| tuple.values.get(at)) {
             Some(Value::Text(text)) => Cell::Text(text.clone()),
             Some(Value::Null) => Cell::Null,
@@ -184,6 +197,10 @@ impl Applier {
             }
         }
         self.waiting = 0;
+        if !self.new.is_empty() {
+            let new: Vec<_> = self.new.drain().collect();
+            state::touch(&self.client, &new).await?;
+        }
         Ok(())
     }
 
@@ -524,6 +541,13 @@ impl Applier {
     /// has to be told from what was in them before.
     pub(super) async fn note_own(&mut self, changes: &[Change]) -> Result<(), DbError> {
         self.flush().await?;
+        self.of_migration = true;
+        let noted = self.note_images(changes).await;
+        self.of_migration = false;
+        noted
+    }
+
+    async fn note_images(&mut self, changes: &[Change]) -> Result<(), DbError> {
         let mut images: HashMap<usize, HashMap<Key, Option<Vec<Cell>>>> = HashMap::new();
         for change in changes {
             let (table, tuple, goes) = match change {

@@ -12,6 +12,7 @@ mod map;
 mod net;
 mod offer;
 mod own;
+mod rescue;
 mod route;
 mod sql;
 mod state;
@@ -35,6 +36,7 @@ use crate::{Database, DbError, Session};
 pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{Offer, offer};
+pub use self::rescue::{Loaded, Rescued, load, rescue};
 pub use self::watch::{Own, Watch};
 
 /// How many changes are written in one transaction, at least.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::layout::{Column, Generated, Table};
+use super::layout::{Column, Generated, Identity, Table};
 use super::map::{Map, Mapped, Target, fits};
+use super::rescue::new_columns;
 use crate::DbError;
 use crate::capture::{self, Lsn, Name};
 
@@ -38,14 +39,24 @@ pub(super) enum Route {
     /// The tool's record.
     Record,
     /// Nothing that the golden copy has a place for.
-    Nowhere,
+    Nowhere { new: Option<New> },
     /// Rows of a place.
     Place {
         place: usize,
         form: usize,
         /// For each column of the place, where the row that the stream tells has it.
         sources: Vec<Option<usize>>,
+        new: Option<New>,
     },
+}
+
+/// What names a row that holds something new.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    /// Its table.
+    pub(super) oid: u32,
+    /// Where the row that the stream tells has the columns of its key.
+    pub(super) key: Vec<usize>,
 }
 
 /// Finds routes, and knows which layout is valid.
@@ -186,7 +197,7 @@ impl Routes {
         }
         let (stage, oid) = self.table_of(name, columns, whole)?;
         let route = match oid {
-            None => Route::Nowhere,
+            None => Route::Nowhere { new: None },
             Some(oid) => self.route_of(stage, oid, columns),
         };
         let route = Arc::new(route);
@@ -238,12 +249,19 @@ impl Routes {
     }
 
     fn route_of(&mut self, stage: usize, oid: u32, columns: &[capture::Column]) -> Route {
-        let Some(live) = self.map.stages[stage].table(oid) else { return Route::Nowhere };
+        let Some(live) = self.map.stages[stage].table(oid) else { return Route::Nowhere { new: None } };
+        let position = |name: &String| columns.iter().position(|told| told.name == *name);
+        let key = match &live.identity {
+            Identity::Columns(names) => names.iter().map(position).collect::<Option<Vec<_>>>(),
+            Identity::Nothing | Identity::Whole => None,
+        };
+        let new = key.map(|key| New { oid, key });
         let mapped = match self.map.target(stage, oid) {
             Target::Record => return Route::Record,
-            Target::Nowhere => return Route::Nowhere,
+            Target::Nowhere => return Route::Nowhere { new },
             Target::Place(mapped) => mapped,
         };
+        let new = new.filter(|_| !new_columns(live, mapped).is_empty());
         let form = form_of(&self.map, live, mapped, &self.castable);
         let source = |at: &Option<usize>| {
             let column = &live.columns[(*at)?];
@@ -252,7 +270,7 @@ impl Routes {
         let written = |(at, form): (&Option<usize>, &Option<Conversion>)| form.as_ref().and(source(at));
         let sources = mapped.columns.iter().zip(&form).map(written).collect();
         let place = mapped.place;
-        Route::Place { place, form: self.form_number(form), sources }
+        Route::Place { place, form: self.form_number(form), sources, new }
     }
 
     /// Returns the place of a table's rows.

@@ -1,6 +1,6 @@
 //! Where a replay stands, kept in the golden copy itself: in the same transaction as the rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 
@@ -21,6 +21,8 @@ const TABLES: &str = "
     create index on piton_replay.aside using hash (key);
     create table piton_replay.own (place text not null, key text not null, inserted bool not null, filled text not null);
     create index on piton_replay.own using hash (key);
+    create table piton_replay.touched (oid oid not null, key text not null);
+    create unique index on piton_replay.touched (oid, pg_catalog.md5(key));
     create table piton_replay.switched_off (off text not null, put_back text not null);";
 
 /// The number of the golden copy's own layout, among those of the live database.
@@ -182,6 +184,32 @@ pub(super) async fn advance(
         .await
         .map(drop)
         .doing(|| "note where the replay stands".into())
+}
+
+/// Notes rows of live tables, by key, that hold what the golden copy has no place for.
+pub(super) async fn touch(client: &Client, rows: &[(u32, Key)]) -> Result<(), DbError> {
+    let (oids, keys): (Vec<u32>, Vec<String>) = rows.iter().map(|(oid, key)| (*oid, stored(key))).unzip();
+    client
+        .execute(
+            "insert into piton_replay.touched select * from unnest($1::oid[], $2::text[]) on conflict do nothing",
+            &[&oids, &keys],
+        )
+        .await
+        .map(drop)
+        .doing(|| "note rows that are new".into())
+}
+
+/// Reads them, by table.
+pub(super) async fn touched(client: &Client) -> Result<BTreeMap<u32, Vec<Key>>, DbError> {
+    let rows = client
+        .query("select oid, key from piton_replay.touched order by oid, key", &[])
+        .await
+        .doing(|| "read which rows are new".into())?;
+    let mut touched: BTreeMap<u32, Vec<Key>> = BTreeMap::new();
+    for row in rows {
+        touched.entry(row.get(0)).or_default().push(loaded(row.get(1))?);
+    }
+    Ok(touched)
 }
 
 /// Returns a key as it is kept: a JSON list of its columns' texts.

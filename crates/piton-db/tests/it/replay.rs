@@ -4,7 +4,7 @@ use piton_db::capture::{Snapshot, create_slot, drop_slot, now, slot_name, snapsh
 use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
-use piton_db::replay::{Finished, Offer, Replay, Watch, give_up, note_layout, offer, prepare};
+use piton_db::replay::{Finished, Offer, Replay, Watch, give_up, load, note_layout, offer, prepare, rescue};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
 
@@ -84,7 +84,7 @@ impl Scene {
 
     async fn golden(&self, sql: &str) -> String {
         let client = self.golden.connect().await.unwrap();
-        let sql = format!("select coalesce(string_agg(t::text, ' ' order by t::text), '') from ({sql}) t");
+        let sql = format!("select coalesce(string_agg(row_::text, ' ' order by row_::text), '') from ({sql}) row_");
         client.query_one(&sql, &[]).await.unwrap().get(0)
     }
 }
@@ -263,4 +263,60 @@ async fn a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end() {
     assert_eq!(number(&golden, "select sum(n * id) from t").await, number(&live, sum).await);
     assert_eq!(number(&golden, logged).await, number(&live, logged).await);
     assert_eq!(number(&golden, "select count(*) from pg_namespace where nspname = 'piton_replay'").await, 0);
+}
+
+/// Writes of the new release come back when its migration does, and nothing that was written in between is overwritten.
+#[tokio::test]
+async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again() {
+    let setup =
+        "create table t (id int primary key, n int); insert into t select i, i from generate_series(1, 6) i";
+    let Some(scene) = Scene::new("replay_rescue", setup).await else { return };
+    let migration = "alter table t add note text default 'none'; alter table t alter n type bigint;
+         create table orders (id int primary key, t int references t, after int references orders, \"what ever\" text[])";
+    scene.migrate(migration).await;
+    run(
+        &scene.live,
+        r#"update t set note = 'it''s "new"' where id in (1, 2); insert into t values (7, 7, null); update t set n = 5000000000 where id = 3;
+           insert into orders values (2, 1, null, '{a,"b c"}'); insert into orders values (1, 7, 2, null), (3, 2, null, '{}');
+           delete from orders where id = 3; insert into orders values (4, 4, null, null)"#,
+    )
+    .await;
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("rescue.jsonl");
+    let finished = scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+    assert_eq!(finished.aside.len(), 1, "{finished:?}");
+    let rescued = rescue(&scene.golden, &scene.live, &file).await.unwrap().unwrap();
+    assert_eq!((rescued.rows, rescued.values), (4, 4), "three orders and one that did not fit; four notes");
+    give_up(&scene.golden).await.unwrap();
+    drop_slot(&scene.live, &scene.slot).await.unwrap();
+
+    // The old release goes on for a while.
+    run(
+        &scene.golden,
+        "update t set n = 20 where id = 2; delete from t where id = 4; insert into t values (8, 8)",
+    )
+    .await;
+    run(&scene.golden, &recorded(migration)).await;
+    let first = load(&scene.golden, &file).await.unwrap();
+    let of_t = "select id, n, note from t";
+    let rows =
+        r#"(1,1,"it's ""new""") (2,20,"it's ""new""") (3,3,none) (5,5,none) (6,6,none) (7,7,) (8,8,none)"#;
+    assert_eq!(scene.golden(of_t).await, rows);
+    let orders = r#"(1,7,2,) (2,1,,"{a,""b c""}")"#;
+    assert_eq!(scene.golden("select * from orders").await, orders);
+    assert_eq!(
+        first.left,
+        [
+            r#"id 3 of "public"."t": another row has its key"#,
+            r#"id 4 of "public"."orders": it violates "orders_t_fkey" (23503)"#
+        ]
+    );
+    let second = load(&scene.golden, &file).await.unwrap();
+    assert_eq!((second.loaded, second.left), (0, first.left), "all of it is there");
+    assert_eq!(scene.golden(of_t).await, rows);
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.lines().take(2).collect::<Vec<_>>().join("\n")).unwrap();
+    let refused = load(&scene.golden, &file).await.unwrap_err().to_string();
+    assert!(refused.contains("it has been cut off"), "{refused}");
 }

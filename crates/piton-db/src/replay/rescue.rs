@@ -1,0 +1,335 @@
+//! What the old structure has no place for: written to a file when a migration has gone back, and loaded when it comes again.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::apply::{as_parameters, keys};
+use super::layout::{Column, Generated, Identity, Layout, Table};
+use super::map::{Map, Mapped, Target};
+use super::net::Key;
+use super::state::{self, Mark};
+use super::{session, sql};
+use crate::error::Doing;
+use crate::{Database, DbError, files, quote};
+
+/// The version of the file's format; newer ones are refused.
+const FORMAT: u32 = 1;
+
+/// The first line of the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    rows: u64,
+}
+
+/// One line of the file: a row of the new structure, or what is new in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    schema: String,
+    table: String,
+    kind: Kind,
+    /// The columns that name the row, as text.
+    key: BTreeMap<String, String>,
+    /// What it held, as text.
+    values: BTreeMap<String, Option<String>>,
+}
+
+/// What a line saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// A whole row, for which there was no table or which did not fit.
+    Row,
+    /// The new columns of a row that went back without them.
+    NewColumns,
+}
+
+/// What a rescue file holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescued {
+    /// Whole rows.
+    pub rows: u64,
+    /// Rows whose new columns are in it.
+    pub values: u64,
+}
+
+/// What came of loading a rescue file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Rows that were put in or completed.
+    pub loaded: u64,
+    /// Rows that are there already, just so.
+    pub there: u64,
+    /// What could not be loaded without overwriting something, in words: the file still has it.
+    pub left: Vec<String>,
+}
+
+/// Writes down what of the replaced database has no place in the one that has taken its place; `None` when there is nothing.
+///
+/// `now` is the golden copy under its new name, which has the replay's notes until [`give_up`](super::give_up). Done again, the file
+/// is written anew.
+///
+/// # Errors
+/// When either database cannot be read, or the file not be written.
+pub async fn rescue(now: &Database, replaced: &Database, file: &Path) -> Result<Option<Rescued>, DbError> {
+    let (now, replaced) = (session(now).await?, session(replaced).await?);
+    if !state::is_made(&now).await? {
+        return Ok(None);
+    }
+    let (golden, stages) = state::layouts(&now).await?;
+    let Mark { way, record, .. } = state::mark(&now).await?;
+    let map = Map::new(golden, stages, &way, &record);
+    let mut lines = new_things(&now, &replaced, &map).await?;
+    lines.extend(rows_aside(&now, &replaced, &map).await?);
+    let count = |kind: Kind| lines.iter().filter(|line| line.kind == kind).count() as u64;
+    let rescued = Rescued { rows: count(Kind::Row), values: count(Kind::NewColumns) };
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    let head = Head { format: FORMAT, rows: lines.len() as u64 };
+    write_line(&mut text, &head)?;
+    for line in &lines {
+        write_line(&mut text, line)?;
+    }
+    files::write(file, &text)?;
+    Ok(Some(rescued))
+}
+
+fn write_line(text: &mut Vec<u8>, line: &impl Serialize) -> Result<(), DbError> {
+    serde_json::to_writer(&mut *text, line).map_err(std::io::Error::from)?;
+    Ok(text.write_all(b"\n")?)
+}
+
+/// Reads the rows of new tables, and the new columns of others, that somebody has written to.
+async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Line>, DbError> {
+    let mut lines = Vec::new();
+    let last = map.stages.len() - 1;
+    let touched = state::touched(now).await?;
+    for (oid, rows) in touched {
+        let Some(table) = map.stages[last].table(oid) else { continue };
+        let (kind, columns) = match map.target(last, oid) {
+            Target::Record => continue,
+            Target::Nowhere => (Kind::Row, written(table).collect::<Vec<_>>()),
+            Target::Place(mapped) => (Kind::NewColumns, new_columns(table, mapped)),
+        };
+        lines.extend(read(replaced, table, &columns, &rows, kind).await?);
+    }
+    Ok(lines)
+}
+
+/// Returns the columns of a live table that have no place in the golden copy.
+pub(super) fn new_columns<'a>(table: &'a Table, mapped: &Mapped) -> Vec<&'a Column> {
+    let is_new = |(at, _): &(usize, &Column)| !mapped.columns.contains(&Some(*at));
+    let numbered = table.columns.iter().enumerate().filter(is_new).map(|(_, column)| column);
+    numbered.filter(|column| column.generated == Generated::No).collect()
+}
+
+fn written(table: &Table) -> impl Iterator<Item = &Column> {
+    table.columns.iter().filter(|column| column.generated == Generated::No)
+}
+
+/// Reads the rows that did not go back.
+async fn rows_aside(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Line>, DbError> {
+    let last = map.stages.len() - 1;
+    let mut by_place: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+    for row in state::aside(now).await? {
+        if let Some(place) = map.places.iter().position(|place| place.table.quoted() == row.place) {
+            by_place.entry(place).or_default().push(row.key);
+        }
+    }
+    let mut lines = Vec::new();
+    for (place, rows) in by_place {
+        let Some(key) = &map.places[place].key else { continue };
+        for (table, mapped) in map.sources(last, place).filter(|(table, _)| table.root.is_none()) {
+            let own: Option<Vec<String>> =
+                key.iter().map(|at| Some(table.columns[mapped.columns[*at]?].name.clone())).collect();
+            let Some(own) = own else { continue };
+            // The key is asked for by the columns that have become of it.
+            let asked = Table { identity: Identity::Columns(own), ..table.clone() };
+            let columns: Vec<&Column> = written(&asked).collect();
+            lines.extend(read(replaced, &asked, &columns, &rows, Kind::Row).await?);
+        }
+    }
+    Ok(lines)
+}
+
+/// Reads columns of rows by their keys.
+async fn read(
+    client: &Client,
+    table: &Table,
+    columns: &[&Column],
+    rows: &[Key],
+    kind: Kind,
+) -> Result<Vec<Line>, DbError> {
+    let Identity::Columns(names) = &table.identity else { return Ok(Vec::new()) };
+    let key: Vec<&Column> = names.iter().filter_map(|name| table.column(name)).collect();
+    if columns.is_empty() || key.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |column: &&Column| format!("g.{}::text", quote::ident(&column.name));
+    let texts: Vec<String> = key.iter().chain(columns).map(text).collect();
+    let same = key.iter().enumerate();
+    let same = same.map(|(at, column)| format!("g.{}::text = n.k{at}", quote::ident(&column.name)));
+    let positions: Vec<usize> = (0..key.len()).collect();
+    let sql = format!(
+        "select {} from {} join {} g on {}",
+        texts.join(", "),
+        sql::rows(&positions, &[]),
+        table.quoted(),
+        same.collect::<Vec<_>>().join(" and ")
+    );
+    let parameters = keys(key.len(), rows.iter().map(String::as_str));
+    let found = client
+        .query(&sql, &as_parameters(&parameters))
+        .await
+        .doing(|| format!("read rows of {}", table.quoted()))?;
+    let line = |row: &tokio_postgres::Row| Line {
+        schema: table.schema.clone(),
+        table: table.name.clone(),
+        kind,
+        key: (0..).zip(&key).map(|(at, column)| (column.name.clone(), row.get(at))).collect(),
+        values: (key.len()..).zip(columns).map(|(at, column)| (column.name.clone(), row.get(at))).collect(),
+    };
+    Ok(found.iter().map(line).collect())
+}
+
+/// Puts what a rescue file holds into a database that has been migrated again, in one transaction; done again, it finds all there.
+///
+/// Nothing that is there is overwritten but what the migration itself has put into new columns: nobody else can have written them
+/// before the release is started. A row that does not fit is left and named.
+///
+/// # Errors
+/// [`DbError::Replay`] when the file is of another format or damaged; or when the database cannot be written.
+pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
+    let client = session(database).await?;
+    let lines = lines_of(file)?;
+    let what = || format!("load {}", file.display());
+    client.batch_execute("begin").await.doing(what)?;
+    let layout = Layout::read(&client).await?;
+    let mut result = Loaded::default();
+    // A row may refer to a later one.
+    let mut waiting = lines;
+    loop {
+        let mut refused = Vec::new();
+        let before = waiting.len();
+        for line in waiting {
+            client.batch_execute("savepoint line").await.doing(what)?;
+            match put(&client, &layout, &line).await {
+                Ok(Put::Loaded) => result.loaded += 1,
+                Ok(Put::There) => result.there += 1,
+                Ok(Put::Left(why)) => result.left.push(line.words(&why)),
+                Err(error) => {
+                    let Some(why) = super::apply::refusal(&error) else { return Err(error) };
+                    client.batch_execute("rollback to line").await.doing(what)?;
+                    refused.push((line, why));
+                }
+            }
+        }
+        if refused.is_empty() || refused.len() == before {
+            result.left.extend(refused.iter().map(|(line, why)| line.words(why)));
+            break;
+        }
+        waiting = refused.into_iter().map(|(line, _)| line).collect();
+    }
+    client.batch_execute("commit").await.doing(what)?;
+    Ok(result)
+}
+
+fn lines_of(file: &Path) -> Result<Vec<Line>, DbError> {
+    let damaged = |why: String| DbError::Replay(format!("{} cannot be loaded: {why}", file.display()));
+    let mut lines = BufReader::new(fs::File::open(file)?).lines();
+    let head = lines.next().transpose()?.unwrap_or_default();
+    let head: Head = serde_json::from_str(&head).map_err(|error| damaged(error.to_string()))?;
+    if head.format > FORMAT {
+        return Err(damaged(format!("its format is {}, this Piton reads up to {FORMAT}", head.format)));
+    }
+    let mut read = Vec::new();
+    for line in lines {
+        read.push(serde_json::from_str(&line?).map_err(|error| damaged(error.to_string()))?);
+    }
+    match read.len() as u64 == head.rows {
+        true => Ok(read),
+        false => Err(damaged("it has been cut off".into())),
+    }
+}
+
+/// What came of one line.
+enum Put {
+    Loaded,
+    There,
+    Left(String),
+}
+
+impl Line {
+    fn words(&self, why: &str) -> String {
+        let key: Vec<String> = self.key.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        format!("{} of {}: {why}", key.join(", "), quote::qualified(&self.schema, &self.table))
+    }
+}
+
+async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbError> {
+    let Some(table) = layout.named(&line.schema, &line.table) else {
+        return Ok(Put::Left("there is no such table".into()));
+    };
+    let mut values = line.values.clone();
+    if line.kind == Kind::Row {
+        values.extend(line.key.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
+    }
+    let columns: Option<Vec<&Column>> = values.keys().map(|name| table.column(name)).collect();
+    let key: Option<Vec<&Column>> = line.key.keys().map(|name| table.column(name)).collect();
+    let (Some(columns), Some(key)) = (columns, key) else {
+        return Ok(Put::Left("a column of it is not there".into()));
+    };
+    let mut parameters: Vec<Option<&str>> = values.values().map(Option::as_deref).collect();
+    parameters.extend(line.key.values().map(|value| Some(value.as_str())));
+    let parameter = |at: usize, column: &&Column| format!("${at}::text::{}", column.bare);
+    let same = |from: usize, columns: &[&Column]| -> Vec<String> {
+        let one = |(at, column): (usize, &&Column)| {
+            let name = quote::ident(&column.name);
+            format!("{name}::text is not distinct from ({})::text", parameter(at, column))
+        };
+        (from..).zip(columns).map(one).collect()
+    };
+    let here = same(columns.len() + 1, &key).join(" and ");
+    let just_so = same(1, &columns).join(" and ");
+    let look = format!("select {just_so} from {} where {here}", table.quoted());
+    let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+        parameters.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    let what = || format!("load a row of {}", table.quoted());
+    let found: Option<bool> = client.query_opt(&look, &parameters).await.doing(what)?.map(|row| row.get(0));
+    let names: Vec<String> = columns.iter().map(|column| quote::ident(&column.name)).collect();
+    let texts: Vec<String> = (1..).zip(&columns).map(|(at, column)| parameter(at, column)).collect();
+    match (found, line.kind) {
+        (Some(true), _) => Ok(Put::There),
+        (Some(false), Kind::Row) => Ok(Put::Left("another row has its key".into())),
+        (None, Kind::NewColumns) => Ok(Put::Left("the row is gone".into())),
+        (Some(false), Kind::NewColumns) => {
+            let set = names.iter().zip(&texts).map(|(name, text)| format!("{name} = {text}"));
+            let set = set.collect::<Vec<_>>().join(", ");
+            let update = format!("update {} set {set} where {here}", table.quoted());
+            client.execute(&update, &parameters).await.doing(what)?;
+            Ok(Put::Loaded)
+        }
+        (None, Kind::Row) => {
+            let insert = format!(
+                "insert into {} ({}) overriding system value select {} where {}",
+                table.quoted(),
+                names.join(", "),
+                texts.join(", "),
+                // Every parameter has to be of use.
+                (columns.len() + 1..=parameters.len())
+                    .map(|at| format!("${at}::text is not null"))
+                    .collect::<Vec<_>>()
+                    .join(" and ")
+            );
+            client.execute(&insert, &parameters).await.doing(what)?;
+            Ok(Put::Loaded)
+        }
+    }
+}
