@@ -59,6 +59,11 @@ impl Dirs {
         self.environment(environment).join("proxy")
     }
 
+    /// Returns the folder of what migrations that went back had no place for.
+    pub fn rescued(&self, environment: &str) -> PathBuf {
+        self.environment(environment).join("rescued")
+    }
+
     /// Returns the folder of a release's logs.
     pub fn logs(&self, release: &str) -> PathBuf {
         self.all_logs().join(release)

@@ -10,6 +10,7 @@ use piton_db::migrate::{self, Migration, Tool};
 use piton_exec::{Command, local};
 
 use crate::config::{Check, Data, FILE_NAME, Settings};
+use crate::dirs::Dirs;
 use crate::fault::{Fault, OrFault};
 use crate::journal::{Journal, Outcome, State};
 use crate::lint::{self, Found};
@@ -48,6 +49,8 @@ pub struct Facts {
     /// What the database's server lacks for carrying later writes back through a migration; `None` where no migration of the
     /// environment's own database may be pending, or it cannot be asked.
     pub missing: Option<Vec<Missing>>,
+    /// What earlier migrations that went back had no place for, in files that wait to be loaded.
+    pub rescued: Vec<PathBuf>,
 }
 
 /// The measures of the database that is backed up.
@@ -111,6 +114,11 @@ impl Facts {
             && pending.as_ref().is_none_or(|names| !names.is_empty());
         Ok(Self {
             source: measure(source).await,
+            rescued: if may_migrate {
+                step::waiting(&Dirs::new(root).rescued(&settings.environment))
+            } else {
+                Vec::new()
+            },
             missing: if may_migrate { missing(settings).await } else { None },
             pending,
             warnings,

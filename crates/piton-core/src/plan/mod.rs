@@ -18,8 +18,8 @@ use crate::dirs::Dirs;
 use crate::facts::{Facts, Source};
 use crate::gate;
 use crate::step::{
-    Backup, Build, Capture, Checks, CloneData, Connect, DropCopies, EndCapture, Fresh, Guard, Mark, Migrate,
-    Proof, Prune, Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
+    Backup, Build, Capture, Checks, CloneData, Connect, DropCopies, EndCapture, Fresh, Guard, LoadRescued,
+    Mark, Migrate, Proof, Prune, Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
 };
 use crate::words;
 
@@ -345,6 +345,10 @@ impl Draft<'_> {
             let (golden, replaced) = (names.golden.clone(), names.replaced.clone());
             let migrate = Migrate { migrations, golden, replaced, undo: from.is_none() };
             self.add_with("migrate", Phase::Migrate, migrate, pending);
+            if !self.facts.rescued.is_empty() {
+                let files = self.facts.rescued.clone();
+                self.add("migrate.rescued", Phase::Migrate, LoadRescued { files });
+            }
         }
     }
 

@@ -330,9 +330,14 @@ impl Act for Migrate {
         let live = super::database_of(ctx.settings())?;
         let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
         if rewind.is_done().await? {
+            let replaced = live.with_name(&self.replaced);
+            let rescued = super::rescue::save(ctx, &live, &replaced).await?;
             replay::give_up(&live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
             let replaced = rewind.put_away(before.lossless.as_deref()).await?;
-            return Ok(json!({ "rewound": true, "replaced": replaced }));
+            let rescued = rescued.map(
+                |(file, rescued)| json!({ "file": file, "rows": rescued.rows, "values": rescued.values }),
+            );
+            return Ok(json!({ "rewound": true, "rescued": rescued, "replaced": replaced }));
         }
         // Waits for a migration that was cut off: it may still commit.
         let golden = live.with_name(&self.golden);

@@ -17,6 +17,7 @@ mod outcome;
 mod proxy;
 mod rehearsal;
 mod rehearse;
+mod rescue;
 mod revive;
 mod rewind;
 mod serving;
@@ -55,6 +56,8 @@ pub use migrate::Migrate;
 pub use proxy::Connect;
 pub(crate) use proxy::PROXY_MARK;
 pub use rehearse::Rehearse;
+pub use rescue::LoadRescued;
+pub(crate) use rescue::waiting;
 pub use revive::{Revived, Role, ShouldRun};
 pub(crate) use revive::{revive, without_way_back};
 pub(crate) use rewind::words_to_say;
@@ -202,8 +205,30 @@ macro_rules! kinds {
 }
 
 kinds!(
-    Guard, Mark, Build, Capture, Backup, Fetch, Proof, Upload, Rehearse, Fresh, CloneData, Migrate,
-    StartSlot, Checks, Connect, Shift, Watch, StopSlot, EndCapture, DropCopies, Prune, Tidy, HandOver,
+    Guard,
+    Mark,
+    Build,
+    Capture,
+    Backup,
+    Fetch,
+    Proof,
+    Upload,
+    Rehearse,
+    Fresh,
+    CloneData,
+    Migrate,
+    LoadRescued,
+    StartSlot,
+    Checks,
+    Connect,
+    Shift,
+    Watch,
+    StopSlot,
+    EndCapture,
+    DropCopies,
+    Prune,
+    Tidy,
+    HandOver,
     Unpack,
 );
 

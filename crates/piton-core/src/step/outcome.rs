@@ -52,6 +52,12 @@ impl Step {
             }
             Step::Rehearse(_) => rehearsal::words(outcome).unwrap_or_else(|| migrations(outcome)),
             Step::Migrate(_) => migrations(outcome),
+            Step::LoadRescued(_) => {
+                format!(
+                    "{} of an earlier attempt are in again",
+                    words::counted(number("loaded") + number("there"), "row")
+                )
+            }
             Step::Fresh(fresh) => match fresh.seed {
                 Some(_) => format!("{}, and seeded", migrations(outcome)),
                 None => migrations(outcome),
@@ -131,6 +137,15 @@ impl Step {
             Step::Proof(_) => joined("versions").into_iter().chain(not_copied(outcome)).collect(),
             // What stands so since long is told where something was migrated alone.
             Step::Migrate(_) => joined("migrations").and(joined("unfinished")).into_iter().collect(),
+            Step::LoadRescued(_) => {
+                let left = outcome.get("left").and_then(Value::as_array).into_iter().flatten();
+                let words = left.map(|left| {
+                    let file = left.get("file").and_then(Value::as_str).unwrap_or_default();
+                    let rows = texts(left, "rows");
+                    format!("not loaded of {file}: {}", words::some(&rows, 3))
+                });
+                words.collect()
+            }
             Step::Prune(_) => {
                 joined("not_removed").into_iter().map(|texts| format!("not removed: {texts}")).collect()
             }
@@ -179,6 +194,14 @@ impl Step {
                         format!("rewound to the backup; the database it replaced is kept as {name}")
                     }
                 };
+                if let Some(rescued) = outcome.get("rescued").filter(|rescued| rescued.is_object()) {
+                    let number = |key: &str| rescued.get(key).and_then(Value::as_u64).unwrap_or(0);
+                    words.push_str(&format!(
+                        "; what {} hold that had no place before is in {}, for the next attempt",
+                        words::counted(number("rows") + number("values"), "row"),
+                        rescued.get("file").and_then(Value::as_str).unwrap_or_default()
+                    ));
+                }
                 match outcome.get("cut_off").and_then(Value::as_u64).unwrap_or(0) {
                     0 => {}
                     count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),

@@ -167,6 +167,8 @@ impl Rewind<'_, '_, '_> {
         Ok(Some(match attempt? {
             Carried::Kept(why) => json!({ "kept": true, "why": why }),
             Carried::Back { finished, lossless, cut_off } => {
+                let rescued =
+                    super::rescue::save(self.ctx, self.live, &self.live.with_name(self.replaced)).await?;
                 replay::give_up(self.live)
                     .await
                     .or_fault(|| "the notes of a replay cannot be removed".into())?;
@@ -178,6 +180,7 @@ impl Rewind<'_, '_, '_> {
                     "rewound": true,
                     "carried_back": finished.written,
                     "aside": finished.aside,
+                    "rescued": rescued.map(|(file, rescued)| json!({ "file": file, "rows": rescued.rows, "values": rescued.values })),
                     "cut_off": cut_off,
                     "hold_lapsed": lapsed,
                     "bound": leaving.bound,

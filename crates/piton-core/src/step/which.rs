@@ -148,6 +148,7 @@ impl Step {
             Step::Migrate(migrate) => !back || migrate.undo,
             Step::Capture(_)
             | Step::EndCapture(_)
+            | Step::LoadRescued(_)
             | Step::Proof(_)
             | Step::Rehearse(_)
             | Step::Fresh(_)

@@ -84,7 +84,8 @@ impl Scene {
 
     async fn golden(&self, sql: &str) -> String {
         let client = self.golden.connect().await.unwrap();
-        let sql = format!("select coalesce(string_agg(row_::text, ' ' order by row_::text), '') from ({sql}) row_");
+        let sql =
+            format!("select coalesce(string_agg(row_::text, ' ' order by row_::text), '') from ({sql}) row_");
         client.query_one(&sql, &[]).await.unwrap().get(0)
     }
 }

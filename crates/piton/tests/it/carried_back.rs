@@ -50,15 +50,29 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     let written = "select count(*) > 20 from receipts";
     stage.eventually("writes of the new release", || stage.sql(&production, written) == ["t"]);
     let said = stage.piton(&["rollback", "production", "--database"]).expect(0);
-    said.says("rewound to the backup with");
+    said.says("rewound to the backup with").says("for the next attempt");
     deploy.wait().expect(3);
     let report = stage.finish(load);
     assert_no_failures_but_of(&report, "no release");
     assert_back(&stage);
     assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
-    // What the old structure has no place for is still there.
+    // What the old structure has no place for is still there, and saved.
     let kept: Vec<String> = stage.databases().into_iter().filter(|name| *name != production).collect();
     let [kept] = &kept[..] else { panic!("{kept:?}") };
-    let receipts = stage.sql(kept, "select count(*) from receipts").remove(0);
-    assert_ne!(receipts, "0");
+    let receipts = stage.sql(kept, "select item from receipts order by item");
+    assert!(receipts.len() > 20, "{receipts:?}");
+
+    // The next attempt brings the migration again, and what was written into it.
+    stage.configure(|settings| settings.watch = "1s");
+    stage.commit("v3", &[Change::Behaviour(|app| app.fails = 0.0)]);
+    let load = stage.load("production").start().unwrap();
+    let said = stage.piton(&["deploy", "production"]).expect(0);
+    said.says("of an earlier attempt are in again");
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    let now = stage.sql(&production, "select item from receipts order by item");
+    let lost: Vec<&String> = receipts.iter().filter(|item| !now.contains(item)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    let left = "select slot_name from pg_replication_slots";
+    assert_eq!(stage.sql(&production, left), [""; 0]);
 }

@@ -1,0 +1,99 @@
+//! What an earlier attempt has left when its migration went back: saved then, and loaded behind the same migration.
+
+use std::path::{Path, PathBuf};
+
+use piton_db::Database;
+use piton_db::replay::{self, Rescued};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::follow::Followed;
+use super::{Act, Ctx, Site, Words};
+use crate::fault::{Fault, OrFault};
+use crate::files;
+
+/// Loads what earlier attempts have left, once the database is migrated again and before anybody uses what is new in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadRescued {
+    /// The files, oldest first.
+    pub files: Vec<PathBuf>,
+}
+
+/// How a rescue file ends that is still to be loaded.
+const WAITING: &str = "jsonl";
+
+/// How one ends that was loaded.
+const LOADED: &str = "loaded";
+
+/// Lists an environment's rescue files that wait to be loaded, oldest first.
+pub(crate) fn waiting(folder: &Path) -> Vec<PathBuf> {
+    let found = fs_err::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        found.filter(|path| path.extension().is_some_and(|end| end == WAITING)).collect();
+    found.sort();
+    found
+}
+
+/// Saves what of a replaced database has no place in the one that stands in for it now; returns it with the file's name.
+pub(super) async fn save(
+    ctx: &Ctx<'_, '_>,
+    now: &Database,
+    replaced: &Database,
+) -> Result<Option<(PathBuf, Rescued)>, Fault> {
+    let cannot = || "what the old structure has no place for cannot be saved".to_owned();
+    let folder = ctx.world.dirs.rescued(&ctx.plan.environment);
+    files::private_folder(&folder).or_fault(cannot)?;
+    let file = folder.join(&ctx.plan.id).with_extension(WAITING);
+    let rescued = replay::rescue(now, replaced, &file).await.or_fault(cannot)?;
+    Ok(rescued.map(|rescued| (file, rescued)))
+}
+
+impl Act for LoadRescued {
+    fn words(&self, _site: &Site<'_>) -> Words {
+        let names: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        let does = format!("what an earlier attempt had written into it: {}", names.join(", "));
+        Words::new(does, "it goes back with the migration")
+    }
+
+    async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        let (mut loaded, mut there, mut left) = (0, 0, Vec::new());
+        for file in &self.files {
+            if !file.exists() {
+                // A killed attempt was done with it.
+                continue;
+            }
+            ctx.say(&file.display().to_string());
+            let result = replay::load(&database, file).await;
+            let result = result.or_fault(|| format!("{} cannot be loaded", file.display()))?;
+            loaded += result.loaded;
+            there += result.there;
+            if result.left.is_empty() {
+                fs_err::rename(file, file.with_extension(LOADED))
+                    .or_fault(|| format!("{} cannot be put away", file.display()))?;
+            } else {
+                left.push(json!({ "file": file, "rows": result.left }));
+            }
+        }
+        Ok(json!({ "loaded": loaded, "there": there, "left": left }))
+    }
+
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        let database = super::database_of(ctx.settings())?;
+        let golden = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
+            super::Step::Migrate(migrate) => Some(&migrate.golden),
+            _ => None,
+        });
+        // What was loaded is written like any other row, and saved again where later writes are carried back.
+        if golden.is_some_and(|golden| Followed::of(ctx, &database, golden).is_some()) {
+            return Ok(Value::Null);
+        }
+        for file in &self.files {
+            let away = file.with_extension(LOADED);
+            if away.exists() {
+                fs_err::rename(&away, file).or_fault(|| format!("{} cannot be put back", file.display()))?;
+            }
+        }
+        Ok(Value::Null)
+    }
+}
