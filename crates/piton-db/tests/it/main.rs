@@ -6,6 +6,7 @@ mod backup;
 mod blockers;
 mod capture;
 mod catalogue;
+mod corpus;
 mod fingerprint;
 mod freeze;
 mod identity;
