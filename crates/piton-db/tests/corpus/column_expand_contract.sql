@@ -35,5 +35,7 @@ update member set email = {t} where id = {o}
 -- == both
 update member set age = {i} where id = {o}
 delete from member where id = {o}
+-- == loses
+public.member.mail: mail
 -- == may be refused
 member

@@ -23,3 +23,5 @@ delete from car where id = {o}
 public.car.color: color
 -- == may be refused
 color
+-- == open
+-- what the migration writes between two changes of the structure in one transaction ends the replay

@@ -23,3 +23,5 @@ public.guest.first: first
 public.guest.last: last
 -- == may be refused
 first
+-- == open
+-- what the migration writes between two changes of the structure in one transaction ends the replay

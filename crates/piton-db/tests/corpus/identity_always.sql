@@ -11,11 +11,11 @@ insert into invoice values (nextval('invoice_numbers'), {t}, {w})
 -- == new
 insert into invoice (note, writer) values ({t}, {w})
 -- was: insert into invoice values (nextval('invoice_numbers'), {t}, {w})
-insert into invoice (id, note, writer) overriding system value values ({k} + 5000000, {t}, {w})
--- was: insert into invoice values (nextval('invoice_numbers'), {t}, {w})
 -- == both
 update invoice set note = {t} where id = (select min(id) from invoice where writer = {w})
 delete from invoice where id = (select min(id) from invoice where writer = {w} and id > 30)
+-- == sequences apart
+public.invoice_numbers
 -- == check
 select writer, note from invoice
 -- == may be refused

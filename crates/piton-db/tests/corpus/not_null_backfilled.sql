@@ -12,10 +12,10 @@ insert into guest (id, name, phone, n) values ({k}, {t}, null, null)
 insert into guest (id, name, phone, n) values ({k}, {t}, {u}, {i})
 update guest set phone = null, n = null where id = {o}
 -- == both
-insert into guest (id, name, phone, n) values ({k}, {t}, '+{n}', {i})
+insert into guest (id, name, phone, n) values ({k}, {t}, '+{n}', 1 + {i})
 update guest set name = {t} where id = {o}
-update guest set phone = {t} where id = {o}
-update guest set n = {i}, name = {u} where id = {o}
+update guest set phone = 'x' || {t} where id = {o}
+update guest set n = 1 + {i}, name = {u} where id = {o}
 delete from guest where id = {o}
 -- == may be refused
 guest

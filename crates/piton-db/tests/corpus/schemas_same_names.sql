@@ -17,15 +17,17 @@ drop schema three;
 -- == old
 insert into one.t values ({k}, {t})
 update one.t set v = {t} where id = {o}
-update two.t set v = {t}, w = {u} where id = {o}
+update two.t set v = {t}, w = {u} where id = {o:two}
 -- == new
 insert into two.t values ({k}, {t})
 -- was: insert into one.t values ({k}, {t})
 update two.t set v = {t} where id = {o}
 -- was: update one.t set v = {t} where id = {o}
-update one.t set v = {t}, w = {u} where id = {o}
--- was: update two.t set v = {t}, w = {u} where id = {o}
-delete from one.t where id = {o}
--- was: delete from two.t where id = {o}
+update one.t set v = {t}, w = {u} where id = {o:two}
+-- was: update two.t set v = {t}, w = {u} where id = {o:two}
+delete from one.t where id = {o:two}
+-- was: delete from two.t where id = {o:two}
+insert into one.t values ({k:two}, {t}, {u})
+-- was: insert into two.t values ({k:two}, {t}, {u})
 -- == may be refused
 t

@@ -10,5 +10,10 @@ create table session (id int primary key, token text, n int);
 -- == old
 insert into session values ({k}, {t}, {i})
 update session set token = {t} where id = {o}
--- == refused
+-- == new
+update session set n = {i} where id = {o:NEW}
+-- was: update session set n = {i} where id = {o:NEW}
+insert into session values ({k:NEW}, {t}, {i})
+-- was: insert into session values ({k:NEW}, {t}, {i})
+-- == may be refused
 session

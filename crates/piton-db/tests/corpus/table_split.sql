@@ -19,5 +19,8 @@ update profile_text set bio = {t} where profile_id = {o}
 -- == both
 update profile set name = {t} where id = {o}
 delete from profile where id = {o}
+-- == loses
+public.profile.bio: bio
+public.profile.avatar: avatar
 -- == may be refused
 profile

@@ -30,5 +30,7 @@ insert into contact values ({k}, {t}, {u})
 update contact set name = {t} where id = {o}
 update contact set phone = {u} where id = {o}
 delete from contact where id = {o}
+-- == loses
+public.contact: contact
 -- == may be refused
 contact

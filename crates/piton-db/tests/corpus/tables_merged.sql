@@ -20,5 +20,7 @@ update seller set iban = {t} where id = {o}
 -- was: update seller_bank set iban = {t} where seller_id = {o}
 update seller set name = {t} where id = {o}
 -- was: update seller set name = {t} where id = {o}
+-- == loses
+public.seller_bank: seller_bank
 -- == may be refused
 seller

@@ -12,16 +12,22 @@ drop table cat, dog;
 -- == old
 insert into cat values ({k}, {t})
 update cat set name = {t} where id = {o}
-update dog set name = {t} where id = {o}
-delete from dog where id = {o}
+update dog set name = {t} where id = {o:dog}
+delete from dog where id = {o:dog}
+insert into dog values ({k:dog}, {u})
 -- == new
+insert into animal values ('dog', {k:dog}, {u})
+-- was: insert into dog values ({k:dog}, {u})
 insert into animal values ('cat', {k}, {t})
 -- was: insert into cat values ({k}, {t})
 update animal set name = {t} where kind = 'cat' and id = {o}
 -- was: update cat set name = {t} where id = {o}
-update animal set name = {t} where kind = 'dog' and id = {o}
--- was: update dog set name = {t} where id = {o}
-delete from animal where kind = 'dog' and id = {o}
--- was: delete from dog where id = {o}
+update animal set name = {t} where kind = 'dog' and id = {o:dog}
+-- was: update dog set name = {t} where id = {o:dog}
+delete from animal where kind = 'dog' and id = {o:dog}
+-- was: delete from dog where id = {o:dog}
+-- == loses
+public.cat: cat
+public.dog: dog
 -- == may be refused
 cat

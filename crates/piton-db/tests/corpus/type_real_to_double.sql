@@ -8,6 +8,8 @@ alter table gauge alter v type double precision;
 -- == old
 insert into gauge values ({k}, {n} / 7.0, {t})
 update gauge set v = 0.1 * {i} where id = {o}
+-- == quiet
+a number that is not a real is another one afterwards
 -- == new
 insert into gauge values ({k}, ({n} / 7.0)::real, {t})
 -- was: insert into gauge values ({k}, {n} / 7.0, {t})

@@ -7,5 +7,12 @@ alter table due alter at type date using (at at time zone 'UTC')::date;
 -- == old
 insert into due values ({k}, timestamptz '2026-06-01 12:00+00' + {n} * interval '1 s', {t})
 update due set note = {t} where id = {o}
--- == refused
+-- == quiet
+a time loses its hours afterwards
+-- == new
+insert into due values ({k}, date '2026-06-01' + {i}, {t})
+-- was: insert into due values ({k}, timestamptz '2026-06-01 00:00+00' + {i} * interval '1 day', {t})
+update due set note = {t} where id = {o}
+-- was: update due set note = {t} where id = {o}
+-- == may be refused
 at

@@ -13,3 +13,5 @@ insert into kept (id, v) values ({k}, {t})
 update kept set v = {t} where id = {o}
 -- == loses
 public.buffer: buffer
+-- == open
+-- nothing says that what was written before the table was logged is lost

@@ -3,14 +3,15 @@
 //! `PITON_CORPUS=name,name` runs these alone, `PITON_CAMPAIGN=1` all of them; otherwise the seed chooses a few.
 
 mod file;
+mod rewind;
 mod rows;
 mod words;
 mod writers;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use fs_err as fs;
 use futures_util::{FutureExt, StreamExt};
@@ -22,6 +23,7 @@ use piton_testkit::turns;
 use tempfile::TempDir;
 
 use self::file::Migration;
+use self::rewind::{Mode, with_rewind};
 use self::writers::{Crew, Phase};
 use crate::{database, quiet, run};
 
@@ -54,42 +56,71 @@ fn settings() -> Vec<(&'static str, String)> {
     .into()
 }
 
-/// Returns the files that `PITON_CORPUS` names, or so many by the seed.
-fn chosen(count: usize) -> Vec<PathBuf> {
-    let all = file::all();
+/// Tells whether `PITON_CORPUS_MODE` names a mode, or none.
+fn has_its_turn(mode: &str) -> bool {
+    std::env::var("PITON_CORPUS_MODE").map_or(mode != "words", |wanted| wanted == mode)
+}
+
+/// Returns the migrations that `PITON_CORPUS` names, or so many by the seed.
+fn chosen(count: usize, fits: impl Fn(&Migration) -> bool) -> Vec<Arc<Migration>> {
+    let all: Vec<_> = file::all().iter().map(|path| Arc::new(Migration::read(path).unwrap())).collect();
     let Ok(names) = std::env::var("PITON_CORPUS") else {
-        return turns::sampled(&all, count.min(all.len())).into_iter().cloned().collect();
+        let all: Vec<_> = all.into_iter().filter(|migration| !migration.is_open && fits(migration)).collect();
+        return turns::sampled(&all, count).into_iter().cloned().collect();
     };
     let named = |name: &str| {
-        let found = all.iter().find(|path| path.file_stem().is_some_and(|stem| *stem == *name));
+        let found = all.iter().find(|migration| migration.name == name);
         found.unwrap_or_else(|| panic!("there is no {name}.sql in the corpus")).clone()
     };
     names.split(',').map(named).collect()
 }
 
-/// Lives through the files, a few at a time; tells all that went wrong at the end.
-async fn each<F: Future<Output = Vec<String>>>(
-    files: Vec<PathBuf>,
+/// What came of living through a migration.
+#[derive(Default)]
+struct Outcome {
+    problems: Vec<String>,
+    /// Whether the rewind was refused, as the file wants or allows it.
+    refused: bool,
+    /// How many statements were committed.
+    statements: usize,
+}
+
+/// Lives through migrations, a few at a time; tells how each went, and all that went wrong at the end.
+async fn each<F: Future<Output = Outcome>>(
+    migrations: Vec<Arc<Migration>>,
     at_once: usize,
     live: impl Fn(Arc<Migration>) -> F,
 ) {
-    let lives = files.iter().map(|path| {
-        let life = Migration::read(path).map(|migration| {
-            let name = migration.name.clone();
-            (name, AssertUnwindSafe(live(Arc::new(migration))).catch_unwind())
-        });
+    let lives = migrations.into_iter().map(|migration| {
+        let name = migration.name.clone();
+        let life = AssertUnwindSafe(live(migration)).catch_unwind();
         async move {
-            let (name, life) = match life {
-                Ok(life) => life,
-                Err(why) => return vec![why],
+            let begin = Instant::now();
+            let outcome = life.await.unwrap_or_else(|panic| Outcome {
+                problems: vec![what_panicked(&*panic)],
+                ..Outcome::default()
+            });
+            let how = match (outcome.problems.len(), outcome.refused) {
+                (0, true) => "refused",
+                (0, false) => "rewound",
+                _ => "WRONG",
             };
-            let problems = life.await.unwrap_or_else(|panic| vec![what_panicked(&*panic)]);
-            problems.into_iter().map(|problem| format!("{name}: {problem}")).collect()
+            tell(&format!(
+                "{how} {name}: {} statements, {:.1} s",
+                outcome.statements,
+                begin.elapsed().as_secs_f64()
+            ));
+            outcome.problems.into_iter().map(|problem| format!("{name}: {problem}")).collect::<Vec<_>>()
         }
     });
     let problems: Vec<String> =
         futures_util::stream::iter(lives).buffer_unordered(at_once).collect::<Vec<_>>().await.concat();
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+#[expect(clippy::print_stdout, reason = "who runs them by name wants to see how far they are")]
+fn tell(line: &str) {
+    println!("{line}");
 }
 
 fn what_panicked(panic: &(dyn Any + Send)) -> String {
@@ -116,12 +147,15 @@ struct Place {
 
 impl Place {
     /// Makes the old structure and its rows, and the twin of them.
-    async fn new(cluster: &'static Cluster, migration: &Migration, mode: &str) -> Self {
+    async fn new(cluster: &'static Cluster, migration: &Migration, mode: &str, doubts: bool) -> Self {
         let name = |what: &str| format!("{mode}_{}_{what}", migration.name);
         let live = database(cluster, &name("live"));
         let twin = live.with_name(&name("twin"));
         cluster.create_database(&live.dbname).await;
         run(&live, &migration.setup).await;
+        if doubts {
+            run(&live, writers::DOUBTS).await;
+        }
         copy(cluster, &live.dbname, &twin.dbname).await;
         Self { cluster, live, twin }
     }
@@ -151,8 +185,8 @@ async fn migrate(folder: &SqlFolder, database: &Database) -> Result<(), String> 
 }
 
 /// Has the app live through a migration, and says to the twin what it said.
-async fn without_rewind(cluster: &'static Cluster, migration: Arc<Migration>, seed: u64) -> Vec<String> {
-    let place = Place::new(cluster, &migration, "words").await;
+async fn without_rewind(cluster: &'static Cluster, migration: Arc<Migration>, seed: u64) -> Outcome {
+    let place = Place::new(cluster, &migration, "words", false).await;
     let (_dir, folder) = folder(&migration);
     let crew = Crew::start(&place.live, &migration, seed, false);
     crew.each_does(BEFORE).await;
@@ -171,17 +205,48 @@ async fn without_rewind(cluster: &'static Cluster, migration: Arc<Migration>, se
     }
     let diaries = crew.go().await;
     let mut problems: Vec<String> = migrated.err().into_iter().collect();
-    problems.extend(writers::judge(&migration, &diaries));
+    problems.extend(writers::judge(&migration, &diaries, !migration.new.is_empty()));
     problems.extend(rows::tell(&place.twin, &diaries).await);
     // With itself: whether the questions of the file can be asked.
-    problems.extend(rows::compare(&migration, &place.twin, &place.twin).await);
+    problems.extend(rows::compare(&migration, &[], &place.twin, &place.twin).await);
     place.clear().await;
-    problems
+    Outcome { problems, refused: false, statements: writers::count(&diaries) }
+}
+
+/// For whoever writes a file: whether its words are an app's, before the migration and after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_are_an_apps() {
+    let (true, Some(cluster)) = (has_its_turn("words"), shared()) else { return };
+    let seed = turns::seed();
+    let live = |migration| without_rewind(cluster, migration, seed);
+    each(chosen(6, |_| true), AT_ONCE, live).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_words_of_the_corpus_are_an_apps() {
-    let Some(cluster) = shared() else { return };
+async fn a_rewound_copy_has_every_write() {
+    let (true, Some(cluster)) = (has_its_turn("plain"), shared()) else { return };
     let seed = turns::seed();
-    each(chosen(6), AT_ONCE, |migration| without_rewind(cluster, migration, seed)).await;
+    let live = |migration| with_rewind(cluster, migration, seed, Mode::Plain);
+    each(chosen(6, |_| true), AT_ONCE, live).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_is_killed_loses_and_doubles_nothing() {
+    let (true, Some(cluster)) = (has_its_turn("kill"), shared()) else { return };
+    let seed = turns::seed();
+    let live = |migration| with_rewind(cluster, migration, seed, Mode::Kill);
+    each(chosen(2, |_| true), AT_ONCE, live).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_loses_and_doubles_nothing() {
+    static OWN: OnceLock<Option<Cluster>> = OnceLock::new();
+    let start = || Cluster::start_with(Options { settings: settings(), ..Options::default() });
+    let (true, Some(cluster)) = (has_its_turn("crash"), OWN.get_or_init(start).as_ref()) else { return };
+    let seed = turns::seed();
+    let live = |migration| with_rewind(cluster, migration, seed, Mode::Crash);
+    // Of what is not logged, a crash leaves nothing.
+    let is_logged = |migration: &Migration| !migration.text().contains("unlogged");
+    // One at a time: a crash is everybody's.
+    each(chosen(2, is_logged), 1, live).await;
 }

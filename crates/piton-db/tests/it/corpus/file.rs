@@ -19,8 +19,10 @@ use fs_err as fs;
 /// - `quiet`: why the old app does not write while it migrates: its words mean something else afterwards.
 /// - `refused`: the offer is refused, and each of these texts stands in one of the obstacles.
 /// - `may be refused`: the same, or the rewind is right.
-/// - `loses`: lines `schema.table.column: text` or `schema.table: text`; the text stands in one of the costs, and the column or
+/// - `loses`: lines `schema.table.column: text` or `schema.table: text`; where the text stands in one of the costs, the column or
 ///   the table is not compared.
+/// - `sequences apart`: sequences that may stand before the twin's.
+/// - `open`: what the replay does wrong so far; only who names the file runs it.
 /// - `aside`: lines `schema.table`; rows of it are set aside, and of no other table.
 #[derive(Debug, Default)]
 pub(super) struct Migration {
@@ -35,6 +37,8 @@ pub(super) struct Migration {
     pub(super) refused: Vec<String>,
     pub(super) may_be_refused: Option<Vec<String>>,
     pub(super) loses: Vec<Loss>,
+    pub(super) sequences_apart: Vec<String>,
+    pub(super) is_open: bool,
     pub(super) aside: Vec<String>,
 }
 
@@ -65,6 +69,11 @@ impl Migration {
         Self::parse(&name, &text).map_err(|why| format!("{name}.sql: {why}"))
     }
 
+    /// Returns all that is done to the structure.
+    pub(super) fn text(&self) -> String {
+        format!("{}{}", self.setup, self.files.concat())
+    }
+
     fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut migration = Self { name: name.to_owned(), ..Self::default() };
         let (head, sections) = text.split_once("\n-- == ").ok_or("it has no section")?;
@@ -85,6 +94,8 @@ impl Migration {
                 "refused" => migration.refused = lines(body),
                 "may be refused" => migration.may_be_refused = Some(lines(body)),
                 "loses" => migration.loses = lines(body).iter().map(|line| loss(line)).collect(),
+                "sequences apart" => migration.sequences_apart = lines(body),
+                "open" => migration.is_open = true,
                 "aside" => migration.aside = lines(body),
                 other => return Err(format!("there is no section {other}")),
             }

@@ -58,8 +58,13 @@ struct Table {
     key: Vec<usize>,
 }
 
-/// Compares each table row for row, and what the queries of the file answer.
-pub(super) async fn compare(migration: &Migration, rewound: &Database, twin: &Database) -> Vec<String> {
+/// Compares each table row for row but for what is lost, and what the queries of the file answer.
+pub(super) async fn compare(
+    migration: &Migration,
+    lost: &[String],
+    rewound: &Database,
+    twin: &Database,
+) -> Vec<String> {
     let (rewound, twin) = (rewound.connect().await.unwrap(), twin.connect().await.unwrap());
     for client in [&*rewound, &*twin] {
         let set = "set extra_float_digits = 3; set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'";
@@ -68,14 +73,10 @@ pub(super) async fn compare(migration: &Migration, rewound: &Database, twin: &Da
     let mut problems = Vec::new();
     for table in tables(&twin).await {
         let plain = format!("{}.{}", table.schema, table.name);
-        let lost = migration.loses.iter().any(|loss| loss.what == plain);
         let asked = migration.checks.iter().any(|query| names(query, &table.name));
-        if !lost && !asked {
-            let without: Vec<&str> = migration
-                .loses
-                .iter()
-                .filter_map(|loss| loss.what.strip_prefix(&plain)?.strip_prefix('.'))
-                .collect();
+        if !lost.contains(&plain) && !asked {
+            let column = |what: &'_ String| what.strip_prefix(&plain)?.strip_prefix('.').map(str::to_owned);
+            let without: Vec<String> = lost.iter().filter_map(column).collect();
             problems.extend(of_table(&table, &without, &rewound, &twin).await);
         }
     }
@@ -85,7 +86,7 @@ pub(super) async fn compare(migration: &Migration, rewound: &Database, twin: &Da
             (a, b) => problems.push(format!("{query}: rewound {:?}, twin {:?}", a.err(), b.err())),
         }
     }
-    problems.extend(sequences(&rewound, &twin).await);
+    problems.extend(sequences(&migration.sequences_apart, &rewound, &twin).await);
     problems
 }
 
@@ -107,7 +108,7 @@ async fn tables(client: &Client) -> Vec<Table> {
                             on a.attrelid = c.oid and a.attnum = any(i.indkey)
                           where i.indrelid = c.oid and i.indisprimary order by a.attnum)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema')
+             where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'doubts')
                and not exists (select from pg_depend d
                                where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
              order by 1, 2",
@@ -124,8 +125,8 @@ async fn tables(client: &Client) -> Vec<Table> {
     rows.iter().map(table).collect()
 }
 
-async fn of_table(table: &Table, without: &[&str], rewound: &Client, twin: &Client) -> Vec<String> {
-    let kept = |column: &&String| !without.contains(&column.as_str());
+async fn of_table(table: &Table, without: &[String], rewound: &Client, twin: &Client) -> Vec<String> {
+    let kept = |column: &&String| !without.contains(column);
     let columns: Vec<String> =
         table.columns.iter().filter(kept).map(|column| format!("{}::text", quote::ident(column))).collect();
     let name = quote::qualified(&table.schema, &table.name);
@@ -191,7 +192,7 @@ fn shown(row: &Row) -> String {
 }
 
 /// Wants no sequence to stand before the twin's, and none that fills a column to hand out what is there.
-async fn sequences(rewound: &Client, twin: &Client) -> Vec<String> {
+async fn sequences(apart: &[String], rewound: &Client, twin: &Client) -> Vec<String> {
     let mut problems = Vec::new();
     let standing = async |client: &Client| -> BTreeMap<String, (bool, Option<i64>)> {
         let query =
@@ -201,7 +202,7 @@ async fn sequences(rewound: &Client, twin: &Client) -> Vec<String> {
         rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
     };
     let (ours, theirs) = (standing(rewound).await, standing(twin).await);
-    for (name, (rises, at)) in theirs {
+    for (name, (rises, at)) in theirs.into_iter().filter(|(name, _)| !apart.contains(name)) {
         let Some((_, here)) = ours.get(&name) else {
             problems.push(format!("the sequence {name} is not there"));
             continue;
