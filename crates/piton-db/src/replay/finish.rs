@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::{StreamExt, pin_mut};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::apply::{Applier, as_parameters, keys};
-use super::layout::{ForeignKey, Table};
+use super::layout::{Column, ForeignKey, Table};
 use super::map::{Mapped, Place};
 use super::net::{Cell, Effect, Fate, Key, parts};
 use super::route::{Conversion, form_of};
@@ -45,6 +46,11 @@ impl Applier {
     /// Does all of it in the open transaction.
     pub(super) async fn finish(&mut self, live: &Client) -> Result<Finished, DbError> {
         self.flush().await?;
+        for place in 0..self.routes.map.places.len() {
+            if self.is_in_no_log(place) {
+                self.copy_whole(live, place).await?;
+            }
+        }
         self.retry(live).await?;
         let mut finished = Finished::default();
         finished.aside.extend(state::aside(&self.client).await?.into_iter().map(Aside::from));
@@ -59,6 +65,43 @@ impl Applier {
         self.move_sequences(live).await?;
         state::switch_on(&self.client).await?;
         Ok(finished)
+    }
+
+    /// Tells whether the log has not told of all that was written to a place.
+    fn is_in_no_log(&self, place: usize) -> bool {
+        let map = &self.routes.map;
+        (0..map.stages.len()).any(|stage| map.sources(stage, place).any(|(table, _)| table.unlogged))
+    }
+
+    /// Copies what the live database has of a place in the end.
+    async fn copy_whole(&mut self, live: &Client, place: usize) -> Result<(), DbError> {
+        self.empty(place, None).await?;
+        for (table, mapped) in self.last_sources(place) {
+            let form = form_of(&self.routes.map, &table, &mapped, self.routes.castable());
+            let number = self.routes.form_number(form.clone());
+            let columns = told(&table, &mapped, &form);
+            let texts = columns.iter().map(|column| format!(", l.{}::text", quote::ident(&column.name)));
+            let only = if table.partitioned { "" } else { "only " };
+            let sql = format!("select 0{} from {only}{} l", texts.collect::<String>(), table.quoted());
+            let what = || format!("read the rows of {}", table.quoted());
+            let none: [&str; 0] = [];
+            let rows = live.query_raw(&sql, none).await.doing(what)?;
+            pin_mut!(rows);
+            while let Some(row) = rows.next().await {
+                self.put_row(place, number, cells(&row.doing(what)?, &form)).await?;
+            }
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the tables whose rows are a place's in the end, each row once.
+    fn last_sources(&self, place: usize) -> Vec<(Table, Mapped)> {
+        let map = &self.routes.map;
+        let all: Vec<_> = map.sources(map.stages.len() - 1, place).collect();
+        let whole: Vec<_> = all.iter().filter(|(table, _)| table.root.is_none()).copied().collect();
+        let chosen = if whole.is_empty() { all } else { whole };
+        chosen.into_iter().map(|(table, mapped)| (table.clone(), mapped.clone())).collect()
     }
 
     /// Writes the rows that were set aside as they are in the end; those that the migration has made stay aside.
@@ -141,16 +184,9 @@ impl Applier {
         place: usize,
         rows: &[Key],
     ) -> Result<HashMap<Key, (usize, Vec<Cell>)>, DbError> {
-        let last = self.routes.map.stages.len() - 1;
-        let sources: Vec<(Table, Mapped)> = {
-            let all: Vec<_> = self.routes.map.sources(last, place).collect();
-            let whole: Vec<_> = all.iter().filter(|(table, _)| table.root.is_none()).copied().collect();
-            let chosen = if whole.is_empty() { all } else { whole };
-            chosen.into_iter().map(|(table, mapped)| (table.clone(), mapped.clone())).collect()
-        };
         let key = self.routes.map.places[place].key.clone().unwrap_or_default();
         let mut found = HashMap::new();
-        for (table, mapped) in sources {
+        for (table, mapped) in self.last_sources(place) {
             let form = form_of(&self.routes.map, &table, &mapped, self.routes.castable());
             let number = self.routes.form_number(form.clone());
             let sql = live_rows(&self.routes.map.places[place], &key, &table, &mapped, &form);
@@ -161,16 +197,7 @@ impl Applier {
                 else {
                     continue;
                 };
-                let mut next = 0;
-                let cells = form.iter().map(|form| match form {
-                    None => Cell::Kept,
-                    Some(_) => {
-                        next += 1;
-                        row.get::<_, Option<String>>(next).map_or(Cell::Null, Cell::Text)
-                    }
-                });
-                let cells = cells.collect();
-                found.insert(at.clone(), (number, cells));
+                found.insert(at.clone(), (number, cells(&row, &form)));
             }
         }
         Ok(found)
@@ -350,6 +377,25 @@ impl Applier {
     }
 }
 
+/// Lists the live columns that the golden ones are written from, in their order.
+fn told<'a>(live: &'a Table, mapped: &Mapped, form: &[Option<Conversion>]) -> Vec<&'a Column> {
+    let source = |at: usize| mapped.columns[at].map(|at| &live.columns[at]);
+    (0..form.len()).filter(|at| form[*at].is_some()).filter_map(source).collect()
+}
+
+/// Takes a row's texts, which follow its first column, for the columns that are written.
+fn cells(row: &tokio_postgres::Row, form: &[Option<Conversion>]) -> Vec<Cell> {
+    let mut next = 0;
+    let cell = |form: &Option<Conversion>| match form {
+        None => Cell::Kept,
+        Some(_) => {
+            next += 1;
+            row.get::<_, Option<String>>(next).map_or(Cell::Null, Cell::Text)
+        }
+    };
+    form.iter().map(cell).collect()
+}
+
 /// Returns the statement that reads a place's rows by their keys from a live table: the position, then each column with a source.
 fn live_rows(
     place: &Place,
@@ -359,8 +405,9 @@ fn live_rows(
     form: &[Option<Conversion>],
 ) -> String {
     let source = |at: usize| mapped.columns[at].map(|at| &live.columns[at]);
-    let texts = (0..form.len()).filter(|at| form[*at].is_some()).filter_map(source);
-    let texts: String = texts.map(|column| format!(", l.{}::text", quote::ident(&column.name))).collect();
+    let texts = told(live, mapped, form);
+    let texts: String =
+        texts.iter().map(|column| format!(", l.{}::text", quote::ident(&column.name))).collect();
     let same = key.iter().enumerate().filter_map(|(number, at)| {
         let column = source(*at)?;
         let name = quote::ident(&column.name);

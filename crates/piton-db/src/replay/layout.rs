@@ -67,6 +67,8 @@ pub(super) struct Column {
     pub(super) bare: String,
     /// The type with its modifier: `numeric(10,2)`.
     pub(super) full: String,
+    /// What a type that people made is made of: an enum's labels, a composite's columns.
+    pub(super) made_of: Option<String>,
     /// Whether the type, or what it is an array of, is PostgreSQL's own.
     pub(super) builtin: bool,
     pub(super) not_null: bool,
@@ -200,6 +202,7 @@ impl Layout {
                     _ => Generated::Stored,
                 },
                 always_identity: identity == "a",
+                made_of: row.get(11),
             });
         }
         for row in client.query(KEYS, &[]).await.doing(what)? {
@@ -280,7 +283,13 @@ const COLUMNS: &str = "
     select a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, null),
            pg_catalog.format_type(a.atttypid, -1), pg_catalog.format_type(a.atttypid, a.atttypmod),
            t.typnamespace = 'pg_catalog'::regnamespace, a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',
-           a.attgenerated::text, a.attidentity::text
+           a.attgenerated::text, a.attidentity::text,
+           coalesce(
+             (select pg_catalog.string_agg(e.enumlabel, ',' order by e.oid) from pg_catalog.pg_enum e
+              where e.enumtypid = coalesce(nullif(t.typelem, 0), t.oid)),
+             (select pg_catalog.string_agg(m.attname || ' ' || m.atttypid::regtype::text, ',' order by m.attnum)
+              from pg_catalog.pg_type c join pg_catalog.pg_attribute m on m.attrelid = c.typrelid
+              where c.oid = coalesce(nullif(t.typelem, 0), t.oid) and c.typtype = 'c' and m.attnum > 0))
     from pg_catalog.pg_attribute a
     join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
     join pg_catalog.pg_type t on t.oid = a.atttypid

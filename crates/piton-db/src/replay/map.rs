@@ -115,6 +115,7 @@ impl Map {
             let told = |(live, mapped): (&Table, &Mapped)| {
                 key.iter().all(|column| {
                     let source = mapped.columns[*column].map(|at| &live.columns[at]);
+                    let source = source.filter(|source| source.generated != Generated::Virtual);
                     source.is_some_and(|source| match &live.identity {
                         Identity::Nothing | Identity::Whole => true,
                         Identity::Columns(columns) => columns.contains(&source.name),
@@ -234,8 +235,8 @@ fn targets_of(
             && let Some(Target::Place(whole)) = targets.get(&top.oid)
         {
             let column = |at: &Option<usize>| at.and_then(|at| position(live, &top.columns[at].name));
-            let columns = whole.columns.iter().map(column).collect();
-            targets.insert(live.oid, Target::Place(Mapped { columns, leaf: None, ..*whole }));
+            let (place, columns) = (whole.place, whole.columns.iter().map(column).collect());
+            targets.insert(live.oid, Target::Place(Mapped { place, columns, leaf: None }));
         }
     }
     targets

@@ -185,7 +185,13 @@ impl Judge<'_> {
         }
         let ambiguous =
             (0..golden.columns.len()).any(|at| pairs.iter().filter(|pair| pair.at == at).count() > 1);
-        let converted = pairs.iter().any(|pair| pair.conversion != Conversion::Same);
+        let converted = pairs.iter().any(|pair| {
+            pair.conversion != Conversion::Same || pair.live.made_of != golden.columns[pair.at].made_of
+        });
+        // The same name, but another column.
+        let ambiguous = ambiguous
+            || live.oid == golden.oid
+                && pairs.iter().any(|pair| pair.live.number != golden.columns[pair.at].number);
         let moved = sources
             .iter()
             .any(|(table, _)| map.golden.table(table.oid).is_none_or(|before| before.file != table.file));
@@ -279,9 +285,9 @@ impl Judge<'_> {
         for (at, place) in map.places.iter().enumerate() {
             let name = place.table.quoted();
             for (live, mapped) in map.sources(1, at) {
-                if live.unlogged {
+                if live.unlogged || place.table.unlogged {
                     self.offer.costs.push(format!(
-                        "{name} is unlogged: what is written to it after the backup does not come back"
+                        "{name} is unlogged: no log tells what is written to it, so that it comes back as the migration has left it"
                     ));
                 }
                 match (&live.identity, live.partitioned) {

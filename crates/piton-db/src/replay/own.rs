@@ -1,7 +1,7 @@
 //! Rows that the migration itself has written, as far as the app's later writes have to be told from them.
 //!
 //! A whole row of the app's carries along what the migration has put into it. What the migration filled where nothing was stays out
-//! of the golden copy as long as nobody writes another value; a row that it has made has no place there at all.
+//! of the golden copy as long as nobody writes another value.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,8 +18,6 @@ use crate::error::Doing;
 /// What is known of one row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
-    /// Whether the golden copy has not got it.
-    inserted: bool,
     /// The columns that were NULL, with what they were given.
     filled: BTreeMap<String, String>,
     changed: bool,
@@ -52,7 +50,7 @@ impl Own {
         let asked: Vec<String> = keys.iter().map(|key| stored(key)).collect();
         let rows = client
             .query(
-                "select o.key, o.inserted, o.filled from piton_replay.own o
+                "select o.key, o.filled from piton_replay.own o
                  join unnest($2::text[]) asked(key) on asked.key = o.key where o.place = $1",
                 &[&place, &asked],
             )
@@ -60,9 +58,9 @@ impl Own {
             .doing(|| "read what the migration has written".into())?;
         let mut known = HashMap::new();
         for row in rows {
-            let filled: String = row.get(2);
+            let filled: String = row.get(1);
             let filled = serde_json::from_str(&filled).map_err(|error| DbError::Replay(error.to_string()))?;
-            known.insert(loaded(row.get(0))?, Row { inserted: row.get(1), filled, changed: false });
+            known.insert(loaded(row.get(0))?, Row { filled, changed: false });
         }
         Ok(Self(known))
     }
@@ -77,14 +75,13 @@ impl Own {
 
     /// Writes down what has changed.
     pub(super) async fn store(&self, client: &Client, place: &str) -> Result<(), DbError> {
-        let (mut gone, mut kept) = (Vec::new(), (Vec::new(), Vec::new(), Vec::new()));
+        let (mut gone, mut kept) = (Vec::new(), (Vec::new(), Vec::new()));
         for (key, row) in self.0.iter().filter(|(_, row)| row.changed) {
             gone.push(stored(key));
-            if row.inserted || !row.filled.is_empty() {
+            if !row.filled.is_empty() {
                 kept.0.push(stored(key));
-                kept.1.push(row.inserted);
                 let filled = serde_json::to_string(&row.filled);
-                kept.2.push(filled.map_err(|error| DbError::Replay(error.to_string()))?);
+                kept.1.push(filled.map_err(|error| DbError::Replay(error.to_string()))?);
             }
         }
         if gone.is_empty() {
@@ -102,8 +99,8 @@ impl Own {
         client
             .execute(
                 "insert into piton_replay.own
-                 select $1, u.* from unnest($2::text[], $3::bool[], $4::text[]) u(key, inserted, filled)",
-                &[&place, &kept.0, &kept.1, &kept.2],
+                 select $1, u.* from unnest($2::text[], $3::text[]) u(key, filled)",
+                &[&place, &kept.0, &kept.1],
             )
             .await
             .map(drop)
@@ -132,8 +129,7 @@ pub(super) async fn note(
         let row = own.0.entry(key.clone()).or_default();
         row.changed = true;
         match (before.get(&at), image) {
-            (_, None) => row.forget(),
-            (None, Some(_)) => row.inserted = true,
+            (None, _) | (_, None) => row.forget(),
             (Some(golden), Some(cells)) => {
                 for (at, column) in (1..).zip(&columns) {
                     let is_null = golden.get::<_, Option<&str>>(at).is_none();
@@ -150,12 +146,6 @@ pub(super) async fn note(
         }
     }
     own.store(client, &name).await
-}
-
-/// Tells whether the migration has made a row that the golden copy has not got.
-pub(super) async fn inserted(client: &Client, place: &str, key: &str) -> Result<bool, DbError> {
-    let own = Own::of(client, place, &[key]).await?;
-    Ok(own.0.get(key).is_some_and(|row| row.inserted))
 }
 
 /// Forgets all rows of a place.

@@ -196,13 +196,35 @@ impl Routes {
             return Ok(known.route.clone());
         }
         let (stage, oid) = self.table_of(name, columns, whole)?;
-        let route = match oid {
-            None => Route::Nowhere { new: None },
-            Some(oid) => self.route_of(stage, oid, columns),
-        };
-        let route = Arc::new(route);
+        let route = self.route(stage, oid, columns);
         self.known.insert(address, Known { route: route.clone(), _kept: (name.clone(), columns.clone()) });
         Ok(route)
+    }
+
+    /// As [`Routes::find`], for a change of the migration's own: between two changes of the structure, columns are known by their names
+    /// as far as they are there before or afterwards.
+    pub(super) fn find_in_between(
+        &mut self,
+        name: &Arc<Name>,
+        columns: &Arc<[capture::Column]>,
+        whole: bool,
+    ) -> Arc<Route> {
+        if let Ok(route) = self.find(name, columns, whole) {
+            return route;
+        }
+        let from = self.current.get(name).map_or(self.passed, |(at, _)| *at);
+        let named = |at: usize| Some((at, self.map.stages[at].named(&name.schema, &name.name)?.oid));
+        let near = (from..self.map.stages.len()).find_map(named);
+        let (stage, oid) = near.map_or((from, None), |(at, oid)| (at, Some(oid)));
+        // Not kept: what it means for a change of the app's is an error.
+        self.route(stage, oid, columns)
+    }
+
+    fn route(&mut self, stage: usize, oid: Option<u32>, columns: &[capture::Column]) -> Arc<Route> {
+        Arc::new(match oid {
+            None => Route::Nowhere { new: None },
+            Some(oid) => self.route_of(stage, oid, columns),
+        })
     }
 
     fn table_of(
@@ -267,8 +289,11 @@ impl Routes {
             let column = &live.columns[(*at)?];
             columns.iter().position(|told| told.name == column.name)
         };
-        let written = |(at, form): (&Option<usize>, &Option<Conversion>)| form.as_ref().and(source(at));
-        let sources = mapped.columns.iter().zip(&form).map(written).collect();
+        // A computed column of the key is not written, but names the row.
+        let key = self.map.places[mapped.place].key.as_deref().unwrap_or_default();
+        let wanted = |at: usize| form[at].is_some() || key.contains(&at);
+        let told = |(at, column): (usize, &Option<usize>)| if wanted(at) { source(column) } else { None };
+        let sources = mapped.columns.iter().enumerate().map(told).collect();
         let place = mapped.place;
         Route::Place { place, form: self.form_number(form), sources, new }
     }

@@ -19,7 +19,7 @@ const TABLES: &str = "
     create table piton_replay.layout (stage int primary key, layout text not null);
     create table piton_replay.aside (place text not null, key text not null, why text not null, of_migration bool not null);
     create index on piton_replay.aside using hash (key);
-    create table piton_replay.own (place text not null, key text not null, inserted bool not null, filled text not null);
+    create table piton_replay.own (place text not null, key text not null, filled text not null);
     create index on piton_replay.own using hash (key);
     create table piton_replay.touched (oid oid not null, key text not null);
     create unique index on piton_replay.touched (oid, pg_catalog.md5(key));

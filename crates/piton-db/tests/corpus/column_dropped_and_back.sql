@@ -20,5 +20,3 @@ delete from plan where id = {o}
 -- was: delete from plan where id = {o}
 -- == may be refused
 price
--- == open
--- a column that was dropped and added again is not compared, and its values are lost

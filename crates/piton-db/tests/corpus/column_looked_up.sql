@@ -23,5 +23,3 @@ delete from car where id = {o}
 public.car.color: color
 -- == may be refused
 color
--- == open
--- what the migration writes between two changes of the structure in one transaction ends the replay

@@ -12,5 +12,3 @@ insert into job values ({k}, {i}, {t})
 update job set state = {i} where id = {o}
 -- == refused
 state
--- == open
--- a column that was dropped and added again is not compared, and its values are lost

@@ -17,5 +17,3 @@ delete from click where id = {o}
 -- == new
 insert into click (id, url, count) values ({k}, {t}, {n})
 -- was: insert into click (id, url, count) values ({k}, {t}, {n})
--- == open
--- what the migration writes between two changes of the structure in one transaction ends the replay

@@ -21,5 +21,3 @@ public.device.os: os
 public.device.version: version
 -- == may be refused
 os
--- == open
--- what the migration writes between two changes of the structure in one transaction ends the replay

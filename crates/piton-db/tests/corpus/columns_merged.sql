@@ -23,5 +23,3 @@ public.guest.first: first
 public.guest.last: last
 -- == may be refused
 first
--- == open
--- what the migration writes between two changes of the structure in one transaction ends the replay

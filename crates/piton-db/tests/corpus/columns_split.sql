@@ -22,5 +22,3 @@ delete from pupil where id = {o}
 public.pupil.name: name
 -- == may be refused
 name
--- == open
--- what the migration writes between two changes of the structure in one transaction ends the replay

@@ -19,5 +19,3 @@ update card set title = {t} where id = {o}
 delete from card where id = {o}
 -- == may be refused
 phase
--- == open
--- the label is not known under its old name: the rows are set aside, and what is older stays in their place

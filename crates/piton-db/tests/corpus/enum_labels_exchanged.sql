@@ -19,5 +19,3 @@ update wing set side = 'left' where id = {o}
 -- was: update wing set side = 'right' where id = {o}
 -- == may be refused
 side
--- == open
--- the labels' texts are taken over, and mean the other

@@ -15,5 +15,3 @@ update route set remark = {t} where a = {o}
 -- == both
 update route set b = {i} where a = {o}
 delete from route where a = {o}
--- == open
--- the offer is made, and the replay finds no row by a computed key

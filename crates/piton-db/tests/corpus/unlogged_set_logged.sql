@@ -11,7 +11,3 @@ insert into buffer values ({k:buffer}, {t})
 update buffer set v = {t} where id = {o:buffer}
 insert into kept (id, v) values ({k}, {t})
 update kept set v = {t} where id = {o}
--- == loses
-public.buffer: buffer
--- == open
--- nothing says that what was written before the table was logged is lost
