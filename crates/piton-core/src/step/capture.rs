@@ -1,6 +1,6 @@
 //! The slot from which every write after the backup is read.
 
-use piton_db::capture::{self, Lsn};
+use piton_db::capture::{self, Keyless, Lsn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ pub(super) struct Captured {
     pub from: Lsn,
     /// The tables whose log had to be made to tell which row was changed: they have no key.
     #[serde(default)]
-    pub whole: Vec<String>,
+    pub whole: Vec<Keyless>,
 }
 
 /// Returns the slot of a release, where one was made.
@@ -51,14 +51,27 @@ impl Act for Capture {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
+        let cannot = || "the database's log cannot be made to tell which rows are changed".to_owned();
+        let whole: Vec<Keyless> = match ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
+            Some(whole) => whole,
+            None => {
+                let client = database.connect().await.or_fault(cannot)?;
+                let whole = capture::without_identity(&client).await.or_fault(cannot)?;
+                ctx.note(&whole)?;
+                whole
+            }
+        };
+        capture::tell_whole(&database, &whole, true).await.or_fault(cannot)?;
         let from = capture::create_slot(&database, &self.slot)
             .await
             .or_fault(|| "the database's log cannot be kept".into())?;
-        Ok(json!(Captured { slot: self.slot.clone(), from, whole: Vec::new() }))
+        Ok(json!(Captured { slot: self.slot.clone(), from, whole }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let_go(ctx, &self.slot).await
+        let whole: Vec<Keyless> =
+            ctx.noted().and_then(|note| serde_json::from_value(note).ok()).unwrap_or_default();
+        let_go(ctx, &self.slot, &whole).await
     }
 }
 
@@ -70,7 +83,8 @@ impl Act for EndCapture {
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let_go(ctx, &self.slot).await
+        let whole = captured(ctx).map(|captured| captured.whole).unwrap_or_default();
+        let_go(ctx, &self.slot, &whole).await
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -78,8 +92,12 @@ impl Act for EndCapture {
     }
 }
 
-async fn let_go(ctx: &Ctx<'_, '_>, slot: &str) -> Result<Value, Fault> {
+/// Drops the slot, and lets the log tell no more of tables without a key than it did before.
+async fn let_go(ctx: &Ctx<'_, '_>, slot: &str, whole: &[Keyless]) -> Result<Value, Fault> {
     let database = super::database_of(ctx.settings())?;
+    capture::tell_whole(&database, whole, false)
+        .await
+        .or_fault(|| "the database's log cannot be made to tell as little as before".into())?;
     capture::drop_slot(&database, slot).await.or_fault(|| format!("the slot {slot} cannot be dropped"))?;
     Ok(Value::Null)
 }

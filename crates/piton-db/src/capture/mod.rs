@@ -12,6 +12,7 @@ mod readings;
 mod slot;
 mod snapshot;
 mod stream;
+mod whole;
 mod wire;
 
 pub use change::{Change, Column, Name, Tuple, Value};
@@ -22,3 +23,4 @@ pub(crate) use slot::PREFIX;
 pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;
 pub use stream::{Message, Stream};
+pub use whole::{Keyless, tell_whole, without_identity};

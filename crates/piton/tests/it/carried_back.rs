@@ -1,14 +1,7 @@
 //! Migrations that go back with every write that came after the backup.
 
-use crate::common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, watched};
+use crate::common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, following_stage, watched};
 use piton_testkit::stage::{Change, Stage};
-
-/// Sets a stage whose server lets its log be followed, on which production runs `v1`.
-fn following_stage() -> Option<Stage> {
-    let stage = Stage::set_with_log(env!("CARGO_BIN_EXE_piton"))?;
-    stage.deploy("production");
-    Some(stage)
-}
 
 /// A migration that leaves no table as it was.
 const SHELVES: Change<'static> = Change::Migration(
@@ -75,4 +68,34 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     assert!(lost.is_empty(), "{lost:?}");
     let left = "select slot_name from pg_replication_slots";
     assert_eq!(stage.sql(&production, left), [""; 0]);
+}
+
+/// A table without a key is followed as well: its log tells whole rows meanwhile.
+#[test]
+fn a_table_without_a_key_goes_back_with_its_changes() {
+    let Some(mut stage) = following_stage() else { return };
+    let production = stage.database("production");
+    let role = stage.role("production");
+    let setup = "create table tags (item text, tag text); insert into tags select 'i' || n % 5, 't' || n from generate_series(1, 20) n";
+    stage.sql(&production, &format!("set role \"{role}\"; {setup}"));
+    let (deploy, load) = watched(
+        &mut stage,
+        &[Change::Migration(
+            "002_labels.sql",
+            "alter table tags rename to labels; alter table labels add note text",
+        )],
+    );
+    stage.sql(
+        &production,
+        "update labels set tag = 'changed' where item = 'i1'; delete from labels where item = 'i2'; insert into labels values ('i9', 't9', 'n'), (null, null, 'n');
+         update labels set tag = 'was null' where item is null",
+    );
+    stage.piton(&["rollback", "production", "--database"]).expect(0).says("rewound to the backup with");
+    deploy.wait().expect(3);
+    stage.finish(load);
+    let rows = "select string_agg(coalesce(item, '-') || ' ' || tag, ', ' order by item, tag) from tags where item is null or item in ('i1', 'i2', 'i9')";
+    let wanted = "i1 changed, i1 changed, i1 changed, i1 changed, i9 t9, - was null";
+    assert_eq!(stage.sql(&production, rows), [wanted]);
+    let identity = "select relreplident::text from pg_class where relname = 'tags'";
+    assert_eq!(stage.sql(&production, identity), ["d"]);
 }

@@ -42,6 +42,13 @@ pub(crate) fn live_stage() -> Option<Stage> {
     Some(stage)
 }
 
+/// Sets a stage whose server lets its log be followed, on which production runs `v1`.
+pub(crate) fn following_stage() -> Option<Stage> {
+    let stage = Stage::set_with_log(env!("CARGO_BIN_EXE_piton"))?;
+    stage.deploy("production");
+    Some(stage)
+}
+
 /// As [`stage`]; in a short run for one half of the tests that call it, which goes by their names and the seed.
 pub(crate) fn stage_in_turn() -> Option<Stage> {
     is_of_this_half().then(stage)?

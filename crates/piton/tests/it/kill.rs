@@ -3,7 +3,7 @@
 //! A point is the moment before or after an event is appended. In a short run each kind of release is killed many times over, at
 //! points from a seed (`PITON_SEED`); `scripts/campaign kill-points` kills a release of its own at every single point.
 
-use crate::common::{BAD, assert_no_failures_but_of, has_its_turn, live_stage};
+use crate::common::{BAD, assert_no_failures_but_of, following_stage, has_its_turn, live_stage};
 use piton_testkit::load::Report;
 use piton_testkit::stage::{Change, Output, Stage, World};
 
@@ -18,6 +18,8 @@ enum Kind {
     Bad,
     /// `rollback --database` of a good one that watches.
     Back,
+    /// The same where later writes are carried back.
+    CarriedBack,
 }
 
 impl Kind {
@@ -35,7 +37,13 @@ impl Kind {
         match self {
             Kind::Good | Kind::Bad => &["deploy", "production"],
             Kind::Back => &["rollback", "production", "--database", "--yes"],
+            Kind::CarriedBack => &["rollback", "production", "--database"],
         }
+    }
+
+    /// Whether a release that watches is sent back.
+    fn goes_back(self) -> bool {
+        matches!(self, Kind::Back | Kind::CarriedBack)
     }
 }
 
@@ -57,10 +65,10 @@ struct Ran {
 
 impl Ground {
     fn new(kind: Kind) -> Option<Self> {
-        let mut stage = live_stage()?;
+        let mut stage = if kind == Kind::CarriedBack { following_stage()? } else { live_stage()? };
         stage.configure(|settings| {
             settings.steps = vec!["50% for 300ms", "100%"];
-            settings.watch = if kind == Kind::Back { "10m" } else { "300ms" };
+            settings.watch = if kind.goes_back() { "10m" } else { "300ms" };
         });
         stage.write(&format!("migrations/{MIGRATION}"), "create table more (a int);");
         Some(Self { stage, kind, releases: 0, calm: None })
@@ -80,7 +88,7 @@ impl Ground {
         let load = load.start().unwrap();
         let writes = load.snapshot().acknowledged_writes;
         stage.eventually("writes", || load.snapshot().acknowledged_writes > writes);
-        if kind == Kind::Back {
+        if kind.goes_back() {
             let deploy = stage.spawn(&["deploy", "production"], &[]);
             stage.eventually("the watch", || stage.is_running("production", "watch"));
             deploy.kill();
@@ -101,12 +109,18 @@ impl Ground {
         let live = stage.database("production");
         let mut lost = stage.lost_writes(&ran.report, &live);
         let replaced: Vec<_> = stage.databases().into_iter().filter(|name| *name != live).collect();
-        for database in &replaced {
+        // What is carried back is in the live database itself.
+        for database in replaced.iter().filter(|_| self.kind != Kind::CarriedBack) {
             let missing = stage.lost_writes(&ran.report, database);
             lost.retain(|id| missing.contains(id));
         }
         assert!(lost.is_empty(), "{when}: acknowledged and lost: {lost:?}");
-        assert_eq!(replaced.len(), usize::from(self.kind == Kind::Back), "{when}: {replaced:?}");
+        assert_eq!(replaced.len(), usize::from(self.kind.goes_back()), "{when}: {replaced:?}");
+        if self.kind == Kind::CarriedBack {
+            let left = "select slot_name from pg_replication_slots
+                        union all select nspname from pg_namespace where nspname = 'piton_replay'";
+            assert_eq!(stage.sql(&live, left), [""; 0], "{when}");
+        }
         let end = end_of(stage);
         match &self.calm {
             Some(calm) => calm.assert_same(&end, when),
@@ -276,23 +290,36 @@ fn every_point(kind: Kind) {
 
 #[test]
 fn a_good_release_killed_often() {
-    if has_its_turn(0, 3) {
+    if has_its_turn(0, 4) {
         sampled(Kind::Good);
     }
 }
 
 #[test]
 fn a_bad_release_killed_often() {
-    if has_its_turn(1, 3) {
+    if has_its_turn(1, 4) {
         sampled(Kind::Bad);
     }
 }
 
 #[test]
 fn a_rollback_of_the_database_killed_often() {
-    if has_its_turn(2, 3) {
+    if has_its_turn(2, 4) {
         sampled(Kind::Back);
     }
+}
+
+#[test]
+fn a_rollback_that_carries_writes_back_killed_often() {
+    if has_its_turn(3, 4) {
+        sampled(Kind::CarriedBack);
+    }
+}
+
+#[test]
+#[ignore = "a campaign: scripts/campaign kill-points"]
+fn every_point_of_a_rollback_that_carries_writes_back() {
+    every_point(Kind::CarriedBack);
 }
 
 #[test]

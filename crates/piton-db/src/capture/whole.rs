@@ -1,0 +1,80 @@
+//! What makes the log tell of a table without a key which row was changed.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::error::Doing as _;
+use crate::{Database, DbError, quote};
+
+/// How long one table is waited for: whoever comes behind waits as long.
+const LOCK_WAIT: &str = "1s";
+
+/// A table without a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keyless {
+    /// Its oid, by which it is known when it has another name since.
+    pub oid: u32,
+    /// Its name, quoted, by which it is known in a copy.
+    pub name: String,
+}
+
+/// Lists the tables of which the log tells neither a key nor the row before a change.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn without_identity(client: &Client) -> Result<Vec<Keyless>, DbError> {
+    let rows = client
+        .query(
+            "select c.oid, n.nspname::text, c.relname::text
+             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'r' and c.relpersistence = 'p' and c.relreplident = 'd'
+               and n.nspname not in ('information_schema', 'piton_replay') and n.nspname !~ '^pg_'
+               and not exists (
+                 select from pg_catalog.pg_index i
+                 where i.indrelid = c.oid and i.indisprimary and i.indimmediate and i.indisvalid)
+               and not exists (select from pg_catalog.pg_depend d
+                 where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+             order by 2, 3",
+            &[],
+        )
+        .await
+        .doing(|| "look for tables without a key".into())?;
+    let keyless = |row: &tokio_postgres::Row| Keyless {
+        oid: row.get(0),
+        name: quote::qualified(row.get(1), row.get(2)),
+    };
+    Ok(rows.iter().map(keyless).collect())
+}
+
+/// Lets the log tell the whole row before a change of these tables, or with `whole` false no more than it usually does.
+///
+/// A table that is locked, gone or another's is left as it is: one each, so that none is held while another is waited for.
+///
+/// # Errors
+/// When the database is away.
+pub async fn tell_whole(database: &Database, tables: &[Keyless], whole: bool) -> Result<(), DbError> {
+    let client = database.connect().await?;
+    let limit = format!("set lock_timeout = '{LOCK_WAIT}'");
+    client.batch_execute(&limit).await.doing(|| "limit the wait for locks".into())?;
+    for Keyless { oid, name } in tables {
+        let now = "select pg_catalog.format('%I.%I', n.nspname, c.relname)
+                   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                   where c.oid = $1 and c.relkind = 'r'";
+        let row = client.query_opt(now, &[oid]).await.doing(|| format!("look for {name}"))?;
+        let table = &row.map_or_else(|| name.clone(), |row| row.get(0));
+        let what = || format!("let the log tell of {table}");
+        let identity = if whole { "full" } else { "default" };
+        let altered = client.batch_execute(&format!("alter table {table} replica identity {identity}")).await;
+        let passable = |error: &tokio_postgres::Error| {
+            let passable =
+                [SqlState::LOCK_NOT_AVAILABLE, SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE];
+            error.code().is_some_and(|code| passable.contains(code))
+        };
+        match altered {
+            Err(error) if passable(&error) => tracing::debug!(%error, table, "its log tells no row"),
+            altered => altered.doing(what)?,
+        }
+    }
+    Ok(())
+}
