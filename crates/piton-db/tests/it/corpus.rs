@@ -208,7 +208,7 @@ async fn without_rewind(cluster: &'static Cluster, migration: Arc<Migration>, se
     problems.extend(writers::judge(&migration, &diaries, !migration.new.is_empty()));
     problems.extend(rows::tell(&place.twin, &diaries).await);
     // With itself: whether the questions of the file can be asked.
-    problems.extend(rows::compare(&migration, &[], &place.twin, &place.twin).await);
+    problems.extend(rows::compare(&migration, &[], &diaries, (&place.twin, &place.twin)).await);
     place.clear().await;
     Outcome { problems, refused: false, statements: writers::count(&diaries) }
 }

@@ -319,7 +319,7 @@ impl Life<'_> {
                 finished.aside
             ));
         }
-        problems.extend(rows::compare(self.migration, &self.lost, &self.golden, twin).await);
+        problems.extend(rows::compare(self.migration, &self.lost, diaries, (&self.golden, twin)).await);
         problems
     }
 }

@@ -6,7 +6,7 @@ use piton_db::{Database, quote};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::file::Migration;
-use super::writers::{Diary, touched};
+use super::writers::{Diary, Told, touched};
 
 /// How many differences of one table are told.
 const TOLD: usize = 4;
@@ -62,8 +62,8 @@ struct Table {
 pub(super) async fn compare(
     migration: &Migration,
     lost: &[String],
-    rewound: &Database,
-    twin: &Database,
+    diaries: &[Diary],
+    (rewound, twin): (&Database, &Database),
 ) -> Vec<String> {
     let (rewound, twin) = (rewound.connect().await.unwrap(), twin.connect().await.unwrap());
     for client in [&*rewound, &*twin] {
@@ -77,12 +77,14 @@ pub(super) async fn compare(
         if !lost.contains(&plain) && !asked {
             let column = |what: &'_ String| what.strip_prefix(&plain)?.strip_prefix('.').map(str::to_owned);
             let without: Vec<String> = lost.iter().filter_map(column).collect();
-            problems.extend(of_table(&table, &without, &rewound, &twin).await);
+            problems.extend(of_table(&table, &without, diaries, (&rewound, &twin)).await);
         }
     }
-    for query in &migration.checks {
+    const LARGE_OBJECTS: &str = "select oid::text, lo_get(oid)::text from pg_largeobject_metadata";
+    let objects = (!lost.iter().any(|what| what == "large objects")).then_some(LARGE_OBJECTS);
+    for query in migration.checks.iter().map(String::as_str).chain(objects) {
         match (answer(&rewound, query).await, answer(&twin, query).await) {
-            (Ok(a), Ok(b)) => problems.extend(differences(query, &[], a, b)),
+            (Ok(a), Ok(b)) => problems.extend(differences(query, &[], diaries, (a, b))),
             (a, b) => problems.push(format!("{query}: rewound {:?}, twin {:?}", a.err(), b.err())),
         }
     }
@@ -125,15 +127,23 @@ async fn tables(client: &Client) -> Vec<Table> {
     rows.iter().map(table).collect()
 }
 
-async fn of_table(table: &Table, without: &[String], rewound: &Client, twin: &Client) -> Vec<String> {
+async fn of_table(
+    table: &Table,
+    without: &[String],
+    diaries: &[Diary],
+    (rewound, twin): (&Client, &Client),
+) -> Vec<String> {
     let kept = |column: &&String| !without.contains(column);
     let columns: Vec<String> =
         table.columns.iter().filter(kept).map(|column| format!("{}::text", quote::ident(column))).collect();
     let name = quote::qualified(&table.schema, &table.name);
     let query = format!("select {} from only {name}", columns.join(", "));
-    let key: Vec<usize> = if without.is_empty() { table.key.clone() } else { Vec::new() };
+    let kept = |column: &&String| !without.contains(column);
+    let kept: Vec<&String> = table.columns.iter().filter(kept).collect();
+    let key = table.key.iter().filter_map(|at| kept.iter().position(|kept| **kept == table.columns[*at]));
+    let key: Vec<usize> = key.collect();
     match (answer(rewound, &query).await, answer(twin, &query).await) {
-        (Ok(a), Ok(b)) => differences(&name, &key, a, b),
+        (Ok(a), Ok(b)) => differences(&name, &key, diaries, (a, b)),
         (a, b) => vec![format!("{name}: rewound {:?}, twin {:?}", a.err(), b.err())],
     }
 }
@@ -150,7 +160,12 @@ async fn answer(client: &Client, query: &str) -> Result<Vec<Row>, String> {
 }
 
 /// Lists the rows that only one of both has; those with the same key are told together.
-fn differences(what: &str, key: &[usize], rewound: Vec<Row>, twin: Vec<Row>) -> Vec<String> {
+fn differences(
+    what: &str,
+    key: &[usize],
+    diaries: &[Diary],
+    (rewound, twin): (Vec<Row>, Vec<Row>),
+) -> Vec<String> {
     let mut surplus: BTreeMap<Row, i64> = BTreeMap::new();
     let counts = (rewound.len(), twin.len());
     for row in rewound {
@@ -169,7 +184,8 @@ fn differences(what: &str, key: &[usize], rewound: Vec<Row>, twin: Vec<Row>) -> 
     let differing = by_key.len();
     let told = by_key.into_iter().take(TOLD).map(|(key, (rewound, twin))| {
         let first = |side: &[String]| side.iter().take(TOLD).cloned().collect::<Vec<_>>().join(" and ");
-        format!("{what} {}: rewound {}; twin {}", shown(&key), first(&rewound), first(&twin))
+        let said = said_of(diaries, &key);
+        format!("{what} {}: rewound {}; twin {}; said: {said}", shown(&key), first(&rewound), first(&twin))
     });
     let mut told: Vec<String> = told.collect();
     if !told.is_empty() {
@@ -177,6 +193,19 @@ fn differences(what: &str, key: &[usize], rewound: Vec<Row>, twin: Vec<Row>) -> 
         told.push(format!("{what}: {rewound} rows rewound, {twin} in the twin, {differing} keys differ"));
     }
     told
+}
+
+/// Lists what was last said of the key of a row, with the number of rows that it touched.
+fn said_of(diaries: &[Diary], key: &Row) -> String {
+    let Some(number) = key.iter().flatten().max_by_key(|value| value.len()) else { return String::new() };
+    let all = diaries.iter().flat_map(|diary| diary.committed.iter().flatten());
+    let all: Vec<&Told> = all.filter(|one| one.rows > 0 && names(&one.said.live, number)).collect();
+    let last = all[all.len().saturating_sub(TOLD)..].iter();
+    let text = |one: &&Told| {
+        let live: String = one.said.live.chars().take(SHOWN).collect();
+        format!("{live} ({:?}, {})", one.phase(), one.rows)
+    };
+    last.map(text).collect::<Vec<_>>().join(", then ")
 }
 
 fn shown(row: &Row) -> String {

@@ -50,6 +50,13 @@ pub(super) struct Told {
     which: (Phase, usize),
 }
 
+impl Told {
+    /// Returns when it was said.
+    pub(super) fn phase(&self) -> Phase {
+        self.which.0
+    }
+}
+
 /// All that a writer has committed, and how each template fared.
 #[derive(Default)]
 pub(super) struct Diary {
