@@ -247,6 +247,17 @@ pub async fn unfrozen(database: &Database) -> Result<String, DbError> {
     Ok(hash_of(&Loose::of(&client, &RecordTables::default()).await?))
 }
 
+/// Counts the large objects that two databases do not both have just so: no log tells of them.
+///
+/// # Errors
+/// When either cannot be read.
+pub async fn large_objects_apart(golden: &Database, live: &Database) -> Result<u64, DbError> {
+    let before = large_objects::read(&*golden.connect().await?).await?;
+    let now = large_objects::read(&*live.connect().await?).await?;
+    let numbers: BTreeSet<&u32> = before.keys().chain(now.keys()).collect();
+    Ok(numbers.iter().filter(|number| before.get(number) != now.get(number)).count() as u64)
+}
+
 fn hash_of(loose: &Loose) -> String {
     blake3::hash(format!("{loose:?}").as_bytes()).to_hex().to_string()
 }

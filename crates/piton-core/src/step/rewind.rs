@@ -211,9 +211,10 @@ impl Rewind<'_, '_, '_> {
         };
         let last = async {
             followed.to_now(&mut replay).await?;
-            replay.finish().await
+            let objects = changes::large_objects_apart(&followed.golden, self.live).await?;
+            Ok::<_, DbError>((replay.finish().await?, objects))
         };
-        let ready = match tokio::time::timeout(PART, last).await {
+        let (ready, objects) = match tokio::time::timeout(PART, last).await {
             Ok(ready) => ready.or_fault(cannot)?,
             Err(_) => {
                 return Ok(Carried::Kept(
@@ -221,6 +222,10 @@ impl Rewind<'_, '_, '_> {
                 ));
             }
         };
+        if objects > 0 && !self.ctx.database {
+            let objects = words::counted(objects, "large object");
+            return Ok(Carried::Kept(format!("{objects} written since the backup: no log tells of them")));
+        }
         if let (Some(row), false) = (ready.finished.aside.first(), self.ctx.database) {
             let count = words::counted(ready.finished.aside.len() as u64, "row");
             return Ok(Carried::Kept(format!(

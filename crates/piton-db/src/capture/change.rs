@@ -45,10 +45,10 @@ pub struct Name {
 /// What the stream tells of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// Its columns, in the table's order; generated ones may be among them, and of a key only what is not NULL. Rows of the same
-    /// columns share one list.
+    /// Its columns, in the table's order, with the generated ones; of what was before only those that are not NULL, and without a
+    /// full identity only the key's. Rows of the same columns share one list, by which whoever reads many may know them.
     pub columns: Arc<[Column]>,
-    /// The value of each.
+    /// The value of each; that of a generated column that is not stored is NULL.
     pub values: Vec<Value>,
 }
 
@@ -66,7 +66,7 @@ pub struct Column {
 pub enum Value {
     /// NULL.
     Null,
-    /// The text that the type's output function makes under pinned settings.
+    /// The text that the type's output function makes under pinned settings and with an empty search path.
     Text(String),
     /// As it was: a large value that lies outside of the row, and that an UPDATE did not touch.
     Unchanged,

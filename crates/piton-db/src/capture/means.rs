@@ -229,7 +229,7 @@ mod tests {
             wal_level: "logical".into(),
             keep: "10GB".into(),
             slots: (10, 9),
-            senders: (0, 10),
+            senders: (10, 0),
             encoding: "UTF8".into(),
             standbys: "FIRST 1 (a, \"b\")".into(),
             superuser: false,

@@ -108,6 +108,8 @@ pub(super) struct Wire {
     io: Box<dyn Io>,
     /// What has come and was not looked at yet.
     pub(super) read: BytesMut,
+    /// Whether it has held a message that was so large that its room is given back.
+    grown: bool,
 }
 
 impl fmt::Debug for Wire {
@@ -120,7 +122,7 @@ impl Wire {
     /// Opens a session in which values have the text that they have everywhere else here.
     pub(super) async fn open(database: &Database) -> Result<Self, DbError> {
         let io = connect(database).await?;
-        let mut wire = Self { io, read: BytesMut::with_capacity(CHUNK) };
+        let mut wire = Self { io, read: BytesMut::with_capacity(CHUNK), grown: false };
         let own = own_value();
         let let_in = async {
             wire.start_up(database, &own).await?;
@@ -270,6 +272,10 @@ impl Wire {
             Some(header) => (header.len() as usize).saturating_sub(self.read.len()),
             None => 0,
         };
+        if self.read.is_empty() && self.grown {
+            (self.read, self.grown) = (BytesMut::new(), false);
+        }
+        self.grown |= coming > ROOM;
         self.read.reserve(coming.clamp(CHUNK, ROOM));
         match self.io.read_buf(&mut self.read).await? {
             0 => Err(Refusal::new("the server has closed the connection")),

@@ -431,7 +431,7 @@ async fn a_large_value_that_was_not_touched_is_told_as_such() {
         .batch_execute(
             "create table t (id int primary key, v text, n int); alter table t alter v set storage external;
              create table f (id int, v text, n int); alter table f alter v set storage external; alter table f replica identity full;
-             create table k (id int, n int)",
+             create table k (id int, n int); create table large (v text)",
         )
         .await
         .unwrap();
@@ -439,7 +439,8 @@ async fn a_large_value_that_was_not_touched_is_told_as_such() {
     client
         .batch_execute(
             "insert into t values (1, repeat('x', 10000), 0); update t set n = 1; update t set v = v || 'y'; update t set id = 2;
-             insert into f values (1, repeat('x', 10000), 0); update f set n = 1; insert into k values (1, 1); update k set n = 2; delete from k",
+             insert into f values (1, repeat('x', 10000), 0); update f set n = 1; insert into k values (1, 1); update k set n = 2; delete from k;
+             insert into large values (repeat('ä', 15000000)), ('small')",
         )
         .await
         .unwrap();
@@ -459,6 +460,7 @@ async fn a_large_value_that_was_not_touched_is_told_as_such() {
     // A table without a key tells what came, and not of which row.
     assert_eq!(updated(7), (None, vec![text("1"), text("2")]));
     assert!(matches!(changes[8], Change::Delete { old: None, .. }));
+    assert!(inserted(changes[9]).len() == 30_000_000 && inserted(changes[10]) == "small");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,172 @@
+//! Measures what a live database's writers pay for a slot, and how fast it is read.
+//!
+//! pgbench's TPC-B saturates the machine: without a slot, with one that this process reads all the time, which takes its share of the
+//! same processors, and with one that nobody reads. Run it with `bench/capture` from the top of the repository;
+//! `PITON_BENCH_SECONDS` sets how long each run takes, `PITON_BENCH_SCALE` pgbench's scale.
+
+#![expect(clippy::print_stdout, reason = "a benchmark ends at the first fault and prints its figures")]
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use piton_db::Database;
+use piton_db::capture::{Lsn, Message, Stream, create_slot, drop_slot, lag, now};
+use piton_exec::{Command, Secret, local};
+use piton_testkit::bench::{Report, Row};
+use piton_testkit::postgres::{Cluster, Options};
+use tokio::sync::oneshot;
+
+const ROUNDS: usize = 5;
+const SLOT: &str = "piton_bench";
+const GOAL: f64 = 0.97;
+/// How many rows the transaction has by which the reading is measured.
+const ROWS: u64 = 1_000_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // `cargo test --all-targets` runs benchmarks too, without this; it has no minutes to spare.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let settings = [("wal_level", "logical"), ("max_slot_wal_keep_size", "20GB"), ("max_wal_size", "8GB")];
+    let settings = settings.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let Some(cluster) = Cluster::start_with(Options { fsync: true, settings, ..Options::default() }) else {
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(measure(&cluster))
+}
+
+async fn measure(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
+    let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let (seconds, scale) = (variable("PITON_BENCH_SECONDS", "20"), variable("PITON_BENCH_SCALE", "20"));
+    cluster.create_database("bank").await;
+    let bank = Database::parse(&Secret::from(cluster.url("postgres")))?.with_name("bank");
+    let pgbench = |arguments: &[&str]| {
+        let program = cluster.bin_dir().join("pgbench").display().to_string();
+        bank.tool_env(Command::new(program).args(arguments.iter().copied()))
+    };
+    println!("making a bank of scale {scale}");
+    succeed(&pgbench(&["-i", "-q", "-s", &scale])).await?;
+    let run = async || {
+        cluster.connect("bank").await.batch_execute("checkpoint").await?;
+        tps(&succeed(&pgbench(&["-c", "4", "-j", "2", "-T", &seconds])).await?)
+    };
+    // The first run finds nothing in memory.
+    run().await?;
+
+    let (mut none, mut read, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        none.push(run().await?);
+        create_slot(&bank, SLOT).await?;
+        let reader = Reader::start(&bank).await?;
+        read.push(run().await?);
+        let (changes, behind, caught_up) = reader.stop(&bank).await?;
+        drop_slot(&bank, SLOT).await?;
+        create_slot(&bank, SLOT).await?;
+        unread.push(run().await?);
+        drop_slot(&bank, SLOT).await?;
+        println!(
+            "round {round} of {ROUNDS}: {:.0} tps without a slot, {:.0} read, {:.0} unread; {changes} changes read, \
+             {behind} bytes behind at the end, caught up in {:.3} s",
+            none[round - 1],
+            read[round - 1],
+            unread[round - 1],
+            caught_up.as_secs_f64()
+        );
+    }
+    println!("reading a transaction of {ROWS} rows: {:.0} rows a second", reads(&bank).await?);
+    let rows = vec![
+        Row::of("TPC-B with a slot that Piton reads", &read, &none, "no slot"),
+        Row::of("TPC-B with a slot that nobody reads", &unread, &none, "no slot"),
+    ];
+    let ratio = rows[0].ratio.unwrap_or(f64::NAN);
+    Report { name: "capture", unit: "tps", goal: ">= 0.97", rows }.publish()?;
+    println!("goal, >= {GOAL}: {}", if ratio >= GOAL { "reached" } else { "MISSED" });
+    Ok(())
+}
+
+/// Reads a slot all the time.
+struct Reader {
+    until: oneshot::Sender<Lsn>,
+    task: tokio::task::JoinHandle<Result<u64, piton_db::DbError>>,
+}
+
+impl Reader {
+    async fn start(bank: &Database) -> Result<Self, Box<dyn Error>> {
+        let mut stream = Stream::open(bank, SLOT, Lsn::default()).await?;
+        let (until, mut asked) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let (mut changes, mut upto, mut wanted) = (0, Lsn::default(), None);
+            loop {
+                tokio::select! {
+                    message = stream.next() => match message? {
+                        Message::Begin { .. } => {}
+                        Message::Change { .. } => changes += 1,
+                        Message::Commit { end, .. } => {
+                            upto = end;
+                            stream.confirm(end);
+                        }
+                        Message::UpTo(place) => upto = place,
+                    },
+                    place = &mut asked, if wanted.is_none() => {
+                        wanted = Some(place.unwrap_or_default());
+                        stream.ask();
+                    }
+                }
+                if wanted.is_some_and(|wanted| upto >= wanted) {
+                    return Ok(changes);
+                }
+            }
+        });
+        Ok(Self { until, task })
+    }
+
+    /// Returns how many changes were read, how far behind the reader was, and how long it took to get to the end.
+    async fn stop(self, bank: &Database) -> Result<(u64, u64, Duration), Box<dyn Error>> {
+        let behind = lag(bank, SLOT).await?.map_or(0, |lag| lag.behind);
+        let end = now(&*bank.connect().await?).await?;
+        let begin = Instant::now();
+        self.until.send(end).map_err(|_| "the reader has ended")?;
+        let changes = self.task.await??;
+        Ok((changes, behind, begin.elapsed()))
+    }
+}
+
+/// Returns how many rows a second are read of a large transaction that the server has logged.
+async fn reads(bank: &Database) -> Result<f64, Box<dyn Error>> {
+    create_slot(bank, SLOT).await?;
+    let client = bank.connect().await?;
+    let fill = format!(
+        "create table big (id int, name text, n numeric, at timestamptz, note text);
+         insert into big select i, 'row ' || i, i / 7.0, now(), md5(i::text) from generate_series(1, {ROWS}) i"
+    );
+    client.batch_execute(&fill).await?;
+    let mut stream = Stream::open(bank, SLOT, Lsn::default()).await?;
+    let (mut changes, mut begin) = (0, None);
+    let rate = loop {
+        match stream.next().await? {
+            Message::Change { .. } => {
+                begin.get_or_insert_with(Instant::now);
+                changes += 1;
+            }
+            Message::Commit { .. } if changes == ROWS => {
+                break ROWS as f64 / begin.map_or(f64::NAN, |begin: Instant| begin.elapsed().as_secs_f64());
+            }
+            _ => {}
+        }
+    };
+    drop(stream);
+    drop_slot(bank, SLOT).await?;
+    Ok(rate)
+}
+
+/// Reads `tps = 1234.5 (without initial connection time)`.
+fn tps(output: &str) -> Result<f64, Box<dyn Error>> {
+    let line = output.lines().find_map(|line| line.strip_prefix("tps = ")).ok_or("pgbench says no tps")?;
+    Ok(line.split(' ').next().unwrap_or(line).parse()?)
+}
+
+async fn succeed(command: &Command) -> Result<String, Box<dyn Error>> {
+    let output = local::run(command).await?;
+    if output.success() { Ok(output.stdout) } else { Err(format!("{command}: {}", output.stderr).into()) }
+}
