@@ -65,8 +65,9 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
             "create table account (id bigint primary key, owner text not null, balance bigint not null, note text,
                  created timestamptz not null default now());
              insert into account (id, owner, balance) select i, 'owner ' || i, 0 from generate_series(1, {ROWS}) i;
-             create publication bench for all tables; vacuum analyze"
+             create publication bench for all tables"
         )).await?;
+        client.batch_execute("vacuum analyze").await?;
         drop(client);
         let (slot, golden, mirror) = (slot_name(&name), format!("{name}_golden"), format!("{name}_mirror"));
         let (golden, mirror) = (live.with_name(&golden), live.with_name(&mirror));
