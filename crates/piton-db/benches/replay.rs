@@ -9,7 +9,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use piton_db::Database;
-use piton_db::capture::{create_slot, drop_slot, now, slot_name, snapshot};
+use piton_db::capture::{Source, create_slot, drop_slot, now, slot_name, snapshot};
 use piton_db::identity::{Label, Purpose};
 use piton_db::made::{clone_from, drop_made};
 use piton_db::migrate::RecordTables;
@@ -71,7 +71,7 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
         drop(client);
         let (slot, golden, mirror) = (slot_name(&name), format!("{name}_golden"), format!("{name}_mirror"));
         let (golden, mirror) = (live.with_name(&golden), live.with_name(&mirror));
-        create_slot(&live, &slot).await?;
+        create_slot(&live, &Source::log(&slot)).await?;
         let client = live.connect().await?;
         client.batch_execute("select pg_create_logical_replication_slot('bench_peer', 'pgoutput')").await?;
         let sees = snapshot(&client).await?;
@@ -94,7 +94,7 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
         let upto = now(&client).await?;
 
         let begin = Instant::now();
-        let mut replay = Replay::resume(&golden, &live, &slot).await?;
+        let mut replay = Replay::resume(&golden, &live, &Source::log(&slot)).await?;
         replay.reach(upto).await?;
         ours.push(changes / begin.elapsed().as_secs_f64());
         let finished = replay.finish().await?.commit().await?;
@@ -107,7 +107,7 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
             ours[round - 1],
             peer[round - 1]
         );
-        drop_slot(&live, &slot).await?;
+        drop_slot(&live, &Source::log(&slot)).await?;
     }
     let row = Row::of(format!("{changes:.0} changes, 20 a transaction"), &ours, &peer, "subscription");
     let reached = row.ours;
@@ -137,7 +137,7 @@ async fn copied(to: &Database, from: &str) -> Result<(), Box<dyn Error>> {
 
 async fn rehearsed(golden: &Database, copy: &Database) -> Result<Offer, Box<dyn Error>> {
     copied(copy, &golden.dbname).await?;
-    let watch = Watch::begin(copy).await?;
+    let watch = Watch::begin(copy, &Source::log("")).await?;
     copy.connect().await?.batch_execute(MIGRATION).await?;
     let own = watch.end(&RecordTables::default()).await?;
     let offer = offer(golden, copy, &own, &RecordTables::default()).await?;

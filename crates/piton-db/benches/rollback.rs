@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use piton_db::backup::{self, DumpOptions};
-use piton_db::capture::{create_slot, drop_slot, now, slot_name};
+use piton_db::capture::{Source, create_slot, drop_slot, now, slot_name};
 use piton_db::identity::{Label, Purpose};
 use piton_db::manifest::MadeFor;
 use piton_db::migrate::RecordTables;
@@ -107,7 +107,7 @@ async fn there_and_back(
     let slot = slot_name(&format!("{}_{round}", live.dbname));
     let golden = live.with_name(&format!("{}_golden_{round}", live.dbname));
     let record = RecordTables::default();
-    create_slot(live, &slot).await?;
+    create_slot(live, &Source::log(&slot)).await?;
     let writer = Writer::start(live);
     let made_for = MadeFor {
         app: "shop".into(),
@@ -123,7 +123,7 @@ async fn there_and_back(
 
     let copy = live.with_name(&format!("{}_copy_{round}", live.dbname));
     made::clone_from(&copy, &golden.dbname, &label(Purpose::Rehearsal)).await?;
-    let watch = Watch::begin(&copy).await?;
+    let watch = Watch::begin(&copy, &Source::log(&slot)).await?;
     copy.connect().await?.batch_execute(MIGRATION).await?;
     let own = watch.end(&record).await?;
     let offered = offer(&golden, &copy, &own, &record).await?;
@@ -136,7 +136,7 @@ async fn there_and_back(
     note_layout(&golden, live).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     // As it goes on in the background until the way back closes.
-    let mut replay = Replay::resume(&golden, live, &slot).await?;
+    let mut replay = Replay::resume(&golden, live, &Source::log(&slot)).await?;
     for _ in 0..5 {
         let upto = now(&*live.connect().await?).await?;
         replay.reach(upto).await?;
@@ -157,7 +157,7 @@ async fn there_and_back(
 
     let acknowledged = writer.stop().await?;
     give_up(live).await?;
-    drop_slot(live, &slot).await?;
+    drop_slot(live, &Source::log(&slot)).await?;
     let there: i64 = live
         .connect()
         .await?

@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use tokio_postgres::Client;
 
 use crate::backup::{self, dump_dir, finished_table};
+use crate::capture::triggers;
 use crate::fingerprint::{Change, Rows, Structure};
 use crate::identity::{self, Label, Purpose};
 use crate::large_objects::{self, LargeObject};
@@ -21,7 +22,7 @@ use crate::properties::{DEFAULT_TABLESPACE, Properties};
 use crate::rowsum::RowSum;
 use crate::tools::{Tools, WorkMark, wanted_success};
 use crate::versions::{self, OtherVersion};
-use crate::{Database, DbError, brought, cron, neutral};
+use crate::{Database, DbError, brought, cron, neutral, toc};
 
 /// Whose a restored copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +118,10 @@ async fn fill(
     let left_out = |line: &str| {
         for_another && neutral::reaches_out(line, &manifest.foreign_views)
             || without_cron && cron::is_entry(line)
+            // Nobody writes to a copy for long; what notes that may be in any dump.
+            || triggers::is_entry(line)
     };
-    let list = match for_another || without_cron {
+    let list = match for_another || without_cron || toc::mentions(&dump_dir(dir), triggers::SCHEMA)? {
         true => Some(list_without(&tools, dir, left_out, report).await?),
         false => None,
     };

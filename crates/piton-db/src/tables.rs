@@ -46,7 +46,7 @@ impl Table {
 
 /// Lists the tables whose rows pg_dump writes, by name.
 ///
-/// Left out, as pg_dump does, or because no dump has it: system schemas and a replay's, temporary and foreign tables, and tables of extensions that are not marked
+/// Left out, as pg_dump does, or because no dump has it: system schemas, a replay's and a capture's, temporary and foreign tables, and tables of extensions that are not marked
 /// as their configuration.
 pub(crate) async fn list(client: &Client) -> Result<Vec<Table>, DbError> {
     let rows = client
@@ -62,7 +62,7 @@ pub(crate) async fn list(client: &Client) -> Result<Vec<Table>, DbError> {
                         from pg_catalog.pg_extension e, unnest(e.extconfig, e.extcondition) t(oid, condition)) x
                on x.config = c.oid
              where c.relkind = 'r' and c.relpersistence <> 't'
-               and n.nspname not in ('information_schema', 'piton_replay') and n.nspname !~ '^pg_'
+               and n.nspname not in ('information_schema', 'piton_replay', 'piton_capture') and n.nspname !~ '^pg_'
                and (x.oid is not null or not exists (
                  select from pg_catalog.pg_depend d
                  where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'))

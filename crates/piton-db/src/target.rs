@@ -480,7 +480,8 @@ impl std::ops::DerefMut for Session {
 
 /// Sets anew what a `RESET ALL` has taken from a migrating session.
 pub(crate) async fn set_for_migrating(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(&set_known(&MIGRATING)).await
+    let (name, value) = crate::capture::triggers::MIGRATING;
+    client.batch_execute(&format!("{}; set {name} = {value}", set_known(&MIGRATING))).await
 }
 
 /// Returns the statement that sets those settings which the server knows; a condition may follow.

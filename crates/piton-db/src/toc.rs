@@ -22,6 +22,11 @@ pub(crate) fn blank_secrets(dump: &Path) -> Result<(), DbError> {
     files::write(&file, &bytes)
 }
 
+/// Tells whether a dump has an object of this name, or an object in a schema of this name; it may be a text that says so.
+pub(crate) fn mentions(dump: &Path, name: &str) -> Result<bool, DbError> {
+    Ok(memmem::find(&fs::read(dump.join("toc.dat"))?, name.as_bytes()).is_some())
+}
+
 /// Returns false when it cannot be told where a text ends.
 fn blank(toc: &mut [u8]) -> bool {
     // The magic word, three bytes of the version, and how many bytes a number has.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use piton_db::capture::{self, WalStatus};
+use piton_db::capture::{self, Source, WalStatus};
 use piton_db::manifest::Manifest;
 use piton_db::replay::{self, Replay};
 use piton_db::{Database, DbError};
@@ -75,13 +75,17 @@ impl Followed {
     /// Follows up to all that is committed by now.
     pub(super) async fn to_now(&self, replay: &mut Replay) -> Result<(), DbError> {
         let client = self.live.connect().await?;
-        let upto = capture::now(&client).await?;
+        let upto = self.source().now(&client).await?;
         drop(client);
         replay.reach(upto).await
     }
 
+    fn source(&self) -> Source {
+        Source::log(&self.slot)
+    }
+
     pub(super) async fn resume(&self) -> Result<Replay, DbError> {
-        Replay::resume(&self.golden, &self.live, &self.slot).await
+        Replay::resume(&self.golden, &self.live, &self.source()).await
     }
 
     /// Tells whether the server has let go of what the slot should have kept.

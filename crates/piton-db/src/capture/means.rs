@@ -182,21 +182,32 @@ impl Facts {
                 },
             });
         }
-        if !may_replay(client).await? {
-            let user = quote::ident(&self.user);
-            missing.push(Missing {
-                what: format!(
-                    "{} may not put rows into a copy without its triggers: it may not set session_replication_role",
-                    self.user
-                ),
-                mend: match self.grants_settings {
-                    true => format!("GRANT SET ON PARAMETER session_replication_role TO {user}"),
-                    false => format!("ALTER ROLE {user} SUPERUSER"),
-                },
-            });
-        }
+        missing.extend(self.replaying(client).await?);
         Ok(missing)
     }
+
+    async fn replaying(&self, client: &Client) -> Result<Option<Missing>, DbError> {
+        if may_replay(client).await? {
+            return Ok(None);
+        }
+        let user = quote::ident(&self.user);
+        Ok(Some(Missing {
+            what: format!(
+                "{} may not put rows into a copy without its triggers: it may not set session_replication_role",
+                self.user
+            ),
+            mend: match self.grants_settings {
+                true => format!("GRANT SET ON PARAMETER session_replication_role TO {user}"),
+                false => format!("ALTER ROLE {user} SUPERUSER"),
+            },
+        }))
+    }
+}
+
+/// Says what the server lacks for putting rows into a copy, wherever they come from.
+pub(super) async fn replaying(client: &Client) -> Result<Option<Missing>, DbError> {
+    let row = client.query_one(FACTS, &[]).await.doing(|| "see whether a copy can be written".into())?;
+    Facts::of(&row).replaying(client).await
 }
 
 /// Tries it: a managed server has rules of its own, which no catalogue tells.

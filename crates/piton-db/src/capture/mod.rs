@@ -1,4 +1,5 @@
-//! Every write to a live database since its backup, in the order of commits, read from the server's own log.
+//! Every write to a live database since its backup, in the order of commits, read from the server's own log; or, where that cannot be
+//! read, noted by [`triggers`]. A [`Source`] is either.
 //!
 //! A logical slot is made before the backup's snapshot, so that what the dump does not hold is in the stream. It goes through
 //! `test_decoding`: the only plugin of PostgreSQL's own that needs no publication, which would make the app's UPDATE of a table
@@ -11,7 +12,9 @@ mod means;
 mod readings;
 mod slot;
 mod snapshot;
+mod source;
 mod stream;
+pub mod triggers;
 mod whole;
 mod wire;
 
@@ -22,5 +25,6 @@ pub(crate) use readings::end_readings;
 pub(crate) use slot::PREFIX;
 pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;
+pub use source::{Reading, Source};
 pub use stream::{Message, Stream};
 pub use whole::{Keyless, tell_whole, without_identity};

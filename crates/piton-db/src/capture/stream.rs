@@ -54,6 +54,8 @@ pub enum Message {
     Begin {
         /// The lower 32 bits of its number; that of the whole, where savepoints had their own.
         xid: u32,
+        /// Whether it is known for the migration's. The log does not tell.
+        own: bool,
     },
     /// A change of this transaction.
     Change {
@@ -258,7 +260,7 @@ impl Reader {
                 Copied::Log { at, text } => {
                     self.received = self.received.max(at);
                     match self.decoder.read(text).map_err(Refusal::new)? {
-                        Said::Begin(xid) => piece.push(Message::Begin { xid }),
+                        Said::Begin(xid) => piece.push(Message::Begin { xid, own: false }),
                         Said::Change(change) => piece.push(Message::Change { lsn: at, change }),
                         Said::Commit(xid) => piece.push(Message::Commit { xid, end: at }),
                         Said::Nothing => {}

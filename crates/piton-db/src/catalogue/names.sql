@@ -15,8 +15,8 @@ member as (
 ),
 ns as (
     select oid, nspname, nspowner, nspacl from pg_namespace
-    -- Where a replay stands is no part of the golden copy that it is kept in.
-    where nspname not in ('information_schema', 'piton_replay') and nspname !~ '^pg_'
+    -- Where a replay stands is no part of the golden copy that it is kept in, nor is what notes writes one of the database.
+    where nspname not in ('information_schema', 'piton_replay', 'piton_capture') and nspname !~ '^pg_'
 ),
 rel as (
     select c.*, format('%I.%I', n.nspname, c.relname) as name

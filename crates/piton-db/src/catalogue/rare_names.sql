@@ -57,7 +57,7 @@ server as (
 ),
 event as (
     select * from pg_event_trigger t
-    where not exists (select from member m where m.classid = 'pg_event_trigger'::regclass and m.objid = t.oid)
+    where t.evtname !~ '^piton_capture_' and not exists (select from member m where m.classid = 'pg_event_trigger'::regclass and m.objid = t.oid)
 )
 -- Whatever of it has an owner, as in `owned.sql`.
 , owned (name, owner, acl, kind) as (

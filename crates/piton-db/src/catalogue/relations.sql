@@ -87,7 +87,7 @@ select format('rule %s.%I', rel.name, r.rulename), pg_get_ruledef(r.oid) || ' en
 from pg_rewrite r join rel on rel.oid = r.ev_class where r.rulename <> '_RETURN'
 union all
 select format('trigger %s.%I', rel.name, t.tgname), pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
-from pg_trigger t join rel on rel.oid = t.tgrelid where not t.tgisinternal
+from pg_trigger t join rel on rel.oid = t.tgrelid where not t.tgisinternal and t.tgname !~ '^!piton_capture_'
 union all
 -- Also on an extension's tables: the dump carries them.
 select format('policy %s.%I', p.polrelid::regclass, p.polname),

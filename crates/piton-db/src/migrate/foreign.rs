@@ -13,6 +13,7 @@ use super::sql::unfinished;
 use super::stood::{Stood, structure};
 use super::tool::{Files, Migrations, RecordTables};
 use super::{Applied, MigrateOptions, Migration, MigrationError, Recorded, State, probe, script};
+use crate::capture::triggers::MIGRATING;
 use crate::error::Doing;
 use crate::progress::{OnReport, Progress, Ran, Report, millis};
 use crate::target::UrlTells;
@@ -536,7 +537,7 @@ fn dressed(
     tells: UrlTells,
 ) -> Command {
     let limit = lock_timeout.as_millis().to_string();
-    let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION)];
+    let settings = [("lock_timeout", limit.as_str()), ("application_name", SESSION), MIGRATING];
     let url = database.tool_url(&settings, tells);
     if command.cwd.is_none() {
         command = command.cwd(app);

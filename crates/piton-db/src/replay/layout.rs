@@ -174,6 +174,8 @@ impl Layout {
                     identity: match columns {
                         _ if whole => Identity::Whole,
                         Some(columns) => Identity::Columns(columns),
+                        // Triggers note the whole row of what has no key.
+                        None if row.get(10) => Identity::Whole,
                         None => Identity::Nothing,
                     },
                     keys: Vec::new(),
@@ -271,12 +273,13 @@ const TABLES: &str = "
               and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end),
            c.relfilenode,
            array(select a.xmin::text from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0
-                 union select t.xmin::text from pg_catalog.pg_type t where t.oid = c.reltype)
+                 union select t.xmin::text from pg_catalog.pg_type t where t.oid = c.reltype),
+           pg_catalog.to_regclass('piton_capture.change') is not null
     from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     left join top on top.oid = c.oid
     where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-      and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname <> $1
+      and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname not in ($1, 'piton_capture')
     order by c.oid";
 
 const COLUMNS: &str = "

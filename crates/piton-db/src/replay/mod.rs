@@ -27,7 +27,7 @@ use self::layout::Layout;
 use self::map::Map;
 use self::route::{Castable, Routes};
 use self::state::Mark;
-use crate::capture::{Change, Lsn, Message, Snapshot, Stream};
+use crate::capture::{Change, Lsn, Message, Reading, Snapshot, Source};
 use crate::error::Doing;
 use crate::migrate::RecordTables;
 use crate::target::pin;
@@ -91,10 +91,10 @@ async fn session(database: &Database) -> Result<Session, DbError> {
 pub struct Replay {
     golden: Database,
     live: Database,
-    slot: String,
+    source: Source,
     applier: Applier,
     /// `None` between two sessions.
-    stream: Option<Stream>,
+    stream: Option<Reading>,
     sees: Snapshot,
     /// Transactions of the migration that were told from the app's only after a part of them was written.
     own: HashSet<u32>,
@@ -128,15 +128,15 @@ impl Replay {
     /// Takes a replay up where it stands.
     ///
     /// # Errors
-    /// When the golden copy was not prepared, or the slot is gone.
-    pub async fn resume(golden: &Database, live: &Database, slot: &str) -> Result<Self, DbError> {
-        Self::open(golden, live, slot, HashSet::new()).await
+    /// When the golden copy was not prepared, or the source is gone.
+    pub async fn resume(golden: &Database, live: &Database, source: &Source) -> Result<Self, DbError> {
+        Self::open(golden, live, source, HashSet::new()).await
     }
 
     async fn open(
         golden: &Database,
         live: &Database,
-        slot: &str,
+        source: &Source,
         own: HashSet<u32>,
     ) -> Result<Self, DbError> {
         let client = session(golden).await?;
@@ -156,9 +156,9 @@ impl Replay {
         let map = Map::new(layout, stages, &way, &record);
         let castable = castable(&client, &map).await?;
         let applier = Applier::new(client, Routes::new(map, castable, seen)).await?;
-        let stream = Some(Stream::open(live, slot, reached).await?);
-        let (golden, live, slot) = (golden.clone(), live.clone(), slot.to_owned());
-        Ok(Self { golden, live, slot, applier, stream, sees, own, written, open: false, reached })
+        let stream = Some(source.open(live, reached).await?);
+        let (golden, live, source) = (golden.clone(), live.clone(), source.clone());
+        Ok(Self { golden, live, source, applier, stream, sees, own, written, open: false, reached })
     }
 
     /// Returns the place in the live database's log up to which the golden copy has followed.
@@ -181,7 +181,7 @@ impl Replay {
                     let rolled_back = self.applier.client.batch_execute("rollback").await;
                     rolled_back.doing(|| "take a transaction back".into())?;
                     self.stream = None;
-                    *self = Self::open(&self.golden, &self.live, &self.slot, own).await?;
+                    *self = Self::open(&self.golden, &self.live, &self.source, own).await?;
                 }
             }
         }
@@ -197,8 +197,8 @@ impl Replay {
                 return Err(DbError::Replay("its reading of the log was cut off".into()));
             };
             match stream.next().await? {
-                Message::Begin { xid } => {
-                    let own = self.own.contains(&xid) || self.applier.routes.changes_layout(xid);
+                Message::Begin { xid, own } => {
+                    let own = own || self.own.contains(&xid) || self.applier.routes.changes_layout(xid);
                     let seen = self.sees.sees(xid);
                     under = Some(Under { xid, changes: Vec::new(), seen, own, written: false });
                 }

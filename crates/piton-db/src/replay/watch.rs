@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
 use super::session;
-use crate::capture::{self, Change, Message, Name, Stream};
+use crate::capture::{self, Change, Message, Name, Reading, Source};
 use crate::migrate::RecordTables;
 use crate::{Database, DbError, quote};
 
@@ -14,7 +14,8 @@ use crate::{Database, DbError, quote};
 #[derive(Debug)]
 pub struct Watch {
     copy: Database,
-    stream: Stream,
+    source: Source,
+    stream: Reading,
     before: Layout,
 }
 
@@ -39,14 +40,14 @@ pub(super) struct Writes {
 }
 
 impl Watch {
-    /// Begins before the migration; the slot that it makes goes with its session.
+    /// Begins before the migration; a slot that it makes goes with its session, triggers stay with the copy.
     ///
     /// # Errors
     /// When the server has no room for one more slot, or the user may not make one.
-    pub async fn begin(copy: &Database) -> Result<Self, DbError> {
-        let stream = Stream::temporary(copy).await?;
+    pub async fn begin(copy: &Database, source: &Source) -> Result<Self, DbError> {
+        let stream = source.temporary(copy).await?;
         let before = Layout::read(&*session(copy).await?).await?;
-        Ok(Self { copy: copy.clone(), stream, before })
+        Ok(Self { copy: copy.clone(), source: source.clone(), stream, before })
     }
 
     /// Ends after it, and tells what it has written.
@@ -64,16 +65,16 @@ impl Watch {
             .flat_map(|table| table.made_by.iter().copied())
             .filter(|xid| !old.contains(xid))
             .collect();
-        let upto = capture::now(&client).await?;
+        let upto = self.source.now(&client).await?;
         let mut own = Own::default();
         let mut written: BTreeSet<String> = BTreeSet::new();
         let (mut told, mut under_way, mut reached) = (false, false, capture::Lsn::default());
         self.stream.ask();
         while reached < upto || under_way {
             match self.stream.next().await? {
-                Message::Begin { xid } => {
+                Message::Begin { xid, own } => {
                     under_way = true;
-                    told = made.contains(&xid);
+                    told = own || made.contains(&xid);
                     written.clear();
                 }
                 Message::Change { change, .. } => {

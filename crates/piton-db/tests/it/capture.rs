@@ -92,7 +92,7 @@ fn transactions(messages: Vec<Message>) -> Vec<Told> {
     let (mut all, mut open, mut last) = (Vec::<Told>::new(), None, Lsn::default());
     for message in messages {
         match message {
-            Message::Begin { xid } => {
+            Message::Begin { xid, .. } => {
                 assert!(open.is_none(), "{xid} begins within another one");
                 open = Some((xid, Vec::new()));
             }

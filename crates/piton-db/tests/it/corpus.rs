@@ -231,6 +231,14 @@ async fn a_rewound_copy_has_every_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_rewound_by_triggers_has_every_write() {
+    let (true, Some(cluster)) = (has_its_turn("triggers"), shared()) else { return };
+    let seed = turns::seed();
+    let live = |migration| with_rewind(cluster, migration, seed, Mode::Triggers);
+    each(chosen(4, |_| true), AT_ONCE, live).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_that_is_killed_loses_and_doubles_nothing() {
     let (true, Some(cluster)) = (has_its_turn("kill"), shared()) else { return };
     let seed = turns::seed();

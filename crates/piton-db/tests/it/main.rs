@@ -18,6 +18,7 @@ mod replay;
 mod shared;
 mod swap;
 mod target;
+mod triggers;
 
 use std::task::Poll;
 

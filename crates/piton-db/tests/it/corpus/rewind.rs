@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use piton_db::backup::{self, DumpOptions};
-use piton_db::capture::{self, Snapshot};
+use piton_db::capture::{self, Snapshot, Source, triggers};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::manifest::MadeFor;
@@ -26,10 +26,19 @@ use crate::{Cut, cut, label, quiet};
 pub(super) enum Mode {
     /// Nothing.
     Plain,
+    /// Nothing; the writes are noted by triggers.
+    Triggers,
     /// It is dropped in the middle, again and again.
     Kill,
     /// The server crashes: while the writers write, and while it is read what they wrote.
     Crash,
+}
+
+impl Mode {
+    /// What the names of its databases begin with.
+    fn prefix(self) -> &'static str {
+        if self == Self::Triggers { "noted" } else { "rewind" }
+    }
 }
 
 /// How often a replay is dropped, and how often its server crashes.
@@ -47,21 +56,28 @@ pub(super) async fn with_rewind(
     mode: Mode,
 ) -> Outcome {
     let doubts = mode == Mode::Crash;
-    let place = Place::new(cluster, &migration, "rewind", doubts).await;
+    let place = Place::new(cluster, &migration, mode.prefix(), doubts).await;
     let crew = Crew::start(&place.live, &migration, seed, doubts);
-    let golden = place.live.with_name(&format!("rewind_{}_golden", migration.name));
+    let golden = place.live.with_name(&format!("{}_{}_golden", mode.prefix(), migration.name));
     let mut life = Life {
         cluster,
         migration: &migration,
         live: &place.live,
-        slot: capture::slot_name(&format!("{mode:?}_{}", migration.name).to_lowercase()),
+        source: match mode {
+            Mode::Triggers => Source::Triggers,
+            _ => Source::log(capture::slot_name(&format!("{mode:?}_{}", migration.name).to_lowercase())),
+        },
         golden,
         dice: Dice::new(seed, &migration.name),
         mode,
         lost: Vec::new(),
     };
     let mut outcome = life.outcome(crew, &place.twin).await;
-    if let Err(error) = capture::drop_slot(&place.live, &life.slot).await {
+    let let_go = match &life.source {
+        Source::Log { slot } => capture::drop_slot(&place.live, slot).await,
+        Source::Triggers => triggers::remove(&place.live).await,
+    };
+    if let Err(error) = let_go {
         outcome.problems.push(told(&error));
     }
     life.drop_database(&life.golden).await;
@@ -74,7 +90,7 @@ struct Life<'a> {
     migration: &'a Migration,
     live: &'a Database,
     golden: Database,
-    slot: String,
+    source: Source,
     dice: Dice,
     mode: Mode,
     /// What the offer says is lost.
@@ -104,7 +120,11 @@ impl Life<'_> {
     /// Makes the golden copy, rehearses and migrates; false when the offer is refused.
     async fn migrate(&mut self, crew: &Crew) -> Result<bool, String> {
         crew.each_does(BEFORE / 4).await;
-        capture::create_slot(self.live, &self.slot).await.map_err(|error| told(&error))?;
+        let made = match &self.source {
+            Source::Log { slot } => capture::create_slot(self.live, slot).await.map(drop),
+            Source::Triggers => triggers::install(self.live, 1 << 30).await,
+        };
+        made.map_err(|error| told(&error))?;
         crew.each_does(BEFORE / 4).await;
         let sees = self.make_golden().await.map_err(|error| told(&error))?;
         if self.mode == Mode::Crash {
@@ -150,10 +170,10 @@ impl Life<'_> {
 
     /// Migrates a copy of the golden copy; returns the way back, unless the rewind is not offered.
     async fn rehearse(&mut self, folder: &SqlFolder) -> Result<Option<Way>, String> {
-        let copied = self.live.with_name(&format!("rewind_{}_copy", self.migration.name));
+        let copied = self.live.with_name(&format!("{}_{}_copy", self.mode.prefix(), self.migration.name));
         copy(self.cluster, &self.golden.dbname, &copied.dbname).await;
         let record = RecordTables::default();
-        let watch = Watch::begin(&copied).await.map_err(|error| told(&error))?;
+        let watch = Watch::begin(&copied, &self.source).await.map_err(|error| told(&error))?;
         migrate(folder, &copied).await?;
         let own = watch.end(&record).await.map_err(|error| told(&error))?;
         let offer = replay::offer(&self.golden, &copied, &own, &record).await;
@@ -244,7 +264,7 @@ impl Life<'_> {
     /// Replays all that is committed now.
     async fn reach(&mut self) -> Result<(), String> {
         let client: Session = self.live.connect().await.map_err(|error| told(&error))?;
-        let upto = capture::now(&client).await.map_err(|error| told(&error))?;
+        let upto = self.source.now(&client).await.map_err(|error| told(&error))?;
         drop(client);
         let to_there = async |mut replay: Replay| replay.reach(upto).await;
         for _ in 0..self.disturbances() {
@@ -259,12 +279,12 @@ impl Life<'_> {
     }
 
     async fn resume(&self) -> Result<Replay, DbError> {
-        Replay::resume(&self.golden, self.live, &self.slot).await
+        Replay::resume(&self.golden, self.live, &self.source).await
     }
 
     fn disturbances(&self) -> usize {
         match self.mode {
-            Mode::Plain => 0,
+            Mode::Plain | Mode::Triggers => 0,
             Mode::Kill => KILLS,
             Mode::Crash => CRASHES,
         }
