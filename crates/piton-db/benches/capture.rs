@@ -1,7 +1,8 @@
 //! Measures what a live database's writers pay for a slot, and how fast it is read.
 //!
 //! pgbench's TPC-B saturates the machine: without a slot, with one that this process reads all the time, which takes its share of the
-//! same processors, and with one that nobody reads. Run it with `bench/capture` from the top of the repository;
+//! same processors, and with one that nobody reads. What the server's sender and the reader take of the processor is told for itself:
+//! on a machine with a processor to spare the writers do not pay for it. Run it with `bench/capture` from the top of the repository;
 //! `PITON_BENCH_SECONDS` sets how long each run takes, `PITON_BENCH_SCALE` pgbench's scale.
 
 #![expect(clippy::print_stdout, reason = "a benchmark ends at the first fault and prints its figures")]
@@ -10,7 +11,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use piton_db::Database;
-use piton_db::capture::{Lsn, Message, Stream, create_slot, drop_slot, lag, now};
+use piton_db::capture::{Lsn, Message, Stream, create_slot, drop_slot, now};
 use piton_exec::{Command, Secret, local};
 use piton_testkit::bench::{Report, Row};
 use piton_testkit::postgres::{Cluster, Options};
@@ -60,21 +61,27 @@ async fn measure(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
         create_slot(&bank, SLOT).await?;
         let reader = Reader::start(&bank).await?;
         read.push(run().await?);
-        let (changes, behind, caught_up) = reader.stop(&bank).await?;
+        let end = reader.stop(&bank).await?;
         drop_slot(&bank, SLOT).await?;
         create_slot(&bank, SLOT).await?;
         unread.push(run().await?);
         drop_slot(&bank, SLOT).await?;
         println!(
-            "round {round} of {ROUNDS}: {:.0} tps without a slot, {:.0} read, {:.0} unread; {changes} changes read, \
-             {behind} bytes behind at the end, caught up in {:.3} s",
+            "round {round} of {ROUNDS}: {:.0} tps without a slot, {:.0} read, {:.0} unread; {} changes read, caught up in {:.3} s; \
+             the sender took {:.1} µs a change, the reader {:.1}",
             none[round - 1],
             read[round - 1],
             unread[round - 1],
-            caught_up.as_secs_f64()
+            end.changes,
+            end.caught_up.as_secs_f64(),
+            end.sender * 1e6 / end.changes as f64,
+            end.reader * 1e6 / end.changes as f64,
         );
     }
-    println!("reading a transaction of {ROWS} rows: {:.0} rows a second", reads(&bank).await?);
+    let (rate, own) = reads(&bank).await?;
+    println!(
+        "reading a transaction of {ROWS} rows: {rate:.0} rows a second, {own:.0} rows a second of our own processor time"
+    );
     let rows = vec![
         Row::of("TPC-B with a slot that Piton reads", &read, &none, "no slot"),
         Row::of("TPC-B with a slot that nobody reads", &unread, &none, "no slot"),
@@ -89,6 +96,16 @@ async fn measure(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
 struct Reader {
     until: oneshot::Sender<Lsn>,
     task: tokio::task::JoinHandle<Result<u64, piton_db::DbError>>,
+    sender: i64,
+    took: [f64; 2],
+}
+
+/// What a reader has done; processor times are in seconds.
+struct Read {
+    changes: u64,
+    caught_up: Duration,
+    sender: f64,
+    reader: f64,
 }
 
 impl Reader {
@@ -118,22 +135,35 @@ impl Reader {
                 }
             }
         });
-        Ok(Self { until, task })
+        let pid = "select active_pid::int8 from pg_catalog.pg_replication_slots where slot_name = $1";
+        let sender = bank.connect().await?.query_one(pid, &[&SLOT]).await?.get(0);
+        Ok(Self { until, task, sender, took: [processor(&sender.to_string())?, processor("self")?] })
     }
 
-    /// Returns how many changes were read, how far behind the reader was, and how long it took to get to the end.
-    async fn stop(self, bank: &Database) -> Result<(u64, u64, Duration), Box<dyn Error>> {
-        let behind = lag(bank, SLOT).await?.map_or(0, |lag| lag.behind);
+    async fn stop(self, bank: &Database) -> Result<Read, Box<dyn Error>> {
         let end = now(&*bank.connect().await?).await?;
         let begin = Instant::now();
+        // Before the reader ends, and the sender with it.
+        let sender = processor(&self.sender.to_string())? - self.took[0];
+        let reader = processor("self")? - self.took[1];
         self.until.send(end).map_err(|_| "the reader has ended")?;
         let changes = self.task.await??;
-        Ok((changes, behind, begin.elapsed()))
+        Ok(Read { changes, caught_up: begin.elapsed(), sender, reader })
     }
 }
 
-/// Returns how many rows a second are read of a large transaction that the server has logged.
-async fn reads(bank: &Database) -> Result<f64, Box<dyn Error>> {
+/// Returns how many seconds of a processor a process has taken.
+fn processor(pid: &str) -> Result<f64, Box<dyn Error>> {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold blanks; the times are in hundredths.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    let ticks =
+        |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).ok_or("no processor time");
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Returns how many rows a second are read of a large transaction that the server has logged, and how many we could.
+async fn reads(bank: &Database) -> Result<(f64, f64), Box<dyn Error>> {
     create_slot(bank, SLOT).await?;
     let client = bank.connect().await?;
     let fill = format!(
@@ -142,7 +172,7 @@ async fn reads(bank: &Database) -> Result<f64, Box<dyn Error>> {
     );
     client.batch_execute(&fill).await?;
     let mut stream = Stream::open(bank, SLOT, Lsn::default()).await?;
-    let (mut changes, mut begin) = (0, None);
+    let (mut changes, mut begin, took) = (0, None, processor("self")?);
     let rate = loop {
         match stream.next().await? {
             Message::Change { .. } => {
@@ -155,9 +185,10 @@ async fn reads(bank: &Database) -> Result<f64, Box<dyn Error>> {
             _ => {}
         }
     };
+    let own = ROWS as f64 / (processor("self")? - took);
     drop(stream);
     drop_slot(bank, SLOT).await?;
-    Ok(rate)
+    Ok((rate, own))
 }
 
 /// Reads `tps = 1234.5 (without initial connection time)`.

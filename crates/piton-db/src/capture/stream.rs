@@ -24,6 +24,14 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 /// How many pieces may have been read ahead of whoever takes them; a piece has the changes of some 64 KB of text, or one that is larger.
 const AHEAD: usize = 16;
 
+/// How long to let more come after little did, unless somebody waits for an answer.
+///
+/// The server sends each change for itself. To be woken for each would cost more of the processor than the change does.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// What is little, in bytes.
+const LITTLE: usize = 16 * 1024;
+
 /// How long the good-bye of a stream that was let go may take.
 const GOOD_BYE: Duration = Duration::from_secs(1);
 
@@ -137,6 +145,7 @@ impl Stream {
             received: Lsn::default(),
             told: Orders::default(),
             wanted: false,
+            asked: false,
             orders: obeyed,
         };
         tokio::spawn(reader.run(sender, format!("read the log of {database}")));
@@ -159,7 +168,8 @@ impl Stream {
         }
     }
 
-    /// Lets the server forget what was committed up to this place, which is the end of a transaction that is kept elsewhere now.
+    /// Lets the server forget what was committed up to this place, which is the end of a transaction that is kept elsewhere now, or
+    /// the place of an [`Message::UpTo`] after it: the server keeps the log of its other databases for a slot as well.
     ///
     /// It is told within two seconds, or when the stream is dropped. The server may have forgotten that after a crash; whoever may
     /// take nothing twice opens the next stream from here.
@@ -190,6 +200,8 @@ struct Reader {
     told: Orders,
     /// Whether the server wants an answer.
     wanted: bool,
+    /// Whether somebody here waits for one.
+    asked: bool,
     orders: watch::Receiver<Orders>,
 }
 
@@ -205,7 +217,7 @@ impl Reader {
     async fn read(&mut self, pieces: &mpsc::Sender<Piece>) -> Result<(), Refusal> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut piece, mut ended) = (Vec::new(), None);
+        let (mut piece, mut ended, mut gathers) = (Vec::new(), None, false);
         loop {
             tokio::select! {
                 // Answers first: with much to read they would never have their turn.
@@ -216,6 +228,7 @@ impl Reader {
                         return Ok(());
                     }
                     self.tell(false).await;
+                    gathers = false;
                 }
                 _ = beat.tick() => self.tell(true).await,
                 room = pieces.reserve(), if !piece.is_empty() => {
@@ -228,10 +241,12 @@ impl Reader {
                         return Err(why);
                     }
                 }
-                filled = self.wire.fill(), if piece.is_empty() => {
-                    filled?;
+                () = sleep(GATHER), if gathers => gathers = false,
+                filled = self.wire.fill(), if piece.is_empty() && !gathers => {
+                    let little = filled? < LITTLE;
                     // What came before a fault is whole.
                     ended = self.decode(&mut piece).err();
+                    gathers = little && !self.asked;
                     if self.wanted {
                         self.wanted = false;
                         self.tell(false).await;
@@ -269,6 +284,7 @@ impl Reader {
                 Copied::Place { upto, wants_answer } => {
                     self.received = self.received.max(upto);
                     self.wanted |= wants_answer;
+                    self.asked = false;
                     piece.push(Message::UpTo(upto));
                 }
             }
@@ -288,7 +304,8 @@ impl Reader {
         if orders.confirmed > self.told.confirmed {
             put_status(&mut out, self.received.max(orders.confirmed), orders.confirmed, false);
         }
-        put_status(&mut out, self.received, Lsn::default(), ask || orders.asked > self.told.asked);
+        self.asked |= orders.asked > self.told.asked;
+        put_status(&mut out, self.received, Lsn::default(), ask || self.asked);
         self.told = orders;
         // Where it fails the other direction says why.
         let _ = self.wire.write(&out).await;

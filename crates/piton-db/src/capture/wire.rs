@@ -266,8 +266,8 @@ impl Wire {
         }
     }
 
-    /// Waits until more has come; given up in the middle, nothing is lost.
-    pub(super) async fn fill(&mut self) -> Result<(), Refusal> {
+    /// Waits until more has come, and returns how much; given up in the middle, nothing is lost.
+    pub(super) async fn fill(&mut self) -> Result<usize, Refusal> {
         let coming = match Header::parse(&self.read)? {
             Some(header) => (header.len() as usize).saturating_sub(self.read.len()),
             None => 0,
@@ -279,7 +279,7 @@ impl Wire {
         self.read.reserve(coming.clamp(CHUNK, ROOM));
         match self.io.read_buf(&mut self.read).await? {
             0 => Err(Refusal::new("the server has closed the connection")),
-            _ => Ok(()),
+            more => Ok(more),
         }
     }
 
