@@ -43,8 +43,8 @@ impl Source {
     /// As [`Stream::open`] and [`triggers::Store::open`].
     pub async fn open(&self, database: &Database, from: Lsn) -> Result<Reading, DbError> {
         Ok(match self {
-            Self::Log { slot } => Reading::Log(Stream::open(database, slot, from).await?),
-            Self::Triggers => Reading::Triggers(triggers::Store::open(database, from).await?),
+            Self::Log { slot } => Reading::Log(Box::pin(Stream::open(database, slot, from)).await?),
+            Self::Triggers => Reading::Triggers(Box::pin(triggers::Store::open(database, from)).await?),
         })
     }
 
@@ -54,10 +54,10 @@ impl Source {
     /// As [`Stream::temporary`] and [`triggers::install`].
     pub async fn temporary(&self, copy: &Database) -> Result<Reading, DbError> {
         Ok(match self {
-            Self::Log { .. } => Reading::Log(Stream::temporary(copy).await?),
+            Self::Log { .. } => Reading::Log(Box::pin(Stream::temporary(copy)).await?),
             Self::Triggers => {
-                triggers::install(copy, COPY_BUDGET).await?;
-                Reading::Triggers(triggers::Store::open(copy, Lsn::default()).await?)
+                Box::pin(triggers::install(copy, COPY_BUDGET)).await?;
+                Reading::Triggers(Box::pin(triggers::Store::open(copy, Lsn::default())).await?)
             }
         })
     }
@@ -68,8 +68,8 @@ impl Source {
     /// When the server cannot be asked; [`DbError::Replay`] when not everything was noted.
     pub async fn now(&self, client: &Client) -> Result<Lsn, DbError> {
         match self {
-            Self::Log { .. } => super::now(client).await,
-            Self::Triggers => triggers::now(client).await,
+            Self::Log { .. } => Box::pin(super::now(client)).await,
+            Self::Triggers => Box::pin(triggers::now(client)).await,
         }
     }
 }

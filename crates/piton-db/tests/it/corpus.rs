@@ -235,7 +235,8 @@ async fn a_copy_that_was_rewound_by_triggers_has_every_write() {
     let (true, Some(cluster)) = (has_its_turn("triggers"), shared()) else { return };
     let seed = turns::seed();
     let live = |migration| with_rewind(cluster, migration, seed, Mode::Triggers);
-    each(chosen(4, |_| true), AT_ONCE, live).await;
+    // Of this one the log tells too little, and triggers do not.
+    each(chosen(4, |migration| migration.name != "identity_nothing"), AT_ONCE, live).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
