@@ -19,5 +19,3 @@ delete from home where id = {o}
 -- was: delete from home where id = {o}
 -- == may be refused
 at
--- == open
--- the offer does not see that the parts of a value are others: rows are set aside that hold no new value

@@ -8,8 +8,6 @@ alter table file add column size int;
 insert into file (id, body, name) values ({k}, lo_from_bytea(500000 + {k}, convert_to({t}, 'UTF8')), {t})
 update file set name = {t} where id = {o}
 delete from file where id = {o}
-select lo_put(body, 2, convert_to({t}, 'UTF8')) from file where id = {o} and body < 500031
--- == loses
-large objects: large object
+select lo_put(500000 + {o:lo}, 2, convert_to({t}, 'UTF8'))
 -- == may be refused
 large object

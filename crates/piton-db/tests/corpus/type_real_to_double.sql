@@ -13,8 +13,8 @@ a number that is not a real is another one afterwards
 -- == new
 insert into gauge values ({k}, ({n} / 7.0)::real, {t})
 -- was: insert into gauge values ({k}, {n} / 7.0, {t})
-update gauge set v = (0.1 * {i})::real where id = {o}
--- was: update gauge set v = 0.1 * {i} where id = {o}
+update gauge set v = (0.1 + {i})::real where id = {o}
+-- was: update gauge set v = 0.1 + {i} where id = {o}
 -- == both
 update gauge set v = (array['NaN', 'Infinity', '-Infinity', '-0', '3.4028235e38'])[1 + {i} % 5]::real where id = {o}
 update gauge set note = {t} where id = {o}

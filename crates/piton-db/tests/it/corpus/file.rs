@@ -19,8 +19,8 @@ use fs_err as fs;
 /// - `quiet`: why the old app does not write while it migrates: its words mean something else afterwards.
 /// - `refused`: the offer is refused, and each of these texts stands in one of the obstacles.
 /// - `may be refused`: the same, or the rewind is right.
-/// - `loses`: lines `schema.table.column: text`, `schema.table: text` or `large objects: text`; where the text stands in one of the
-///   costs, the column or the table is not compared.
+/// - `loses`: lines `schema.table.column: text` or `schema.table: text`; where the text stands in one of the costs, the column or
+///   the table is not compared.
 /// - `sequences apart`: sequences that may stand before the twin's.
 /// - `open`: what the replay does wrong so far; only who names the file runs it.
 /// - `aside`: lines `schema.table`; rows of it are set aside, and of no other table.

@@ -14,6 +14,9 @@ const TOLD: usize = 4;
 /// How much of a value is told.
 const SHOWN: usize = 120;
 
+/// What is lost besides tables and columns.
+pub(super) const LARGE_OBJECTS: &str = "large objects";
+
 /// Says to the twin, in old words, all that was committed, writer by writer.
 pub(super) async fn tell(twin: &Database, diaries: &[Diary]) -> Vec<String> {
     let client = twin.connect().await.unwrap();
@@ -80,8 +83,8 @@ pub(super) async fn compare(
             problems.extend(of_table(&table, &without, diaries, (&rewound, &twin)).await);
         }
     }
-    const LARGE_OBJECTS: &str = "select oid::text, lo_get(oid)::text from pg_largeobject_metadata";
-    let objects = (!lost.iter().any(|what| what == "large objects")).then_some(LARGE_OBJECTS);
+    let objects = "select oid::text, lo_get(oid)::text from pg_largeobject_metadata";
+    let objects = (!lost.iter().any(|what| what == LARGE_OBJECTS)).then_some(objects);
     for query in migration.checks.iter().map(String::as_str).chain(objects) {
         match (answer(&rewound, query).await, answer(&twin, query).await) {
             (Ok(a), Ok(b)) => problems.extend(differences(query, &[], diaries, (a, b))),
