@@ -43,3 +43,5 @@ delete from d where id = {o}
 "a"
 -- == open
 -- a name that another table has in between leads to the wrong one for good, and nobody is told
+-- == open
+-- a name that comes back in a later revision is followed to the wrong table

@@ -21,3 +21,5 @@ update gauge set note = {t} where id = {o}
 delete from gauge where id = {o}
 -- == may be refused
 v
+-- == open
+-- a negative zero is taken for what the migration has made of zero
