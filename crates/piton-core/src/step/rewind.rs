@@ -94,7 +94,7 @@ impl Rewind<'_, '_, '_> {
             return self.without_golden();
         }
         if let Some(followed) = Followed::of(self.ctx, self.live, self.golden)
-            && let Some(outcome) = self.carry_back(&followed, &note).await?
+            && let Some(outcome) = Box::pin(self.carry_back(&followed, &note)).await?
         {
             return Ok(outcome);
         }
