@@ -107,7 +107,7 @@ async fn there_and_back(
     let slot = slot_name(&format!("{}_{round}", live.dbname));
     let golden = live.with_name(&format!("{}_golden_{round}", live.dbname));
     let record = RecordTables::default();
-    create_slot(live, &Source::log(&slot)).await?;
+    create_slot(live, &slot).await?;
     let writer = Writer::start(live);
     let made_for = MadeFor {
         app: "shop".into(),
@@ -157,7 +157,7 @@ async fn there_and_back(
 
     let acknowledged = writer.stop().await?;
     give_up(live).await?;
-    drop_slot(live, &Source::log(&slot)).await?;
+    drop_slot(live, &slot).await?;
     let there: i64 = live
         .connect()
         .await?
