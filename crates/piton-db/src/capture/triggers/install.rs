@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Has every write to a database noted from now on; done again, it completes what is there.
 ///
 /// When it returns, a snapshot sees each transaction of which a write was not noted. It waits for the transactions that have written
-/// to a table: for each of them 0.3 s at a time, within which nobody else can write to that table. `budget` is how much of the log may
-/// be written, in bytes, before somebody has read; behind that nothing more is noted.
+/// to a table: for each of them 0.3 s at a time, within which nobody else can write to that table. `budget` is how much of the whole
+/// server's log may be written, in bytes, before somebody has read; behind that nothing more is noted.
 ///
 /// # Errors
 /// [`DbError::Privilege`] when the user may not make event triggers or owns not all tables; [`DbError::Replication`] when a prepared
