@@ -71,7 +71,7 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
         drop(client);
         let (slot, golden, mirror) = (slot_name(&name), format!("{name}_golden"), format!("{name}_mirror"));
         let (golden, mirror) = (live.with_name(&golden), live.with_name(&mirror));
-        create_slot(&live, &Source::log(&slot)).await?;
+        create_slot(&live, &slot).await?;
         let client = live.connect().await?;
         client.batch_execute("select pg_create_logical_replication_slot('bench_peer', 'pgoutput')").await?;
         let sees = snapshot(&client).await?;
@@ -107,7 +107,7 @@ async fn measure(cluster: &Cluster, changes: u64) -> Result<(), Box<dyn Error>> 
             ours[round - 1],
             peer[round - 1]
         );
-        drop_slot(&live, &Source::log(&slot)).await?;
+        drop_slot(&live, &slot).await?;
     }
     let row = Row::of(format!("{changes:.0} changes, 20 a transaction"), &ours, &peer, "subscription");
     let reached = row.ours;
