@@ -83,6 +83,8 @@ struct Outcome {
     refused: bool,
     /// How many statements were committed.
     statements: usize,
+    /// How often the replay was killed, or its server crashed.
+    interrupted: usize,
 }
 
 /// Lives through migrations, a few at a time; tells how each went, and all that went wrong at the end.
@@ -105,10 +107,10 @@ async fn each<F: Future<Output = Outcome>>(
                 (0, false) => "rewound",
                 _ => "WRONG",
             };
+            let (seconds, Outcome { statements, interrupted, .. }) =
+                (begin.elapsed().as_secs_f64(), &outcome);
             tell(&format!(
-                "{how} {name}: {} statements, {:.1} s",
-                outcome.statements,
-                begin.elapsed().as_secs_f64()
+                "{how} {name}: {statements} statements, {interrupted} interruptions, {seconds:.1} s"
             ));
             outcome.problems.into_iter().map(|problem| format!("{name}: {problem}")).collect::<Vec<_>>()
         }
@@ -210,7 +212,7 @@ async fn without_rewind(cluster: &'static Cluster, migration: Arc<Migration>, se
     // With itself: whether the questions of the file can be asked.
     problems.extend(rows::compare(&migration, &[], &diaries, (&place.twin, &place.twin)).await);
     place.clear().await;
-    Outcome { problems, refused: false, statements: writers::count(&diaries) }
+    Outcome { problems, statements: writers::count(&diaries), ..Outcome::default() }
 }
 
 /// For whoever writes a file: whether its words are an app's, before the migration and after it.

@@ -71,6 +71,7 @@ pub(super) async fn with_rewind(
         dice: Dice::new(seed, &migration.name),
         mode,
         lost: Vec::new(),
+        interrupted: 0,
     };
     let mut outcome = life.outcome(crew, &place.twin).await;
     let let_go = match &life.source {
@@ -95,6 +96,8 @@ struct Life<'a> {
     mode: Mode,
     /// What the offer says is lost.
     lost: Vec<String>,
+    /// How often the replay was killed, or its server crashed.
+    interrupted: usize,
 }
 
 impl Life<'_> {
@@ -105,13 +108,17 @@ impl Life<'_> {
             Ok(false) => {
                 let diaries = crew.go().await;
                 let problems = writers::judge(self.migration, &diaries, false);
-                Outcome { problems, refused: true, statements: writers::count(&diaries) }
+                Outcome { problems, refused: true, statements: writers::count(&diaries), interrupted: 0 }
             }
             Ok(true) => match self.rewind(crew).await {
                 Err(problem) => wrong(problem),
                 Ok((diaries, finished)) => {
-                    let problems = self.judge(twin, &diaries, &finished).await;
-                    Outcome { problems, refused: false, statements: writers::count(&diaries) }
+                    let mut problems = self.judge(twin, &diaries, &finished).await;
+                    if self.mode != Mode::Plain && self.interrupted == 0 {
+                        problems.push("nothing was interrupted".into());
+                    }
+                    let (statements, interrupted) = (writers::count(&diaries), self.interrupted);
+                    Outcome { problems, refused: false, statements, interrupted }
                 }
             },
         }
@@ -228,10 +235,12 @@ impl Life<'_> {
 
     /// Does something that may be done twice; kills it once in between where replays are killed.
     async fn again(&mut self, act: impl AsyncFn() -> Result<(), DbError>) -> Result<(), String> {
-        if self.mode == Mode::Kill
-            && let Some(Err(error)) = cut(self.somewhere(32), act()).await
-        {
-            return Err(told(&error));
+        if self.mode == Mode::Kill {
+            match cut(self.somewhere(32), act()).await {
+                Some(Err(error)) => return Err(told(&error)),
+                Some(Ok(())) => {}
+                None => self.interrupted += 1,
+            }
         }
         act().await.map_err(|error| told(&error))
     }
@@ -297,10 +306,14 @@ impl Life<'_> {
     ) -> Option<Result<T, DbError>> {
         let at = self.somewhere(REQUESTS);
         let done = async { act(self.resume().await?).await };
-        match self.mode {
+        let ended = match self.mode {
             Mode::Crash => Some(tokio::join!(done, self.crash()).0),
             _ => cut(at, done).await,
+        };
+        if self.mode == Mode::Crash || ended.is_none() {
+            self.interrupted += 1;
         }
+        ended
     }
 
     /// Chooses where something is cut; an early place as often as a late one, because nobody knows how far it is to the end.
