@@ -37,7 +37,13 @@ pub(super) enum Mode {
 impl Mode {
     /// What the names of its databases begin with.
     fn prefix(self) -> &'static str {
-        if self == Self::Triggers { "noted" } else { "rewind" }
+        // They share a server, and may come to the same migration at once.
+        match self {
+            Self::Plain => "rewind",
+            Self::Triggers => "noted",
+            Self::Kill => "kill",
+            Self::Crash => "crash",
+        }
     }
 }
 
