@@ -120,7 +120,7 @@ impl Life<'_> {
                 Err(problem) => wrong(problem),
                 Ok((diaries, finished)) => {
                     let mut problems = self.judge(twin, &diaries, &finished).await;
-                    if self.mode != Mode::Plain && self.interrupted == 0 {
+                    if matches!(self.mode, Mode::Kill | Mode::Crash) && self.interrupted == 0 {
                         problems.push("nothing was interrupted".into());
                     }
                     let (statements, interrupted) = (writers::count(&diaries), self.interrupted);
