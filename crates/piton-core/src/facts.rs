@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use piton_db::capture::{self, Missing};
+use piton_db::capture::{self, Missing, triggers};
 use piton_db::identity::{self, MarkState};
 use piton_db::migrate::{self, Migration, Tool};
 use piton_exec::{Command, local};
@@ -48,9 +48,18 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// What the database's server lacks for carrying later writes back through a migration; `None` where no migration of the
     /// environment's own database may be pending, or it cannot be asked.
-    pub missing: Option<Vec<Missing>>,
+    pub lacking: Option<Lacking>,
     /// What earlier migrations that went back had no place for, in files that wait to be loaded.
     pub rescued: Vec<PathBuf>,
+}
+
+/// What keeps later writes from being come by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// What keeps the server's log from being read; nothing, where it can be.
+    pub log: Vec<Missing>,
+    /// What keeps triggers from noting them; not looked for where the log can be read.
+    pub triggers: Vec<Missing>,
 }
 
 /// The measures of the database that is backed up.
@@ -119,7 +128,7 @@ impl Facts {
             } else {
                 Vec::new()
             },
-            missing: if may_migrate { missing(settings).await } else { None },
+            lacking: if may_migrate { lacking(settings).await } else { None },
             pending,
             warnings,
             id: ulid::Ulid::generate().to_string(),
@@ -197,10 +206,15 @@ async fn unmarked(settings: &Settings) -> bool {
     )
 }
 
-/// Looks whether the database's log can be followed; one that cannot be asked is left to the guard.
-async fn missing(settings: &Settings) -> Option<Vec<Missing>> {
+/// Looks how the database's writes can be followed; one that cannot be asked is left to the guard.
+async fn lacking(settings: &Settings) -> Option<Lacking> {
     let client = step::database_of(settings).ok()?.connect().await.ok()?;
-    capture::missing(&client).await.ok()
+    let log = capture::missing(&client).await.ok()?;
+    let triggers = match log.is_empty() {
+        true => Vec::new(),
+        false => triggers::missing(&client).await.ok()?,
+    };
+    Some(Lacking { log, triggers })
 }
 
 /// Measures the database; one that cannot be asked is left to the guard.

@@ -276,7 +276,7 @@ impl Loose {
         let sequences = client
             .query(
                 "select pg_catalog.format('%I.%I', schemaname, sequencename), last_value, schemaname::text, sequencename::text
-                 from pg_catalog.pg_sequences where schemaname !~ '^pg_'",
+                 from pg_catalog.pg_sequences where schemaname !~ '^pg_' and schemaname <> 'piton_capture'",
                 &[],
             )
             .await
@@ -442,7 +442,7 @@ async fn lockable(client: &Client) -> Result<Vec<String>, tokio_postgres::Error>
             "select n.nspname::text, c.relname::text
              from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-               and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+               and n.nspname not in ('information_schema', 'piton_capture') and n.nspname !~ '^pg_'
                and (pg_catalog.has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') or not exists (
                  select from pg_catalog.pg_depend d
                  where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'))

@@ -92,6 +92,19 @@ impl Stage {
         Some(stage)
     }
 
+    /// Sets a stage whose production may have triggers note its writes, on a server of its own that keeps no log for that; otherwise
+    /// as [`Stage::set`].
+    ///
+    /// # Panics
+    /// As [`Stage::set`].
+    pub fn set_with_triggers(piton: impl AsRef<Path>) -> Option<Self> {
+        let cluster = Cluster::start_with(Options::default())?;
+        let stage = Self::set_on(Server::Own(cluster), piton.as_ref());
+        // Only superusers may make event triggers; and a superuser's rehearsal sees what others do on its server.
+        stage.admin(&format!("alter role \"{}\" superuser", stage.role("production")));
+        Some(stage)
+    }
+
     fn set_on(cluster: Server, piton: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event loop");

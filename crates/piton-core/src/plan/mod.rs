@@ -15,15 +15,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Data, Percent, RolloutStep, Settings};
 use crate::dirs::Dirs;
-use crate::facts::{Facts, Source};
+use crate::facts::{Facts, Lacking, Source};
 use crate::gate;
 use crate::step::{
     Backup, Build, Capture, Checks, CloneData, Connect, DropCopies, EndCapture, Fresh, Guard, LoadRescued,
-    Mark, Migrate, Proof, Prune, Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload, Watch,
+    Mark, Means, Migrate, Proof, Prune, Rehearse, Shift, Site, StartSlot, Step, StopSlot, Tidy, Upload,
+    Watch,
 };
 use crate::words;
 
 pub use order::{Job, Order, make as make_for};
+
+/// How much of the server's log may at least be written while nobody reads what triggers have noted, in bytes.
+const LEAST_BUDGET: u64 = 1 << 30;
+
+/// And at most.
+const MOST_BUDGET: u64 = 10 << 30;
 
 /// Everything that one release, or another run, will do in one environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -223,12 +230,7 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
         remarks.extend(gate::reach(settings.gate));
     }
     remarks.extend(facts.warnings.iter().cloned());
-    if let Some(missing) = facts.missing.iter().flatten().next() {
-        remarks.push(format!(
-            "a migration that goes back cannot take later writes along: {}; mend it with {}",
-            missing.what, missing.mend
-        ));
-    }
+    remarks.extend(facts.lacking.as_ref().and_then(what_is_lacking));
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {
@@ -238,6 +240,22 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
         remarks.push(format!("outside of the window {window}{opens}"));
     }
     remarks
+}
+
+/// Says what following the writes after a backup lacks, and what comes of it.
+fn what_is_lacking(lacking: &Lacking) -> Option<String> {
+    let log = lacking.log.first()?;
+    Some(match lacking.triggers.first() {
+        None => format!(
+            "later writes are noted by triggers, which writers feel; they would not feel the log's being read, but {}; mend it with {}",
+            log.what, log.mend
+        ),
+        Some(triggers) => format!(
+            "a migration that goes back cannot take later writes along: {}; mend it with {}. Triggers cannot note them either: {}; \
+             for that {}",
+            log.what, log.mend, triggers.what, triggers.mend
+        ),
+    })
 }
 
 struct Draft<'a> {
@@ -329,8 +347,8 @@ impl Draft<'_> {
         let from = self.settings.data.as_ref().and_then(Data::source).map(|data| data.environment.clone());
         let pending = self.facts.pending.as_deref().zip(migrations.as_ref());
         let pending = pending.map(|(pending, migrations)| pending_words(pending, &migrations.tool));
-        if let Some(slot) = self.log_slot() {
-            self.add("backup.log", Phase::Backup, Capture { slot });
+        if let Some(by) = self.means() {
+            self.add("backup.capture", Phase::Backup, Capture { by });
         }
         self.anchor(names, from.clone());
         if let Some(migrations) = &migrations {
@@ -352,10 +370,15 @@ impl Draft<'_> {
         }
     }
 
-    /// Names the slot from which later writes are read, where a migration may need it and the server can.
-    fn log_slot(&self) -> Option<String> {
-        let is_whole = self.facts.missing.as_ref().is_some_and(Vec::is_empty);
-        is_whole.then(|| slot_name(&self.facts.id))
+    /// Tells how later writes are come by, where a migration may need them and the server lets them be.
+    fn means(&self) -> Option<Means> {
+        let Lacking { log, triggers } = self.facts.lacking.as_ref()?;
+        if log.is_empty() {
+            return Some(Means::Log { slot: slot_name(&self.facts.id) });
+        }
+        // The golden copy takes as much on the same disk.
+        let budget = self.facts.source.as_ref()?.bytes.clamp(LEAST_BUDGET, MOST_BUDGET);
+        triggers.is_empty().then_some(Means::Triggers { budget })
     }
 
     /// A backup, and its proof.
@@ -463,8 +486,8 @@ impl Draft<'_> {
 
     /// Drops what the anchor and the migration needed, and backups that are too old.
     fn database_settled(&mut self, names: Names) {
-        if let Some(slot) = self.log_slot() {
-            self.add("settle.log", Phase::Settle, EndCapture { slot });
+        if let Some(by) = self.means() {
+            self.add("settle.capture", Phase::Settle, EndCapture { by });
         }
         let mut drop = vec![names.golden];
         if self.settings.data.is_some() {

@@ -1,90 +1,131 @@
-//! The slot from which every write after the backup is read.
+//! What keeps every write after the backup: a slot of the server's log, or triggers where the log cannot be read.
 
-use piton_db::capture::{self, Keyless, Lsn};
+use piton_db::capture::{self, Keyless, Source, WalStatus, triggers};
+use piton_db::{Database, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::settle::cannot_be_undone;
 use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
+use crate::words;
 
-/// Makes a logical slot on the environment's database, before the backup's snapshot.
+/// How later writes are come by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Means {
+    /// From the server's log, which a logical slot keeps.
+    Log {
+        /// The slot's name.
+        slot: String,
+    },
+    /// By triggers, which note them in the database.
+    Triggers {
+        /// How much of the server's log may be written before somebody has read, in bytes; behind that nothing more is noted.
+        budget: u64,
+    },
+}
+
+/// Has the writes to the environment's database kept, from before the backup's snapshot on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Capture {
-    /// The slot's name.
-    pub slot: String,
+    /// How.
+    #[serde(flatten)]
+    pub by: Means,
 }
 
-/// Drops the slot, when no migration goes back any more.
+/// Ends that, when no migration goes back any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndCapture {
-    /// The slot's name.
-    pub slot: String,
+    /// How they were come by.
+    #[serde(flatten)]
+    pub by: Means,
 }
 
-/// What came of making it.
+/// What came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Captured {
-    /// The slot's name.
-    pub slot: String,
-    /// Where it begins.
-    pub from: Lsn,
+    /// Where they are read from.
+    #[serde(flatten)]
+    pub source: Source,
     /// The tables whose log had to be made to tell which row was changed: they have no key.
     #[serde(default)]
     pub whole: Vec<Keyless>,
 }
 
-/// Returns the slot of a release, where one was made.
+/// Returns what keeps the writes of a release, where something does.
 pub(super) fn captured(ctx: &Ctx<'_, '_>) -> Option<Captured> {
-    ctx.outcome("backup.log")
+    ctx.outcome("backup.capture")
+}
+
+impl Means {
+    fn source(&self) -> Source {
+        match self {
+            Means::Log { slot } => Source::log(slot),
+            Means::Triggers { .. } => Source::Triggers,
+        }
+    }
 }
 
 impl Act for Capture {
     fn words(&self, site: &Site<'_>) -> Words {
-        let make = format!("select pg_create_logical_replication_slot('{}', 'test_decoding')", self.slot);
-        Words::new(
-            "keep the log from here on, so that later writes can go along when a migration goes back",
-            "let it go",
-        )
-        .with(site.psql(None, ["-c", &make]))
+        let why = "so that later writes can go along when a migration goes back";
+        match &self.by {
+            Means::Log { slot } => {
+                let make = format!("select pg_create_logical_replication_slot('{slot}', 'test_decoding')");
+                Words::new(format!("keep the log from here on, {why}"), "let it go")
+                    .with(site.psql(None, ["-c", &make]))
+            }
+            Means::Triggers { budget } => Words::new(
+                format!(
+                    "note every write from here on by a trigger on each table, {why}; in the schema piton_capture, up to {}",
+                    words::bytes(*budget)
+                ),
+                "drop the triggers and the schema",
+            ),
+        }
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
-        let cannot = || "the database's log cannot be made to tell which rows are changed".to_owned();
-        let whole: Vec<Keyless> = match ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
-            Some(whole) => whole,
-            None => {
-                let client = database.connect().await.or_fault(cannot)?;
-                let whole = capture::without_identity(&client).await.or_fault(cannot)?;
-                ctx.note(&whole)?;
-                whole
+        let whole = match &self.by {
+            Means::Log { slot } => keep_log(ctx, &database, slot).await?,
+            Means::Triggers { budget } => {
+                triggers::install(&database, *budget)
+                    .await
+                    .or_fault(|| "the database's writes cannot be noted".into())?;
+                Vec::new()
             }
         };
-        capture::tell_whole(&database, &whole, true).await.or_fault(cannot)?;
-        let from = capture::create_slot(&database, &self.slot)
-            .await
-            .or_fault(|| "the database's log cannot be kept".into())?;
-        Ok(json!(Captured { slot: self.slot.clone(), from, whole }))
+        Ok(json!(Captured { source: self.by.source(), whole }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let whole: Vec<Keyless> =
             ctx.noted().and_then(|note| serde_json::from_value(note).ok()).unwrap_or_default();
-        let_go(ctx, &self.slot, &whole).await
+        end(ctx, &self.by, &whole).await
     }
 }
 
 impl Act for EndCapture {
     fn words(&self, site: &Site<'_>) -> Words {
-        let drop = format!("select pg_drop_replication_slot('{}')", self.slot);
-        Words::new("let the log go that was kept for the way back", "closes the way back")
-            .with(site.psql(None, ["-c", &drop]))
+        let closes = "closes the way back";
+        match &self.by {
+            Means::Log { slot } => {
+                let drop = format!("select pg_drop_replication_slot('{slot}')");
+                Words::new("let the log go that was kept for the way back", closes)
+                    .with(site.psql(None, ["-c", &drop]))
+            }
+            Means::Triggers { .. } => Words::new(
+                "drop the triggers that noted writes for the way back, and what they noted",
+                closes,
+            ),
+        }
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let whole = captured(ctx).map(|captured| captured.whole).unwrap_or_default();
-        let_go(ctx, &self.slot, &whole).await
+        end(ctx, &self.by, &whole).await
     }
 
     async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
@@ -92,12 +133,55 @@ impl Act for EndCapture {
     }
 }
 
-/// Drops the slot, and lets the log tell no more of tables without a key than it did before.
-async fn let_go(ctx: &Ctx<'_, '_>, slot: &str, whole: &[Keyless]) -> Result<Value, Fault> {
+/// Makes the slot; returns the tables whose log is made to tell whole rows.
+async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<Vec<Keyless>, Fault> {
+    let cannot = || "the database's log cannot be made to tell which rows are changed".to_owned();
+    let whole: Vec<Keyless> = match ctx.noted().and_then(|note| serde_json::from_value(note).ok()) {
+        Some(whole) => whole,
+        None => {
+            let client = database.connect().await.or_fault(cannot)?;
+            let whole = capture::without_identity(&client).await.or_fault(cannot)?;
+            ctx.note(&whole)?;
+            whole
+        }
+    };
+    capture::tell_whole(database, &whole, true).await.or_fault(cannot)?;
+    capture::create_slot(database, slot).await.or_fault(|| "the database's log cannot be kept".into())?;
+    Ok(whole)
+}
+
+/// Lets go of everything that keeps writes, on the environment's database.
+async fn end(ctx: &Ctx<'_, '_>, by: &Means, whole: &[Keyless]) -> Result<Value, Fault> {
     let database = super::database_of(ctx.settings())?;
     capture::tell_whole(&database, whole, false)
         .await
         .or_fault(|| "the database's log cannot be made to tell as little as before".into())?;
-    capture::drop_slot(&database, slot).await.or_fault(|| format!("the slot {slot} cannot be dropped"))?;
+    let_go(&database, &by.source()).await?;
     Ok(Value::Null)
+}
+
+/// Lets go of what keeps a database's writes.
+pub(super) async fn let_go(database: &Database, source: &Source) -> Result<(), Fault> {
+    match source {
+        Source::Log { slot } => {
+            capture::drop_slot(database, slot).await.or_fault(|| format!("the slot {slot} cannot be dropped"))
+        }
+        Source::Triggers => triggers::remove(database)
+            .await
+            .or_fault(|| "the triggers that noted the database's writes cannot be dropped".into()),
+    }
+}
+
+/// Says why not every write is kept any more; `None` while all are.
+pub(super) async fn lost(database: &Database, source: &Source) -> Result<Option<String>, DbError> {
+    Ok(match source {
+        Source::Log { slot } => match capture::lag(database, slot).await? {
+            Some(lag) if lag.wal_status != WalStatus::Lost => None,
+            _ => Some("the server has let go of the log that it had to keep".into()),
+        },
+        Source::Triggers => match triggers::state(database).await? {
+            Some(state) => state.lost().map(str::to_owned),
+            None => Some("somebody has dropped what noted the writes".into()),
+        },
+    })
 }

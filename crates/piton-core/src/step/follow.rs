@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use piton_db::capture::{self, Source, WalStatus};
+use piton_db::capture::Source;
 use piton_db::manifest::Manifest;
 use piton_db::replay::{self, Replay};
 use piton_db::{Database, DbError};
 use tokio::task::JoinHandle;
 
-use super::capture::captured;
+use super::capture::{captured, lost};
 use super::rehearse::Rehearsed;
 use super::{Ctx, Step};
 use crate::fault::{Fault, OrFault};
@@ -25,16 +25,16 @@ const AFTER_FAULT: Duration = Duration::from_secs(5);
 pub(super) struct Followed {
     pub(super) golden: Database,
     pub(super) live: Database,
-    pub(super) slot: String,
+    pub(super) source: Source,
 }
 
 impl Followed {
     /// Names what a migration's way back is made of, where its rehearsal has shown that later writes can go along.
     pub(super) fn of(ctx: &Ctx<'_, '_>, live: &Database, golden: &str) -> Option<Self> {
-        let slot = captured(ctx)?.slot;
+        let source = captured(ctx)?.source;
         let offer = ctx.outcome::<Rehearsed>("rehearse")?.offer?;
         let golden = live.with_name(golden);
-        offer.obstacles.is_empty().then(|| Self { golden, live: live.clone(), slot })
+        offer.obstacles.is_empty().then(|| Self { golden, live: live.clone(), source })
     }
 
     /// Makes the golden copy ready, right before the migration.
@@ -75,26 +75,18 @@ impl Followed {
     /// Follows up to all that is committed by now.
     pub(super) async fn to_now(&self, replay: &mut Replay) -> Result<(), DbError> {
         let client = self.live.connect().await?;
-        let upto = self.source().now(&client).await?;
+        let upto = self.source.now(&client).await?;
         drop(client);
         replay.reach(upto).await
     }
 
-    fn source(&self) -> Source {
-        Source::log(&self.slot)
-    }
-
     pub(super) async fn resume(&self) -> Result<Replay, DbError> {
-        Replay::resume(&self.golden, &self.live, &self.source()).await
+        Replay::resume(&self.golden, &self.live, &self.source).await
     }
 
-    /// Tells whether the server has let go of what the slot should have kept.
-    async fn is_lost(&self) -> bool {
-        match capture::lag(&self.live, &self.slot).await {
-            Ok(Some(lag)) => lag.wal_status == WalStatus::Lost,
-            Ok(None) => true,
-            Err(_) => false,
-        }
+    /// Says why not every write is kept any more; a server that cannot be asked has lost nothing yet.
+    async fn lost(&self) -> Option<String> {
+        lost(&self.live, &self.source).await.unwrap_or_default()
     }
 }
 
@@ -133,7 +125,7 @@ impl Drop for Following {
 
 async fn keep_in_step(followed: Followed, lost: Arc<Mutex<Option<String>>>) {
     // What was lost before is no news.
-    if !replay::is_prepared(&followed.golden).await.unwrap_or(false) || followed.is_lost().await {
+    if !replay::is_prepared(&followed.golden).await.unwrap_or(false) || followed.lost().await.is_some() {
         return;
     }
     loop {
@@ -141,10 +133,7 @@ async fn keep_in_step(followed: Followed, lost: Arc<Mutex<Option<String>>>) {
         tracing::debug!(%error, "the golden copy does not follow");
         let why = match error {
             DbError::Replay(_) => Some(error.to_string()),
-            _ if followed.is_lost().await => {
-                Some("the server has let go of the log that it had to keep".to_owned())
-            }
-            _ => None,
+            _ => followed.lost().await,
         };
         if why.is_some() {
             *lost.lock().unwrap_or_else(PoisonError::into_inner) = why;

@@ -45,7 +45,7 @@ use serde_json::{Value, json};
 
 pub use backup::{Backup, Proof};
 pub use build::Build;
-pub use capture::{Capture, EndCapture};
+pub use capture::{Capture, EndCapture, Means};
 pub use check::{CheckResult, Checks};
 pub use clone::CloneData;
 pub use fresh::Fresh;

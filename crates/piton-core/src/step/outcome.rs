@@ -21,8 +21,8 @@ impl Step {
                     _ => format!("{short} built"),
                 }
             }
-            Step::Capture(_) => "the log is kept from here on".into(),
-            Step::EndCapture(_) => "the log is let go".into(),
+            Step::Capture(_) => "every write is kept from here on".into(),
+            Step::EndCapture(_) => "no write is kept any more".into(),
             Step::Backup(_) => {
                 let database =
                     format!("{} rows in {} tables", words::count(number("rows")), number("tables"));

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use piton_db::capture::Source;
 use piton_db::changes::Expected;
 use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
@@ -94,7 +93,7 @@ impl Rehearse {
         };
         // Whoever writes rows of a copy is the migration.
         let reading = match watch.as_ref().and(captured(ctx)) {
-            Some(by) => Some(replay::Watch::begin(copy, &Source::log(by.slot)).await.or_fault(unobservable)?),
+            Some(by) => Some(replay::Watch::begin(copy, &by.source).await.or_fault(unobservable)?),
             None => None,
         };
         let mut on_step = |name: &str| watch.iter().for_each(|watch| watch.step(name));

@@ -7,7 +7,7 @@ use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::replay::{self, Finished, Replay};
 use piton_db::swap::{self, SwapState};
-use piton_db::{Database, DbError, brought, capture, facts, made, replication};
+use piton_db::{Database, DbError, brought, facts, made, replication};
 use serde_json::{Value, json};
 
 use super::Ctx;
@@ -172,10 +172,8 @@ impl Rewind<'_, '_, '_> {
                 replay::give_up(self.live)
                     .await
                     .or_fault(|| "the notes of a replay cannot be removed".into())?;
-                // It would keep its database from being dropped.
-                capture::drop_slot(self.live, &followed.slot)
-                    .await
-                    .or_fault(|| format!("the slot {} cannot be dropped", followed.slot))?;
+                // A slot would keep its database from being dropped; triggers would note for nobody.
+                super::capture::let_go(&self.live.with_name(self.replaced), &followed.source).await?;
                 json!({
                     "rewound": true,
                     "carried_back": finished.written,

@@ -1,7 +1,11 @@
 //! Migrations that go back with every write that came after the backup.
 
-use crate::common::{BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, following_stage, watched};
+use crate::common::{
+    BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_is_kept, following_stage,
+    noting_stage, watched,
+};
 use piton_testkit::stage::{Change, Stage};
+use serde_json::Value;
 
 /// A migration that leaves no table as it was.
 const SHELVES: Change<'static> = Change::Migration(
@@ -15,24 +19,43 @@ fn assert_back(stage: &Stage) {
     let production = stage.database("production");
     let columns = "select column_name from information_schema.columns where table_name in ('items', 'receipts') order by 1";
     assert_eq!(stage.sql(&production, columns), ["created", "id", "note"]);
-    let leftovers = "select slot_name from pg_replication_slots union all select nspname from pg_namespace where nspname = 'piton_replay'";
-    assert_eq!(stage.sql(&production, leftovers), [""; 0]);
+    assert_nothing_is_kept(stage, "back");
 }
 
 #[test]
 fn a_bad_release_goes_back_by_itself_with_every_write() {
     let Some(stage) = following_stage() else { return };
+    goes_back_by_itself(&stage);
+}
+
+#[test]
+fn a_bad_release_goes_back_by_itself_with_every_write_that_triggers_noted() {
+    let Some(stage) = noting_stage() else { return };
+    let plan = goes_back_by_itself(&stage).to_string();
+    assert!(plan.contains("later writes are noted by triggers, which writers feel"), "{plan}");
+    // The next one, which stays, leaves nothing either.
+    stage.commit("v3", &[Change::Behaviour(|app| app.fails = 0.0)]);
+    let load = stage.load("production").start().unwrap();
+    stage.piton(&["deploy", "production"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_nothing_is_kept(&stage, "settled");
+}
+
+fn goes_back_by_itself(stage: &Stage) -> Value {
     stage.commit("v2", &[RECEIPTS, SHELVES, WRITES_RECEIPTS, BAD]);
+    let plan = stage.piton(&["plan", "production", "--json"]).expect(0).json();
     let load = stage.load("production").start().unwrap();
     let said = stage.piton(&["deploy", "production"]).expect(3);
     let report = stage.finish(load);
-    said.says("way back: the golden copy with every later write, by itself")
+    said.says("every write is kept from here on")
+        .says("way back: the golden copy with every later write, by itself")
         .says("rewound to the backup with");
     assert_no_failures_but_of(&report, "v2");
-    assert_back(&stage);
+    assert_back(stage);
     let production = stage.database("production");
     assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
     assert!(report.acknowledged.len() > 20, "{}", report.acknowledged.len());
+    plan
 }
 
 #[test]

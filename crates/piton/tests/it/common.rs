@@ -42,11 +42,38 @@ pub(crate) fn live_stage() -> Option<Stage> {
     Some(stage)
 }
 
-/// Sets a stage whose server lets its log be followed, on which production runs `v1`.
+/// Sets a stage whose server lets production's log be followed.
+pub(crate) fn with_log() -> Option<Stage> {
+    Stage::set_with_log(env!("CARGO_BIN_EXE_piton"))
+}
+
+/// Sets a stage on which triggers may note production's writes.
+pub(crate) fn with_triggers() -> Option<Stage> {
+    Stage::set_with_triggers(env!("CARGO_BIN_EXE_piton"))
+}
+
+/// As [`with_log`]; production runs `v1`.
 pub(crate) fn following_stage() -> Option<Stage> {
-    let stage = Stage::set_with_log(env!("CARGO_BIN_EXE_piton"))?;
+    let stage = with_log()?;
     stage.deploy("production");
     Some(stage)
+}
+
+/// As [`with_triggers`]; production runs `v1`.
+pub(crate) fn noting_stage() -> Option<Stage> {
+    let stage = with_triggers()?;
+    stage.deploy("production");
+    Some(stage)
+}
+
+/// Wants nothing to be left in production's database of what keeps its writes or puts them into a copy.
+#[track_caller]
+pub(crate) fn assert_nothing_is_kept(stage: &Stage, when: &str) {
+    let left = "select slot_name::text from pg_replication_slots where database = current_database()
+         union all select nspname::text from pg_namespace where nspname in ('piton_replay', 'piton_capture')
+         union all select evtname::text from pg_event_trigger
+         union all select tgname::text from pg_trigger where not tgisinternal";
+    assert_eq!(stage.sql(&stage.database("production"), left), [""; 0], "{when}");
 }
 
 /// As [`stage`]; in a short run for one half of the tests that call it, which goes by their names and the seed.

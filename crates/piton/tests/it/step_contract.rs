@@ -14,20 +14,28 @@ struct Case {
     first: bool,
     /// Whether its database is made fresh, and seeded.
     fresh: bool,
+    /// Sets its stage: what its server lets be followed.
+    stage: fn() -> Option<Stage>,
 }
 
-const CASES: [Case; 5] = [
-    Case { environment: "production", first: false, fresh: false },
-    Case { environment: "staging", first: false, fresh: false },
-    Case { environment: "production", first: true, fresh: false },
-    Case { environment: "staging", first: true, fresh: false },
-    Case { environment: "staging", first: false, fresh: true },
+const PRODUCTION: Case =
+    Case { environment: "production", first: false, fresh: false, stage: crate::common::stage };
+const STAGING: Case = Case { environment: "staging", ..PRODUCTION };
+
+const CASES: [Case; 7] = [
+    PRODUCTION,
+    STAGING,
+    Case { first: true, ..PRODUCTION },
+    Case { first: true, ..STAGING },
+    Case { fresh: true, ..STAGING },
+    Case { stage: crate::common::with_log, ..PRODUCTION },
+    Case { stage: crate::common::with_triggers, ..PRODUCTION },
 ];
 
 impl Case {
     /// Sets a stage on which this release is the next one.
     fn set(self) -> Option<Stage> {
-        let mut stage = crate::common::stage()?;
+        let mut stage = (self.stage)()?;
         if self.fresh {
             stage.configure(|settings| settings.staging_seed = Some(SEED));
             stage.commit("v1 with a seed", &[SEED_ROWS]);

@@ -16,9 +16,9 @@ pub async fn missing(client: &Client) -> Result<Vec<Missing>, DbError> {
     let mut missing = Vec::new();
     if !may_watch(client).await? {
         missing.push(Missing {
-            what: "the user may not make event triggers: what is written to a table that a migration makes anew would be lost"
+            what: "the user may not make event triggers, without which the writes to a table that a migration makes anew would be lost"
                 .into(),
-            mend: "run as a superuser, or as the administrator of a managed server".into(),
+            mend: "connect as a superuser, or as a managed server's administrator".into(),
         });
     }
     let rows = client.query(FACTS, &[]).await.doing(|| "see whether writes can be noted".into())?;
