@@ -10,7 +10,7 @@ use crate::migrate::RecordTables;
 /// What a rehearsal has decided about a replay that names alone do not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
-    /// Tables of the golden copy, quoted, that go on under another name although a table of theirs is there.
+    /// Tables of the golden copy, quoted, that go on as whichever carries their name; all others as what they are.
     pub(super) tables: BTreeSet<String>,
     /// Columns of the golden copy, as `"schema"."table"."column"`, that do so.
     pub(super) columns: BTreeSet<String>,
@@ -19,6 +19,32 @@ pub struct Way {
 impl Way {
     pub(super) fn column(table: &Table, column: &Column) -> String {
         format!("{}.{}", table.quoted(), crate::quote::ident(&column.name))
+    }
+
+    /// Returns the way on which everything goes by its name, as long as no row has shown otherwise.
+    pub(super) fn by_name(golden: &Layout) -> Self {
+        let columns = |table: &Table| -> Vec<String> {
+            table.columns.iter().map(|column| Self::column(table, column)).collect()
+        };
+        Self {
+            tables: golden.tables.iter().map(Table::quoted).collect(),
+            columns: golden.tables.iter().flat_map(columns).collect(),
+        }
+    }
+
+    /// Has everything that is the same table or column in the end go by what it is: in between, another one may have its name.
+    pub(super) fn keep_replaced(&mut self, golden: &Layout, after: &Layout) {
+        let first = counterparts(golden, golden, None, self);
+        let last = counterparts(golden, after, Some(&first), self);
+        for table in &golden.tables {
+            let Some(live) = last.get(&table.oid).filter(|live| live.oid == table.oid) else { continue };
+            self.tables.remove(&table.quoted());
+            for (number, column) in live.numbers.iter().zip(&table.columns) {
+                if *number == Some(column.number) {
+                    self.columns.remove(&Self::column(table, column));
+                }
+            }
+        }
     }
 }
 
@@ -81,12 +107,12 @@ impl Map {
                 places.push(Place { table: table.clone(), key: None });
             }
         }
-        let mut before: HashMap<u32, Counterpart> = HashMap::new();
+        let mut before: Option<HashMap<u32, Counterpart>> = None;
         let mut targets = Vec::new();
         for stage in &stages {
-            let found = counterparts(&golden, stage, &before, way);
+            let found = counterparts(&golden, stage, before.as_ref(), way);
             targets.push(targets_of(&golden, stage, &found, &at, record));
-            before = found;
+            before = Some(found);
         }
         let mut map = Self { golden, stages, places, targets };
         for place in 0..map.places.len() {
@@ -131,27 +157,29 @@ fn position(table: &Table, name: &str) -> Option<usize> {
     table.columns.iter().position(|column| column.name == name)
 }
 
-/// Finds the counterpart of each golden table at a stage: what carries its name, or else what it has become.
+/// Finds the counterpart of each golden table at a stage: what it has become, or what carries its name.
 ///
-/// The name goes first. A table that is made anew beside the old one and takes its name at the end is the usual way of changing what
-/// cannot be altered; what goes on under another name while a different thing takes the old one is told by the rows alone, in a rehearsal.
+/// Which of the two is decided by the rehearsal, and at the first stage by the name. A table that is made anew beside the old one and
+/// takes its name at the end is the usual way of changing what cannot be altered; what goes on under another name while a different thing
+/// takes the old one is told by the rows alone.
 fn counterparts<'a>(
     golden: &Layout,
     stage: &'a Layout,
-    before: &HashMap<u32, Counterpart>,
+    before: Option<&HashMap<u32, Counterpart>>,
     way: &Way,
 ) -> HashMap<u32, Counterpart> {
     let mut taken = HashSet::new();
     let mut found: HashMap<u32, &'a Table> = HashMap::new();
+    let same = |table: &Table| before.and_then(|before| before.get(&table.oid));
     let by_name = |table: &Table| stage.named(&table.schema, &table.name);
-    let by_identity =
-        |table: &Table| before.get(&table.oid).and_then(|counterpart| stage.table(counterpart.oid));
-    let insists = |table: &Table| way.tables.contains(&table.quoted());
+    let by_identity = |table: &Table| same(table).and_then(|counterpart| stage.table(counterpart.oid));
+    let goes_by_name = |table: &Table| before.is_none() || way.tables.contains(&table.quoted());
     type Pass<'p, 'a> = &'p dyn Fn(&Table) -> Option<&'a Table>;
-    let passes: [Pass<'_, 'a>; 3] =
-        [&|table| by_identity(table).filter(|_| insists(table)), &|table| by_name(table), &|table| {
-            by_identity(table)
-        }];
+    let passes: [Pass<'_, 'a>; 3] = [
+        &|table| by_identity(table).filter(|_| !goes_by_name(table)),
+        &|table| by_name(table).filter(|_| goes_by_name(table)),
+        &|table| by_identity(table),
+    ];
     for pass in passes {
         for table in &golden.tables {
             if found.contains_key(&table.oid) {
@@ -165,7 +193,7 @@ fn counterparts<'a>(
     }
     let counterpart = |(oid, live): (&u32, &&Table)| {
         let table = golden.table(*oid)?;
-        let same = before.get(oid).filter(|before| before.oid == live.oid);
+        let same = same(table).filter(|before| before.oid == live.oid);
         Some((*oid, Counterpart { oid: live.oid, numbers: columns_of(table, live, same, way) }))
     };
     found.iter().filter_map(counterpart).collect()
@@ -183,10 +211,14 @@ fn columns_of<'a>(
     let by_name = |at: usize| live.column(&golden.columns[at].name);
     let by_identity =
         |at: usize| same.and_then(|same| same.numbers[at]).and_then(|number| live.numbered(number));
-    let insists = |at: usize| way.columns.contains(&Way::column(golden, &golden.columns[at]));
+    let goes_by_name =
+        |at: usize| same.is_none() || way.columns.contains(&Way::column(golden, &golden.columns[at]));
     type Pass<'p, 'a> = &'p dyn Fn(usize) -> Option<&'a Column>;
-    let passes: [Pass<'_, 'a>; 3] =
-        [&|at| by_identity(at).filter(|_| insists(at)), &|at| by_name(at), &|at| by_identity(at)];
+    let passes: [Pass<'_, 'a>; 3] = [
+        &|at| by_identity(at).filter(|_| !goes_by_name(at)),
+        &|at| by_name(at).filter(|_| goes_by_name(at)),
+        &|at| by_identity(at),
+    ];
     for pass in passes {
         for (at, found) in found.iter_mut().enumerate().filter(|(_, found)| found.is_none()) {
             if let Some(column) = pass(at).filter(|column| !taken.contains(&column.number)) {

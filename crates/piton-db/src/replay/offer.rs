@@ -44,15 +44,17 @@ pub async fn offer(
 ) -> Result<Offer, DbError> {
     let (golden, copy) = (session(golden).await?, session(copy).await?);
     let (before, after) = (Layout::read(&golden).await?, Layout::read(&copy).await?);
-    let way = Way::default();
+    let way = Way::by_name(&before);
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &way, record);
     let castable = castable(&golden, &map).await?;
-    let mut judge = Judge { golden, copy, own, castable, offer: Offer::none() };
+    let offer = Offer { obstacles: Vec::new(), costs: Vec::new(), way };
+    let mut judge = Judge { golden, copy, own, castable, offer };
     judge.choose_tables(&map).await?;
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &judge.offer.way, record);
     for place in 0..map.places.len() {
         judge.place(&map, place).await?;
     }
+    judge.offer.way.keep_replaced(&before, &after);
     let map = Map::new(before.clone(), vec![before, after], &judge.offer.way, record);
     judge.shape(&map);
     judge.triggers(&map).await?;
@@ -65,12 +67,6 @@ pub async fn offer(
     offer.obstacles.dedup();
     offer.costs.dedup();
     Ok(offer)
-}
-
-impl Offer {
-    fn none() -> Self {
-        Self { obstacles: Vec::new(), costs: Vec::new(), way: Way::default() }
-    }
 }
 
 struct Judge<'a> {
@@ -116,7 +112,7 @@ impl Judge<'_> {
             let by_name = self.likeness(table, named).await?;
             let by_identity = self.likeness(table, same).await?;
             if by_identity > by_name {
-                self.offer.way.tables.insert(table.quoted());
+                self.offer.way.tables.remove(&table.quoted());
             }
         }
         Ok(())
@@ -245,7 +241,7 @@ impl Judge<'_> {
                 && !shows(*first)
                 && shows(*second)
             {
-                self.offer.way.columns.insert(Way::column(golden, column));
+                self.offer.way.columns.remove(&Way::column(golden, column));
                 continue;
             }
             if !holds(*first) {

@@ -39,9 +39,3 @@ update c set value = {t} where id = {o:b}
 -- was: update b set x = {t} where id = {o:b}
 delete from d where id = {o}
 -- was: delete from a where id = {o}
--- == may be refused
-"a"
--- == open
--- a name that another table has in between leads to the wrong one for good, and nobody is told
--- == open
--- a name that comes back in a later revision is followed to the wrong table
