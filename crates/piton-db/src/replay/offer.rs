@@ -6,6 +6,7 @@ use futures_util::{StreamExt, pin_mut};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::apply::refusal;
 use super::layout::{Column, Generated, Identity, Layout, Table};
 use super::map::{Map, Mapped, Way};
 use super::route::{Castable, Conversion, form_of};
@@ -409,27 +410,32 @@ impl Judge<'_> {
         let passes = total / ROWS_PER_PASS + 1;
         let mut compared =
             Compared { changed: vec![0; pairs.len()], same: vec![0; pairs.len()], ..Compared::default() };
+        // Whether a value was found that its live type does not take.
+        let mut careful = false;
         for pass in 0..passes {
             let mine = |hash: u128| u64::try_from(hash % u128::from(passes)).unwrap_or_default() == pass;
             let mut rows: HashMap<u128, Vec<Vec<u64>>> = HashMap::new();
-            let before = |pair: &Pair| {
-                let column = &golden.columns[pair.at];
-                let name = format!("g.{}", quote::ident(&column.name));
-                match &pair.conversion {
-                    Conversion::Cast { full, back: true, .. } => format!("({name}::{full})::text"),
-                    _ => format!("{name}::text"),
-                }
-            };
-            let after = |pair: &Pair| format!("g.{}::text", quote::ident(&pair.live.name));
             let list =
                 |of: &dyn Fn(&Pair) -> String| -> Vec<String> { key.iter().chain(pairs).map(of).collect() };
-            each(&self.golden, golden, &list(&before), key.len(), |hash, values| {
-                if mine(hash) {
-                    rows.entry(hash).or_default().push(values);
-                    compared.golden += 1;
+            let after = |pair: &Pair| format!("g.{}::text", quote::ident(&pair.live.name));
+            loop {
+                let before = |pair: &Pair| as_live(&golden.columns[pair.at], &pair.conversion, careful);
+                let columns = list(&before);
+                let read = each(&self.golden, golden, &columns, key.len(), |hash, values| {
+                    if mine(hash) {
+                        rows.entry(hash).or_default().push(values);
+                    }
+                });
+                match read.await {
+                    Err(error) if !careful && refusal(&error).is_some() => {
+                        self.make_careful(golden, pairs).await?;
+                        careful = true;
+                        rows.clear();
+                    }
+                    read => break read?,
                 }
-            })
-            .await?;
+            }
+            compared.golden += rows.values().map(|rows| rows.len() as u64).sum::<u64>();
             each(&self.copy, live, &list(&after), key.len(), |hash, values| {
                 if !mine(hash) {
                     return;
@@ -449,6 +455,40 @@ impl Judge<'_> {
         }
         Ok(compared)
     }
+
+    /// Makes, for this session alone, a function for each cast that returns what it does not take as it is.
+    async fn make_careful(&self, golden: &Table, pairs: &[Pair]) -> Result<(), DbError> {
+        for pair in pairs {
+            let column = &golden.columns[pair.at];
+            let Conversion::Cast { full, back: true, .. } = &pair.conversion else { continue };
+            let make = format!(
+                "create or replace function {}(value {}) returns text language plpgsql as $$
+                 begin return (value::{full})::text; exception when data_exception then return value::text; end $$",
+                careful_cast(&column.bare, full),
+                column.bare
+            );
+            let what = || format!("try the casts of {}", golden.quoted());
+            self.golden.batch_execute(&make).await.doing(what)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns a golden column as the text of its live type.
+fn as_live(column: &Column, conversion: &Conversion, careful: bool) -> String {
+    let name = format!("g.{}", quote::ident(&column.name));
+    match conversion {
+        Conversion::Cast { full, back: true, .. } if careful => {
+            format!("{}({name})", careful_cast(&column.bare, full))
+        }
+        Conversion::Cast { full, back: true, .. } => format!("({name}::{full})::text"),
+        _ => format!("{name}::text"),
+    }
+}
+
+/// Returns the function of [`Judge::make_careful`] for a cast.
+fn careful_cast(from: &str, to: &str) -> String {
+    format!("pg_temp.{}", quote::ident(&format!("{:016x}", hash_of(&format!("{from} to {to}")))))
 }
 
 #[derive(Debug, Default)]

@@ -13,7 +13,5 @@ delete from item where id = {o}
 -- == new
 insert into item (id, n) values ({k}, {i})
 -- was: insert into item (id, n) values ({k}, {i})
--- == may be refused
+-- == refused
 tags
--- == open
--- a value that cannot be cast back makes the offer itself fail
