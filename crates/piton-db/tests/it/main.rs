@@ -16,6 +16,7 @@ mod migrate;
 mod rehearsal;
 mod replay;
 mod shared;
+mod soak;
 mod swap;
 mod target;
 mod triggers;

@@ -26,8 +26,8 @@ fn cluster() -> Option<&'static Cluster> {
 }
 
 /// Where the writes are read from.
-#[derive(Clone, Copy)]
-enum By {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum By {
     Log,
     Triggers,
 }
@@ -56,17 +56,20 @@ by_both! {
 }
 
 /// A live database, its golden copy, and the source that is older than it.
-struct Scene {
-    live: Database,
-    golden: Database,
-    source: Source,
+pub(crate) struct Scene {
+    pub(crate) live: Database,
+    pub(crate) golden: Database,
+    pub(crate) source: Source,
     sees: Snapshot,
     record: RecordTables,
 }
 
 impl Scene {
     async fn new(by: By, name: &str, setup: &str) -> Option<Self> {
-        let cluster = cluster()?;
+        Some(Self::on(cluster()?, by, name, setup).await)
+    }
+
+    pub(crate) async fn on(cluster: &Cluster, by: By, name: &str, setup: &str) -> Self {
         let name = &match by {
             By::Log => name.to_owned(),
             By::Triggers => format!("{name}_triggers"),
@@ -91,7 +94,7 @@ impl Scene {
         clone(&golden, name).await;
         // No dump has them.
         remove(&golden).await.unwrap();
-        Some(Self { live, golden, source, sees, record: RecordTables::default() })
+        Self { live, golden, source, sees, record: RecordTables::default() }
     }
 
     /// Tries a migration on a copy.
@@ -104,7 +107,7 @@ impl Scene {
         offer(&self.golden, &copy, &own, &self.record).await.unwrap()
     }
 
-    async fn migrate(&self, migration: &str) -> Offer {
+    pub(crate) async fn migrate(&self, migration: &str) -> Offer {
         let offer = self.rehearse(migration).await;
         assert_eq!(offer.obstacles, [""; 0]);
         prepare(&self.golden, &self.live, &self.sees, &self.record, &offer.way).await.unwrap();
