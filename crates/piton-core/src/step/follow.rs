@@ -85,7 +85,7 @@ impl Followed {
     }
 
     /// Says why not every write is kept any more; a server that cannot be asked has lost nothing yet.
-    async fn lost(&self) -> Option<String> {
+    pub(super) async fn lost(&self) -> Option<String> {
         lost(&self.live, &self.source).await.unwrap_or_default()
     }
 }

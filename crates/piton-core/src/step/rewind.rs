@@ -151,11 +151,15 @@ impl Rewind<'_, '_, '_> {
         };
         let replay = match caught_up.await {
             Ok(replay) => replay,
-            Err(DbError::Replay(why)) => {
+            Err(error) => {
+                let why = match error {
+                    DbError::Replay(ref why) => Some(why.clone()),
+                    _ => followed.lost().await,
+                };
+                let Some(why) = why else { return Err(error).or_fault(unreadable) };
                 self.ctx.say(&format!("later writes cannot be carried back: {why}"));
                 return Ok(None);
             }
-            Err(error) => return Err(error).or_fault(unreadable),
         };
         let leaving = self.look_at_objects().await?;
         if let (Some(why), false) = (leaving.what_stands_in_the_way(), self.ctx.database) {

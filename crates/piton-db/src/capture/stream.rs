@@ -15,7 +15,7 @@ use crate::{Database, DbError, quote};
 
 /// How often the server is told how far we are, and asked how far it is.
 ///
-/// It gives up on a reader that is silent for `wal_sender_timeout`, a minute unless somebody has changed it.
+/// It gives up on a reader that is silent for `wal_sender_timeout`, which its session sets.
 const BEAT: Duration = Duration::from_secs(2);
 
 /// How long a slot may still be in use by a reader that has just died.

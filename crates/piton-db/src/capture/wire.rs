@@ -40,12 +40,15 @@ const ROOM: usize = 8 * 1024 * 1024;
 const COPY_BOTH_TAG: u8 = b'W';
 
 /// What the app's own limits would end, and what would change a value's text or a type's name, besides [`PINNED`].
-const FURTHER: [(&str, &str); 5] = [
+const FURTHER: [(&str, &str); 6] = [
     ("search_path", ""),
     ("quote_all_identifiers", "off"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    // A reader that was stopped and is ended by the server keeps its checkpoints waiting until it takes what was sent: it is given
+    // up before that may come.
+    ("wal_sender_timeout", "15s"),
 ];
 
 /// Why the server does not go on.

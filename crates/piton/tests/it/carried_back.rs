@@ -4,7 +4,9 @@ use crate::common::{
     BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, assert_nothing_is_kept, following_stage,
     noting_stage, watched,
 };
+use piton_testkit::load::Running;
 use piton_testkit::stage::{Change, Stage};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// A migration that leaves no table as it was.
@@ -121,4 +123,48 @@ fn a_table_without_a_key_goes_back_with_its_changes() {
     assert_eq!(stage.sql(&production, rows), [wanted]);
     let identity = "select relreplident::text from pg_class where relname = 'tags'";
     assert_eq!(stage.sql(&production, identity), ["d"]);
+}
+
+/// The disk of the app's database is not filled by what waits to be followed.
+#[test]
+fn a_full_store_of_writes_stops_the_release_and_not_the_app() {
+    let Some(mut stage) = noting_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    stage.sql(&stage.database("production"), "update piton_capture.state set budget = 1");
+    let said = deploy.wait().expect(4);
+    said.says("the store of writes has grown beyond its budget");
+    stands_and_goes_back_in_code(&stage, load);
+}
+
+#[test]
+fn a_log_that_the_server_has_let_go_stops_the_release_and_not_the_app() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    stage.sql("postgres", "alter system set max_slot_wal_keep_size = '16MB'");
+    stage.sql("postgres", "select pg_reload_conf()");
+    deploy.signal(Signal::STOP);
+    let production = stage.database("production");
+    stage.eventually("the reader is given up", || {
+        stage.sql(&production, "select active from pg_replication_slots") == ["f"]
+    });
+    let waste = "select count(pg_logical_emit_message(false, 'waste', repeat('x', 1000000))) from generate_series(1, 100)";
+    stage.eventually("the slot is lost", || {
+        stage.sql(&production, waste);
+        stage.sql("postgres", "checkpoint");
+        stage.sql(&production, "select wal_status from pg_replication_slots") == ["lost"]
+    });
+    deploy.signal(Signal::CONT);
+    deploy.wait().expect(4).says("the server has let go of the log that it had to keep");
+    stands_and_goes_back_in_code(&stage, load);
+}
+
+/// Wants the app to be as well as before; the migration has no way back with later writes any more, and stays.
+fn stands_and_goes_back_in_code(stage: &Stage, load: Running) {
+    let writes = load.snapshot().acknowledged_writes;
+    stage.eventually("writes go on", || load.snapshot().acknowledged_writes > writes + 10);
+    stage.piton(&["rollback", "production"]).expect(0).says("the migration stays");
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    assert_eq!(stage.lost_writes(&report, &stage.database("production")), [""; 0]);
+    assert_nothing_is_kept(stage, "back");
 }
