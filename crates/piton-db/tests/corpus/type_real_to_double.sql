@@ -19,7 +19,3 @@ update gauge set v = (0.1 + {i})::real where id = {o}
 update gauge set v = (array['NaN', 'Infinity', '-Infinity', '-0', '3.4028235e38'])[1 + {i} % 5]::real where id = {o}
 update gauge set note = {t} where id = {o}
 delete from gauge where id = {o}
--- == may be refused
-v
--- == open
--- a negative zero is taken for what the migration has made of zero

@@ -19,7 +19,3 @@ update zero set v = (0.1 * {i})::real where id = {o}
 update zero set v = (array['NaN', 'Infinity', '-Infinity', '-0', '3.4028235e38'])[1 + {i} % 5]::real where id = {o}
 update zero set note = {t} where id = {o}
 delete from zero where id = {o}
--- == may be refused
-v
--- == open
--- 0 is taken for -0, which is there, where types are converted

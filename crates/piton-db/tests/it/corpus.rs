@@ -65,7 +65,7 @@ fn has_its_turn(mode: &str) -> bool {
 fn chosen(count: usize, fits: impl Fn(&Migration) -> bool) -> Vec<Arc<Migration>> {
     let all: Vec<_> = file::all().iter().map(|path| Arc::new(Migration::read(path).unwrap())).collect();
     let Ok(names) = std::env::var("PITON_CORPUS") else {
-        let all: Vec<_> = all.into_iter().filter(|migration| !migration.is_open && fits(migration)).collect();
+        let all: Vec<_> = all.into_iter().filter(|migration| fits(migration)).collect();
         return turns::sampled(&all, count).into_iter().cloned().collect();
     };
     let named = |name: &str| {

@@ -48,6 +48,7 @@ by_both! {
     writes_before_while_and_after_a_migration_come_back
     what_the_migration_itself_writes_is_left_out
     a_changed_meaning_is_refused_and_a_fitting_type_is_not
+    a_value_that_is_equal_and_another_one_comes_back
     rows_that_changed_places_come_back
     a_row_without_its_parent_is_taken_out_by_name
     a_large_transaction_of_the_migration_is_known_in_the_end
@@ -250,6 +251,19 @@ async fn a_changed_meaning_is_refused_and_a_fitting_type_is_not(by: By) {
     // The price has no third digit there, so that the row stays as it was; n was too large for a moment alone.
     assert_eq!(rows, "(1,1.00,1) (2,5.50,7) (3,3.00,7)");
     assert_eq!(finished.aside.len(), 1, "{finished:?}");
+}
+
+async fn a_value_that_is_equal_and_another_one_comes_back(by: By) {
+    let setup = "create table t (id int primary key, v real, price numeric(10, 2));
+                 insert into t values (1, 0, 1), (2, '-0', 1), (3, 0.1, 1)";
+    let Some(scene) = Scene::new(by, "replay_zero", setup).await else { return };
+    scene
+        .migrate("alter table t alter v type double precision; alter table t alter price type numeric(8, 3)")
+        .await;
+    run(&scene.live, "update t set v = '-0' where id = 1; update t set v = 0 where id = 2; update t set price = 2 where id = 3").await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished.aside, []);
+    assert_eq!(scene.golden("select * from t").await, "(1,-0,1.00) (2,0,1.00) (3,0.1,2.00)");
 }
 
 async fn rows_that_changed_places_come_back(by: By) {

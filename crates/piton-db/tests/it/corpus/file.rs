@@ -22,7 +22,6 @@ use fs_err as fs;
 /// - `loses`: lines `schema.table.column: text` or `schema.table: text`; where the text stands in one of the costs, the column or
 ///   the table is not compared.
 /// - `sequences apart`: sequences that may stand before the twin's.
-/// - `open`: what the replay does wrong so far; only who names the file runs it.
 /// - `aside`: lines `schema.table`; rows of it are set aside, and of no other table.
 #[derive(Debug, Default)]
 pub(super) struct Migration {
@@ -38,7 +37,6 @@ pub(super) struct Migration {
     pub(super) may_be_refused: Option<Vec<String>>,
     pub(super) loses: Vec<Loss>,
     pub(super) sequences_apart: Vec<String>,
-    pub(super) is_open: bool,
     pub(super) aside: Vec<String>,
 }
 
@@ -95,7 +93,6 @@ impl Migration {
                 "may be refused" => migration.may_be_refused = Some(lines(body)),
                 "loses" => migration.loses = lines(body).iter().map(|line| loss(line)).collect(),
                 "sequences apart" => migration.sequences_apart = lines(body),
-                "open" => migration.is_open = true,
                 "aside" => migration.aside = lines(body),
                 other => return Err(format!("there is no section {other}")),
             }
