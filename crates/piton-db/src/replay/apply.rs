@@ -405,6 +405,8 @@ impl Applier {
         let is_aside = self.aside.remove(&(place, old.to_owned()));
         if is_aside {
             state::forget_aside(&self.client, &self.name(place), old).await?;
+            // What the golden copy has of it goes: under its old key it is no more.
+            self.remove(place, &[old.to_owned()]).await?;
             return self.set_aside(place, new, "it was set aside under another key", false).await;
         }
         let key = self.routes.map.places[place].key.clone().unwrap_or_default();

@@ -50,6 +50,7 @@ by_both! {
     a_changed_meaning_is_refused_and_a_fitting_type_is_not
     a_value_that_is_equal_and_another_one_comes_back
     rows_that_changed_places_come_back
+    a_row_that_is_set_aside_may_get_another_key
     a_row_without_its_parent_is_taken_out_by_name
     a_large_transaction_of_the_migration_is_known_in_the_end
     a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end
@@ -264,6 +265,20 @@ async fn a_value_that_is_equal_and_another_one_comes_back(by: By) {
     let finished = scene.rewind().await;
     assert_eq!(finished.aside, []);
     assert_eq!(scene.golden("select * from t").await, "(1,-0,1.00) (2,0,1.00) (3,0.1,2.00)");
+}
+
+/// Until the end the golden copy has a row that is set aside as it was, under the key that it had then.
+async fn a_row_that_is_set_aside_may_get_another_key(by: By) {
+    let setup = "create table t (id int primary key, price numeric(10, 2)); insert into t values (1, 1), (2, 2)";
+    let Some(scene) = Scene::new(by, "replay_aside", setup).await else { return };
+    scene.migrate("alter table t alter price type numeric").await;
+    run(&scene.live, "update t set price = 1.234 where id = 1; update t set price = 2.345 where id = 2").await;
+    drop(scene.replay().await.unwrap());
+    run(&scene.live, "update t set id = 10 where id = 1; update t set price = 5 where id = 10; update t set id = 20 where id = 2").await;
+    let finished = scene.rewind().await;
+    let aside: Vec<_> = finished.aside.iter().map(|row| row.key.join(",")).collect();
+    assert_eq!(aside, ["20"]);
+    assert_eq!(scene.golden("select * from t").await, "(10,5.00)");
 }
 
 async fn rows_that_changed_places_come_back(by: By) {
