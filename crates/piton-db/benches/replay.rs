@@ -140,7 +140,7 @@ async fn rehearsed(golden: &Database, copy: &Database) -> Result<Offer, Box<dyn 
     let watch = Watch::begin(copy, &Source::log("")).await?;
     copy.connect().await?.batch_execute(MIGRATION).await?;
     let own = watch.end(&RecordTables::default()).await?;
-    let offer = offer(golden, copy, &own, &RecordTables::default()).await?;
+    let offer = offer(golden, copy, &own, &RecordTables::default(), &[]).await?;
     drop_made(copy, &label()).await?;
     Ok(offer)
 }

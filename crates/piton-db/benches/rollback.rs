@@ -126,7 +126,7 @@ async fn there_and_back(
     let watch = Watch::begin(&copy, &Source::log(&slot)).await?;
     copy.connect().await?.batch_execute(MIGRATION).await?;
     let own = watch.end(&record).await?;
-    let offered = offer(&golden, &copy, &own, &record).await?;
+    let offered = offer(&golden, &copy, &own, &record, &[]).await?;
     assert_eq!(offered.obstacles, [""; 0]);
     made::drop_made(&copy, &label(Purpose::Rehearsal)).await?;
 

@@ -140,7 +140,7 @@ impl Rehearse {
         let offer = match own.filter(|_| expected.is_some()) {
             Some(own) => {
                 ctx.say("comparing every value that the migration may have changed");
-                let offer = replay::offer(&golden, copy, &own, &record).await;
+                let offer = replay::offer(&golden, copy, &own, &record, &[]).await;
                 Some(offer.or_fault(|| "the migrated copy cannot be compared".into())?)
             }
             None => None,

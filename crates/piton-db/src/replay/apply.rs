@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
+use super::evaluate::Evaluator;
 use super::net::{Cell, Effect, Fate, Key, Net, key_of, parts};
 use super::own::{self, Own};
 use super::route::{Route, Routes};
@@ -23,6 +24,7 @@ const ROWS: usize = 5_000;
 pub(super) struct Applier {
     pub(super) client: Session,
     pub(super) routes: Routes,
+    pub(super) evaluator: Evaluator,
     nets: Vec<Net>,
     /// How many changes are waiting in the nets.
     pub(super) waiting: usize,
@@ -41,12 +43,12 @@ pub(super) struct Applier {
 enum Told {
     Nothing,
     Record,
-    Row { place: usize, form: usize, cells: Vec<Cell> },
+    Row { place: usize, form: usize, cells: Vec<Cell>, is_unclear: bool },
 }
 
 impl Applier {
     /// Takes up what the golden copy knows of it.
-    pub(super) async fn new(client: Session, routes: Routes) -> Result<Self, DbError> {
+    pub(super) async fn new(client: Session, routes: Routes, evaluator: Evaluator) -> Result<Self, DbError> {
         let places = &routes.map.places;
         let place_of = |name: &str| places.iter().position(|place| place.table.quoted() == name);
         let aside = state::aside(&client).await?;
@@ -55,7 +57,19 @@ impl Applier {
         let nets = places.iter().map(|_| Net::default()).collect();
         let (waiting, order, statements) = (0, 0, HashMap::new());
         let (new, of_migration) = (HashSet::new(), false);
-        Ok(Self { client, routes, nets, waiting, order, aside, new, of_migration, own_places, statements })
+        Ok(Self {
+            client,
+            routes,
+            evaluator,
+            nets,
+            waiting,
+            order,
+            aside,
+            new,
+            of_migration,
+            own_places,
+            statements,
+        })
     }
 
     /// Tells whether a change writes the record of the tool that migrates.
@@ -84,13 +98,14 @@ impl Applier {
                 self.new.insert((new.oid, parts.join("\0")));
             }
         }
-        let Route::Place { place, form, sources, .. } = &*route else { return Ok(Told::Nothing) };
-        let cell = |source: &Option<usize>| match source.and_then(|at| tuple.values.get(at)) {
+        let Route::Place { place, form, sources, is_unclear, .. } = &*route else { return Ok(Told::Nothing) };
+        let value = |at: usize| match tuple.values.get(at) {
             Some(Value::Text(text)) => Cell::Text(text.clone()),
             Some(Value::Null) => Cell::Null,
             Some(Value::Unchanged) | None => Cell::Kept,
         };
-        Ok(Told::Row { place: *place, form: *form, cells: sources.iter().map(cell).collect() })
+        let cells = sources.iter().map(|source| source.cell(value)).collect();
+        Ok(Told::Row { place: *place, form: *form, cells, is_unclear: *is_unclear })
     }
 
     /// Takes up a change of the app's.
@@ -98,7 +113,10 @@ impl Applier {
         self.order += 1;
         match change {
             Change::Insert { table, new } => {
-                if let Told::Row { place, form, cells } = self.told(table, new, true)? {
+                if let Told::Row { place, form, cells, is_unclear } = self.told(table, new, true)? {
+                    if is_unclear {
+                        return self.leave_unclear(place, &cells).await;
+                    }
                     let Some(key) = self.key(place, &cells) else {
                         self.flush().await?;
                         return self.without_key(place, form, None, Some(&cells)).await;
@@ -107,7 +125,7 @@ impl Applier {
                 }
             }
             Change::Update { table, old, new } => {
-                let Told::Row { place, form, mut cells } = self.told(table, new, true)? else {
+                let Told::Row { place, form, mut cells, is_unclear } = self.told(table, new, true)? else {
                     return Ok(());
                 };
                 let old = match old {
@@ -118,6 +136,14 @@ impl Applier {
                     },
                     None => None,
                 };
+                if is_unclear {
+                    if let Some(key) = old.as_ref().and_then(|old| self.key(place, old))
+                        && Some(&key) != self.key(place, &cells).as_ref()
+                    {
+                        self.add(place, key, form, Fate::Gone, old.unwrap_or_default()).await?;
+                    }
+                    return self.leave_unclear(place, &cells).await;
+                }
                 let Some(key) = self.key(place, &cells) else {
                     self.flush().await?;
                     let Some(old) = old else { return Err(self.no_identity(place)) };
@@ -145,7 +171,7 @@ impl Applier {
                         None => Ok(()),
                     };
                 };
-                if let Told::Row { place, form, cells } = self.told(table, old, false)? {
+                if let Told::Row { place, form, cells, .. } = self.told(table, old, false)? {
                     let Some(key) = self.key(place, &cells) else {
                         self.flush().await?;
                         return self.without_key(place, form, Some(&cells), None).await;
@@ -161,6 +187,13 @@ impl Applier {
             }
         }
         Ok(())
+    }
+
+    /// Leaves a row of which nobody knows what it means to the end, when the live database has it as the migration has left it.
+    async fn leave_unclear(&mut self, place: usize, cells: &[Cell]) -> Result<(), DbError> {
+        let Some(key) = self.key(place, cells) else { return Err(self.no_identity(place)) };
+        let why = "it was written while the migration was changing what the table's columns mean";
+        self.set_aside(place, &key, why, false).await
     }
 
     fn key(&self, place: usize, cells: &[Cell]) -> Option<Key> {
@@ -226,6 +259,7 @@ impl Applier {
             }
             rows = left;
         }
+        let mut rows = Box::pin(self.evaluate(place, rows)).await?;
         if self.own_places.contains(&place) {
             self.leave_own(place, &mut rows).await?;
         }
@@ -409,11 +443,15 @@ impl Applier {
             self.remove(place, &[old.to_owned()]).await?;
             return self.set_aside(place, new, "it was set aside under another key", false).await;
         }
-        let key = self.routes.map.places[place].key.clone().unwrap_or_default();
-        // The key's new values are among the columns that are set.
-        let columns: Vec<usize> = (0..cells.len()).filter(|at| cells[*at] != Cell::Kept).collect();
-        let shape = Shape { form, columns, rewritten: BTreeSet::new() };
         let effect = Effect::new(Fate::Patched, form, cells, self.order);
+        let Some((_, effect)) = self.evaluate(place, vec![(new.to_owned(), effect)]).await?.pop() else {
+            // Under its old key it is no more.
+            return self.remove(place, &[old.to_owned()]).await;
+        };
+        // The key's new values are among the columns that are set.
+        let is_told = |at: &usize| effect.cells[*at] != Cell::Kept;
+        let columns: Vec<usize> = (0..effect.cells.len()).filter(is_told).collect();
+        let shape = Shape { form, columns, rewritten: BTreeSet::new() };
         self.client.batch_execute("savepoint block").await.doing(|| "begin a block of rows".into())?;
         match self.try_write(place, Fate::Patched, &shape, &[(old.to_owned(), effect)]).await {
             Ok(aside) => {
@@ -428,12 +466,7 @@ impl Applier {
                     .batch_execute("rollback to block; release block")
                     .await
                     .doing(|| "take a block of rows back".into())?;
-                // Under its old key it is no more.
-                self.execute(
-                    &sql::delete(&self.routes.map.places[place], &key),
-                    &keys(key.len(), std::iter::once(old)),
-                )
-                .await?;
+                self.remove(place, &[old.to_owned()]).await?;
                 self.set_aside(place, new, &why, false).await?;
             }
         }
@@ -571,7 +604,11 @@ impl Applier {
                 Change::Delete { table, old: Some(old) } => (table, old, true),
                 _ => continue,
             };
-            if let Told::Row { place, cells, .. } = self.told(table, tuple, !goes)?
+            let told = self.told(table, tuple, !goes)?;
+            if let Told::Row { place, .. } = &told {
+                self.routes.altered(*place);
+            }
+            if let Told::Row { place, cells, .. } = told
                 && let Some(key) = self.key(place, &cells)
                 && !self.aside.contains(&(place, key.clone()))
             {
@@ -599,7 +636,7 @@ impl Applier {
         Ok(())
     }
 
-    async fn set_aside(
+    pub(super) async fn set_aside(
         &mut self,
         place: usize,
         key: &str,

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::apply::{Applier, as_parameters, keys};
-use super::layout::{Column, ForeignKey, Table};
+use super::layout::{ForeignKey, Table};
 use super::map::{Mapped, Place};
 use super::net::{Cell, Effect, Fate, Key, parts};
-use super::route::{Conversion, form_of};
+use super::route::{Conversion, Meant, Told};
 use super::sql;
 use super::state::{self, SetAside};
 use crate::error::Doing;
@@ -46,6 +46,7 @@ impl Applier {
     /// Does all of it in the open transaction.
     pub(super) async fn finish(&mut self, live: &Client) -> Result<Finished, DbError> {
         self.flush().await?;
+        self.routes.end();
         for place in 0..self.routes.map.places.len() {
             if self.is_in_no_log(place) {
                 self.copy_whole(live, place).await?;
@@ -77,18 +78,17 @@ impl Applier {
     async fn copy_whole(&mut self, live: &Client, place: usize) -> Result<(), DbError> {
         self.empty(place, None).await?;
         for (table, mapped) in self.last_sources(place) {
-            let form = form_of(&self.routes.map, &table, &mapped, self.routes.castable());
-            let number = self.routes.form_number(form.clone());
-            let columns = told(&table, &mapped, &form);
-            let texts = columns.iter().map(|column| format!(", l.{}::text", quote::ident(&column.name)));
+            let meant = self.routes.meant(&table, &mapped);
+            let number = self.routes.form_number(meant.form.clone());
+            let (texts, from) = texts(&table, &meant);
             let only = if table.partitioned { "" } else { "only " };
-            let sql = format!("select 0{} from {only}{} l", texts.collect::<String>(), table.quoted());
+            let sql = format!("select 0{texts} from {only}{} l", table.quoted());
             let what = || format!("read the rows of {}", table.quoted());
             let none: [&str; 0] = [];
             let rows = live.query_raw(&sql, none).await.doing(what)?;
             pin_mut!(rows);
             while let Some(row) = rows.next().await {
-                self.put_row(place, number, cells(&row.doing(what)?, &form)).await?;
+                self.put_row(place, number, cells(&row.doing(what)?, &from)).await?;
             }
             self.flush().await?;
         }
@@ -122,6 +122,13 @@ impl Applier {
         }
         for (place, rows) in by_place {
             let keys: Vec<Key> = rows.iter().map(|row| row.key.clone()).collect();
+            let sources = self.last_sources(place);
+            if sources.iter().any(|(table, mapped)| self.routes.meant(table, mapped).is_unclear) {
+                for row in &rows {
+                    state::set_aside(&self.client, row).await?;
+                }
+                continue;
+            }
             let last = self.read_live(live, place, &keys).await?;
             let (mut again, gone): (Vec<Key>, Vec<Key>) =
                 keys.into_iter().partition(|key| last.contains_key(key));
@@ -187,9 +194,15 @@ impl Applier {
         let key = self.routes.map.places[place].key.clone().unwrap_or_default();
         let mut found = HashMap::new();
         for (table, mapped) in self.last_sources(place) {
-            let form = form_of(&self.routes.map, &table, &mapped, self.routes.castable());
-            let number = self.routes.form_number(form.clone());
-            let sql = live_rows(&self.routes.map.places[place], &key, &table, &mapped, &form);
+            let meant = self.routes.meant(&table, &mapped);
+            let number = self.routes.form_number(meant.form.clone());
+            let (texts, from) = texts(&table, &meant);
+            let same = same_key(&self.routes.map.places[place], &key, &table, &mapped, &meant.form);
+            let sql = format!(
+                "select n.i{texts} from {} join {} l on {same}",
+                sql::rows(&key, &[]),
+                table.quoted()
+            );
             let parameters = keys(key.len(), rows.iter().map(String::as_str));
             let read = || format!("read rows of {}", table.quoted());
             for row in live.query(&sql, &as_parameters(&parameters)).await.doing(read)? {
@@ -197,7 +210,7 @@ impl Applier {
                 else {
                     continue;
                 };
-                found.insert(at.clone(), (number, cells(&row, &form)));
+                found.insert(at.clone(), (number, cells(&row, &from)));
             }
         }
         Ok(found)
@@ -299,6 +312,9 @@ impl Applier {
                 .map(|(table, mapped)| {
                     let column = |name: &String| {
                         let at = map.places[place].table.columns.iter().position(|c| c.name == *name)?;
+                        if map.places[place].downs.contains_key(&at) {
+                            return None;
+                        }
                         mapped.columns[at].map(|at| table.columns[at].name.clone())
                     };
                     Some((table.oid, columns.iter().map(column).collect::<Option<Vec<_>>>()?))
@@ -377,27 +393,21 @@ impl Applier {
     }
 }
 
-/// Lists the live columns that the golden ones are written from, in their order.
-fn told<'a>(live: &'a Table, mapped: &Mapped, form: &[Option<Conversion>]) -> Vec<&'a Column> {
-    let source = |at: usize| mapped.columns[at].map(|at| &live.columns[at]);
-    (0..form.len()).filter(|at| form[*at].is_some()).filter_map(source).collect()
+/// Returns the columns of a live table, `l`, that are read, and where among them is what becomes of each column of the place.
+fn texts(live: &Table, meant: &Meant) -> (String, Vec<Told>) {
+    let (needed, from) = meant.needed();
+    let text = |at: &usize| format!(", l.{}::text", quote::ident(&live.columns[*at].name));
+    (needed.iter().map(text).collect(), from)
 }
 
 /// Takes a row's texts, which follow its first column, for the columns that are written.
-fn cells(row: &tokio_postgres::Row, form: &[Option<Conversion>]) -> Vec<Cell> {
-    let mut next = 0;
-    let cell = |form: &Option<Conversion>| match form {
-        None => Cell::Kept,
-        Some(_) => {
-            next += 1;
-            row.get::<_, Option<String>>(next).map_or(Cell::Null, Cell::Text)
-        }
-    };
-    form.iter().map(cell).collect()
+fn cells(row: &tokio_postgres::Row, from: &[Told]) -> Vec<Cell> {
+    let text = |at: usize| row.get::<_, Option<String>>(at + 1).map_or(Cell::Null, Cell::Text);
+    from.iter().map(|told| told.cell(text)).collect()
 }
 
-/// Returns the statement that reads a place's rows by their keys from a live table: the position, then each column with a source.
-fn live_rows(
+/// Returns the condition that a row of a live table, `l`, has the key of a place's row, `n`.
+fn same_key(
     place: &Place,
     key: &[usize],
     live: &Table,
@@ -405,9 +415,6 @@ fn live_rows(
     form: &[Option<Conversion>],
 ) -> String {
     let source = |at: usize| mapped.columns[at].map(|at| &live.columns[at]);
-    let texts = told(live, mapped, form);
-    let texts: String =
-        texts.iter().map(|column| format!(", l.{}::text", quote::ident(&column.name))).collect();
     let same = key.iter().enumerate().filter_map(|(number, at)| {
         let column = source(*at)?;
         let name = quote::ident(&column.name);
@@ -420,6 +427,5 @@ fn live_rows(
             _ => format!("l.{name}::text = n.k{number}"),
         })
     });
-    let same = same.collect::<Vec<_>>().join(" and ");
-    format!("select n.i{texts} from {} join {} l on {same}", sql::rows(key, &[]), live.quoted())
+    same.collect::<Vec<_>>().join(" and ")
 }

@@ -1,9 +1,10 @@
 //! Which row of which table of the golden copy a write of the live database means, at each stage of a migration.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::down::Proved;
 use super::layout::{Column, Generated, Identity, Layout, Table};
 use crate::migrate::RecordTables;
 
@@ -14,6 +15,9 @@ pub struct Way {
     pub(super) tables: BTreeSet<String>,
     /// Columns of the golden copy, as `"schema"."table"."column"`, that do so.
     pub(super) columns: BTreeSet<String>,
+    /// Columns of the golden copy whose values are computed.
+    #[serde(default)]
+    pub(super) downs: Vec<Proved>,
 }
 
 impl Way {
@@ -29,6 +33,7 @@ impl Way {
         Self {
             tables: golden.tables.iter().map(Table::quoted).collect(),
             columns: golden.tables.iter().flat_map(columns).collect(),
+            downs: Vec::new(),
         }
     }
 
@@ -66,6 +71,12 @@ pub(super) struct Place {
     pub(super) table: Table,
     /// The columns, by their place in the table, that tell one row from all others at every stage.
     pub(super) key: Option<Vec<usize>>,
+    /// The columns, by their place in the table, that are computed from what the migration has made of the row.
+    pub(super) downs: BTreeMap<usize, Proved>,
+    /// The transactions that change the table in the migration, as far as the catalogue tells.
+    pub(super) changed_by: BTreeSet<u32>,
+    /// Whether the last stage is the one that the computed columns are computed from; where the table is changed at once it always is.
+    pub(super) is_whole: bool,
 }
 
 /// Where the rows of a live table belong.
@@ -104,7 +115,14 @@ impl Map {
         for table in golden.tables.iter().filter(|table| table.root.is_none()) {
             if !record.covers(&table.schema, &table.name) {
                 at.insert(table.oid, places.len());
-                places.push(Place { table: table.clone(), key: None });
+                let name = table.quoted();
+                let downs = way
+                    .downs
+                    .iter()
+                    .filter(|down| down.table == name)
+                    .filter_map(|down| Some((position(table, &down.column)?, down.clone())));
+                let (table, downs) = (table.clone(), downs.collect());
+                places.push(Place { table, key: None, downs, changed_by: BTreeSet::new(), is_whole: true });
             }
         }
         let mut before: Option<HashMap<u32, Counterpart>> = None;
@@ -117,8 +135,38 @@ impl Map {
         let mut map = Self { golden, stages, places, targets };
         for place in 0..map.places.len() {
             map.places[place].key = map.key_of(place);
+            map.places[place].changed_by = map.changed_by(place);
+            map.places[place].is_whole = map.is_whole(place);
         }
         map
+    }
+
+    /// Finds the transactions that gave the tables of a place what they did not have before the migration.
+    pub(super) fn changed_by(&self, place: usize) -> BTreeSet<u32> {
+        let before = |table: &Table| self.stages.first().and_then(|first| first.table(table.oid));
+        let made = |(table, _): (&Table, &Mapped)| -> Vec<u32> {
+            let was = |xid: &&u32| before(table).is_some_and(|before| before.made_by.contains(xid));
+            table.made_by.iter().filter(|xid| !was(xid)).copied().collect()
+        };
+        (1..self.stages.len()).flat_map(|stage| self.sources(stage, place).flat_map(made)).collect()
+    }
+
+    /// Tells whether none of the columns that are computed in the end is still there, as when a migration stopped before its end.
+    fn is_whole(&self, place: usize) -> bool {
+        let last = self.stages.len() - 1;
+        let is_there = |at: usize| {
+            self.sources(0, place).any(|(table, mapped)| {
+                let column = mapped.columns[at].map(|at| &table.columns[at]);
+                let now = self.sources(last, place).find(|(now, _)| now.oid == table.oid);
+                column.zip(now).is_some_and(|(column, (now, _))| now.numbered(column.number).is_some())
+            })
+        };
+        !self.places[place].downs.iter().any(|(at, down)| !down.at_once && is_there(*at))
+    }
+
+    /// Tells whether a live column is what a column of a place is computed from.
+    pub(super) fn is_input(&self, place: usize, column: &Column) -> bool {
+        self.places[place].downs.values().any(|down| down.inputs.contains(&column.name))
     }
 
     pub(super) fn target(&self, stage: usize, oid: u32) -> &Target {
@@ -138,6 +186,9 @@ impl Map {
         let table = &self.places[place].table;
         table.keys.iter().find_map(|key| {
             let key: Vec<usize> = key.iter().map(|name| position(table, name)).collect::<Option<_>>()?;
+            if key.iter().any(|at| self.places[place].downs.contains_key(at)) {
+                return None;
+            }
             let told = |(live, mapped): (&Table, &Mapped)| {
                 key.iter().all(|column| {
                     let source = mapped.columns[*column].map(|at| &live.columns[at]);
@@ -151,6 +202,12 @@ impl Map {
             (0..self.stages.len()).all(|stage| self.sources(stage, place).all(told)).then_some(key)
         })
     }
+}
+
+/// Returns the table of a stage that has all rows of a place, or any of those that have a part.
+pub(super) fn whole_source(map: &Map, stage: usize, place: usize) -> Option<(&Table, &Mapped)> {
+    let mut sources = map.sources(stage, place);
+    sources.find(|(table, _)| table.root.is_none()).or_else(|| map.sources(stage, place).next())
 }
 
 fn position(table: &Table, name: &str) -> Option<usize> {

@@ -6,6 +6,8 @@
 //! Where it stands lies in the golden copy, in the transaction of the rows: whatever dies, it goes on from there.
 
 mod apply;
+mod down;
+mod evaluate;
 mod finish;
 mod layout;
 mod map;
@@ -23,6 +25,7 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 
 use self::apply::Applier;
+use self::evaluate::Evaluator;
 use self::layout::Layout;
 use self::map::Map;
 use self::route::{Castable, Routes};
@@ -33,6 +36,7 @@ use crate::migrate::RecordTables;
 use crate::target::pin;
 use crate::{Database, DbError, Session};
 
+pub use self::down::Down;
 pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{Offer, offer};
@@ -152,10 +156,11 @@ impl Replay {
         )?;
         state::switch_off(&client).await?;
         let (layout, stages) = state::layouts(&client).await?;
-        let Mark { reached, seen, written, sees, way, record } = state::mark(&client).await?;
+        let Mark { reached, seen, altered, written, sees, way, record } = state::mark(&client).await?;
         let map = Map::new(layout, stages, &way, &record);
         let castable = castable(&client, &map).await?;
-        let applier = Applier::new(client, Routes::new(map, castable, seen)).await?;
+        let routes = Routes::new(map, castable, seen, altered);
+        let applier = Applier::new(client, routes, Evaluator::new(live)).await?;
         let stream = Some(source.open(live, reached).await?);
         let (golden, live, source) = (golden.clone(), live.clone(), source.clone());
         Ok(Self { golden, live, source, applier, stream, sees, own, written, open: false, reached })
@@ -269,8 +274,8 @@ impl Replay {
     async fn commit(&mut self) -> Result<(), DbError> {
         self.begin().await?;
         self.applier.flush().await?;
-        let seen = &self.applier.routes.seen;
-        state::advance(&self.applier.client, self.reached, seen, self.written).await?;
+        let Applier { client, routes, .. } = &self.applier;
+        state::advance(client, self.reached, routes, self.written).await?;
         self.applier.client.batch_execute("commit").await.doing(|| "commit a block".into())?;
         self.open = false;
         if let Some(stream) = &mut self.stream {

@@ -9,6 +9,8 @@ pub(super) enum Cell {
     Kept,
     Null,
     Text(String),
+    /// What it is computed from, before that is done.
+    Inputs(Vec<Cell>),
 }
 
 impl Cell {
@@ -16,6 +18,17 @@ impl Cell {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// Takes over what is told anew.
+    fn become_told(&mut self, told: Self) {
+        match (self, told) {
+            (_, Self::Kept) => {}
+            (Self::Inputs(inputs), Self::Inputs(told)) => {
+                inputs.iter_mut().zip(told).for_each(|(input, told)| input.become_told(told));
+            }
+            (cell, told) => *cell = told,
         }
     }
 }
@@ -93,7 +106,7 @@ impl Net {
                         if *cell != Cell::Kept && *cell != new {
                             before.rewritten.insert(at);
                         }
-                        *cell = new;
+                        cell.become_told(new);
                     }
                 }
             }

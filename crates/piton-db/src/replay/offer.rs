@@ -1,17 +1,18 @@
 //! Whether a golden copy will be able to follow through a migration: told on a rehearsed copy, by its rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{StreamExt, pin_mut};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::apply::refusal;
+use super::down::{self, Down, Proved};
 use super::layout::{Column, Generated, Identity, Layout, Table};
-use super::map::{Map, Mapped, Way};
-use super::route::{Castable, Conversion, form_of};
+use super::map::{Map, Mapped, Way, whole_source};
+use super::route::{Castable, Conversion, conversion, form_of};
 use super::watch::Own;
-use super::{castable, session};
+use super::{castable, session, sql};
 use crate::error::Doing;
 use crate::migrate::RecordTables;
 use crate::{Database, DbError, quote};
@@ -33,7 +34,8 @@ pub struct Offer {
 /// Compares a migrated copy with the golden copy that it was made from.
 ///
 /// Every table that the migration has written to, or of which it has changed a column that goes on, is read on both sides and compared
-/// value by value: a changed meaning shows in no catalogue.
+/// value by value: a changed meaning shows in no catalogue. Of a column with a down expression, which must be one of a migration that ran
+/// on the copy, the expression has to give every value back.
 ///
 /// # Errors
 /// When either cannot be read.
@@ -42,16 +44,19 @@ pub async fn offer(
     copy: &Database,
     own: &Own,
     record: &RecordTables,
+    downs: &[Down],
 ) -> Result<Offer, DbError> {
     let (golden, copy) = (session(golden).await?, session(copy).await?);
     let (before, after) = (Layout::read(&golden).await?, Layout::read(&copy).await?);
     let way = Way::by_name(&before);
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &way, record);
-    let castable = castable(&golden, &map).await?;
     let offer = Offer { obstacles: Vec::new(), costs: Vec::new(), way };
-    let mut judge = Judge { golden, copy, own, castable, offer };
+    let mut judge = Judge { golden, copy, own, castable: Castable::new(), offer };
     judge.choose_tables(&map).await?;
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &judge.offer.way, record);
+    judge.downs(&map, downs).await?;
+    let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &judge.offer.way, record);
+    judge.castable = castable(&judge.golden, &map).await?;
     for place in 0..map.places.len() {
         judge.place(&map, place).await?;
     }
@@ -85,6 +90,8 @@ struct Pair {
     at: usize,
     live: Column,
     conversion: Conversion,
+    /// What joins its value to the live table's rows, and under which name, where it is computed.
+    computed: Option<(String, String)>,
 }
 
 /// How the rows of two tables compare.
@@ -101,6 +108,19 @@ struct Compared {
 }
 
 impl Judge<'_> {
+    /// Takes up the down expressions that can be of use.
+    async fn downs(&mut self, map: &Map, downs: &[Down]) -> Result<(), DbError> {
+        for down in downs {
+            let writers = |place: usize| &self.written(map, place).by | &map.changed_by(place);
+            match down::look(&self.copy, map, down, writers).await? {
+                Ok(proved) => self.offer.way.downs.push(proved),
+                Err(why) => self.offer.obstacles.push(why),
+            }
+        }
+        let only_read = "set default_transaction_read_only = on";
+        self.copy.batch_execute(only_read).await.doing(|| "try down expressions".into())
+    }
+
     /// Decides which tables go on under another name, though a table with their name is there.
     async fn choose_tables(&mut self, map: &Map) -> Result<(), DbError> {
         for table in &map.golden.tables {
@@ -124,7 +144,7 @@ impl Judge<'_> {
         let pairs: Vec<Pair> = (0..golden.columns.len())
             .filter_map(|at| {
                 let live = live.column(&golden.columns[at].name)?.clone();
-                Some(Pair { at, live, conversion: Conversion::Text })
+                Some(Pair { at, live, conversion: Conversion::Text, computed: None })
             })
             .collect();
         let Some(key) = golden.keys.first() else { return Ok(0) };
@@ -141,8 +161,7 @@ impl Judge<'_> {
         let golden = &map.places[place].table;
         let name = golden.quoted();
         let sources: Vec<(&Table, &Mapped)> = map.sources(1, place).collect();
-        let whole = sources.iter().find(|(table, _)| table.root.is_none()).or_else(|| sources.first());
-        let Some((live, mapped)) = whole.copied() else {
+        let Some((live, mapped)) = whole_source(map, 1, place) else {
             let rows = self.count(&self.golden, golden).await?;
             if rows > 0 {
                 self.offer.costs.push(format!(
@@ -170,13 +189,17 @@ impl Judge<'_> {
             if golden.columns[at].generated != Generated::No {
                 continue;
             }
+            if let Some(down) = map.places[place].downs.get(&at) {
+                pairs.push(self.computed(golden, at, live, down));
+                continue;
+            }
             let by_name = mapped.columns[at].map(|source| &live.columns[source]);
             for (live, conversion) in [(by_name, form[at].clone()), (identity[at], None)] {
                 let Some(live) = live else { continue };
                 let known = pairs.iter().any(|pair: &Pair| pair.at == at && pair.live.number == live.number);
                 if !known {
                     let conversion = conversion.unwrap_or(Conversion::Text);
-                    pairs.push(Pair { at, live: live.clone(), conversion });
+                    pairs.push(Pair { at, live: live.clone(), conversion, computed: None });
                 }
             }
         }
@@ -189,10 +212,11 @@ impl Judge<'_> {
         let ambiguous = ambiguous
             || live.oid == golden.oid
                 && pairs.iter().any(|pair| pair.live.number != golden.columns[pair.at].number);
+        let computed = pairs.iter().any(|pair| pair.computed.is_some());
         let moved = sources
             .iter()
             .any(|(table, _)| map.golden.table(table.oid).is_none_or(|before| before.file != table.file));
-        if !(own.any || ambiguous || converted || moved) {
+        if !(own.any || ambiguous || converted || moved || computed) {
             return Ok(());
         }
         let Some(key) = &map.places[place].key else {
@@ -203,10 +227,55 @@ impl Judge<'_> {
         };
         let key: Vec<Pair> =
             key.iter().filter_map(|at| pairs.iter().find(|pair| pair.at == *at).cloned()).collect();
+        if !self.are_taken(golden, live, &pairs).await? {
+            return Ok(());
+        }
         let compared = self.compare(golden, live, &key, &pairs).await?;
         self.rows(&name, &compared);
         self.columns(golden, &pairs, &compared);
         Ok(())
+    }
+
+    /// Returns a golden column beside the expression that gives its values back.
+    fn computed(&self, golden: &Table, at: usize, live: &Table, down: &Proved) -> Pair {
+        let name = format!("d{at}");
+        Pair {
+            at,
+            live: down.returns.clone(),
+            conversion: conversion(&down.returns, &golden.columns[at], &self.castable),
+            computed: Some((down.beside(&name, live), format!("{name}.v"))),
+        }
+    }
+
+    /// Tells whether the golden columns take what their down expressions give, if not exactly; what they do not take is an obstacle.
+    async fn are_taken(&mut self, golden: &Table, live: &Table, pairs: &[Pair]) -> Result<bool, DbError> {
+        let mut taken = true;
+        for pair in pairs {
+            let Some((join, _)) = &pair.computed else { continue };
+            let column = &golden.columns[pair.at];
+            let sql = format!("select count({}) from {} g{join}", as_before(column, pair), live.quoted());
+            let what = || format!("try a down expression of {}", golden.quoted());
+            match self.copy.query_one(&sql, &[]).await.doing(what) {
+                Err(error) if refusal(&error).is_some() => {
+                    self.offer.obstacles.push(format!(
+                        "the down expression of {} in piton.toml, `{}`, gives a value that is no {}",
+                        Way::column(golden, column),
+                        self.is(golden, column),
+                        column.full
+                    ));
+                    taken = false;
+                }
+                done => drop(done?),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Returns the text of a column's down expression.
+    fn is(&self, golden: &Table, column: &Column) -> &str {
+        let downs = &self.offer.way.downs;
+        let down = downs.iter().find(|down| down.table == golden.quoted() && down.column == column.name);
+        down.map(|down| down.is.as_str()).unwrap_or_default()
     }
 
     /// Judges which rows came and went.
@@ -236,6 +305,10 @@ impl Judge<'_> {
             let column = &golden.columns[at];
             let candidates: Vec<usize> = (0..pairs.len()).filter(|pair| pairs[*pair].at == at).collect();
             let (Some(first), second) = (candidates.first(), candidates.get(1)) else { continue };
+            if pairs[*first].computed.is_some() {
+                self.given_back(golden, column, compared.changed[*first], compared.same[*first]);
+                continue;
+            }
             let holds = |pair: usize| compared.changed[pair] == 0;
             let shows = |pair: usize| holds(pair) && compared.same[pair] > 0;
             if let Some(second) = second
@@ -262,6 +335,21 @@ impl Judge<'_> {
                     pair.live.full
                 ));
             }
+        }
+    }
+
+    /// Judges whether a down expression has given a column's values back.
+    fn given_back(&mut self, golden: &Table, column: &Column, changed: u64, same: u64) {
+        let (label, is) = (Way::column(golden, column), self.is(golden, column));
+        if changed > 0 {
+            self.offer.obstacles.push(format!(
+                "the down expression of {label} in piton.toml, `{is}`, does not give back what was there in {}",
+                crate::replay::rows(changed)
+            ));
+        } else if same == 0 {
+            self.offer.obstacles.push(format!(
+                "no row shows whether the down expression of {label} in piton.toml, `{is}`, gives back what was there"
+            ));
         }
     }
 
@@ -302,8 +390,8 @@ impl Judge<'_> {
                     }
                     _ => {}
                 }
-                for (source, column) in mapped.columns.iter().zip(&place.table.columns) {
-                    if column.generated != Generated::No {
+                for (at, (source, column)) in mapped.columns.iter().zip(&place.table.columns).enumerate() {
+                    if column.generated != Generated::No || place.downs.contains_key(&at) {
                         continue;
                     }
                     let label = Way::column(&place.table, column);
@@ -383,6 +471,7 @@ impl Judge<'_> {
             // What carried a name only in between may be any table.
             if names.contains(name) || !is_known(name) {
                 written.any = true;
+                written.by.extend(&writes.by);
                 written.rekeyed |= writes.rekeyed > 0 && names.contains(name);
             }
         }
@@ -417,11 +506,13 @@ impl Judge<'_> {
             let mut rows: HashMap<u128, Vec<Vec<u64>>> = HashMap::new();
             let list =
                 |of: &dyn Fn(&Pair) -> String| -> Vec<String> { key.iter().chain(pairs).map(of).collect() };
-            let after = |pair: &Pair| format!("g.{}::text", quote::ident(&pair.live.name));
+            let joins: String =
+                pairs.iter().filter_map(|pair| Some(pair.computed.as_ref()?.0.as_str())).collect();
+            let after = |pair: &Pair| as_before(&golden.columns[pair.at], pair);
             loop {
-                let before = |pair: &Pair| as_live(&golden.columns[pair.at], &pair.conversion, careful);
+                let before = |pair: &Pair| as_live(&golden.columns[pair.at], pair, careful);
                 let columns = list(&before);
-                let read = each(&self.golden, golden, &columns, key.len(), |hash, values| {
+                let read = each(&self.golden, (golden, ""), &columns, key.len(), |hash, values| {
                     if mine(hash) {
                         rows.entry(hash).or_default().push(values);
                     }
@@ -436,7 +527,7 @@ impl Judge<'_> {
                 }
             }
             compared.golden += rows.values().map(|rows| rows.len() as u64).sum::<u64>();
-            each(&self.copy, live, &list(&after), key.len(), |hash, values| {
+            each(&self.copy, (live, &joins), &list(&after), key.len(), |hash, values| {
                 if !mine(hash) {
                     return;
                 }
@@ -445,7 +536,9 @@ impl Judge<'_> {
                 compared.both += 1;
                 for (at, (before, after)) in before.iter().zip(&values).enumerate() {
                     match (*before, *after) {
-                        (NULL, _) => {}
+                        (NULL, NULL) => {}
+                        // What the migration has filled is known row by row while it is followed; what is computed is not.
+                        (NULL, _) if pairs[at].computed.is_none() => {}
                         (before, after) if before == after => compared.same[at] += 1,
                         _ => compared.changed[at] += 1,
                     }
@@ -460,7 +553,9 @@ impl Judge<'_> {
     async fn make_careful(&self, golden: &Table, pairs: &[Pair]) -> Result<(), DbError> {
         for pair in pairs {
             let column = &golden.columns[pair.at];
-            let Conversion::Cast { full, back: true, .. } = &pair.conversion else { continue };
+            let (Conversion::Cast { full, back: true, .. }, None) = (&pair.conversion, &pair.computed) else {
+                continue;
+            };
             let make = format!(
                 "create or replace function {}(value {}) returns text language plpgsql as $$
                  begin return (value::{full})::text; exception when data_exception then return value::text; end $$",
@@ -474,10 +569,29 @@ impl Judge<'_> {
     }
 }
 
-/// Returns a golden column as the text of its live type.
-fn as_live(column: &Column, conversion: &Conversion, careful: bool) -> String {
+/// Returns what became of a golden column, as it is compared: what is computed goes back into the golden type, all else is as it is.
+fn as_before(golden: &Column, pair: &Pair) -> String {
+    let Some((_, value)) = &pair.computed else {
+        return format!("g.{}::text", quote::ident(&pair.live.name));
+    };
+    match &pair.conversion {
+        // What the golden type does not hold is told from all that was there.
+        Conversion::Cast { bare, back: true, .. } => {
+            let fits = sql::same(&format!("({value}::{})::{bare}", golden.full), value, bare);
+            format!("case when {fits} then ({value}::{})::text else 'not ' || {value}::text end", golden.full)
+        }
+        Conversion::Cast { .. } => format!("({value}::{})::text", golden.full),
+        _ => format!("{value}::text"),
+    }
+}
+
+/// Returns a golden column as the text of its live type; one that is computed as it is.
+fn as_live(column: &Column, pair: &Pair, careful: bool) -> String {
     let name = format!("g.{}", quote::ident(&column.name));
-    match conversion {
+    if pair.computed.is_some() {
+        return format!("{name}::text");
+    }
+    match &pair.conversion {
         Conversion::Cast { full, back: true, .. } if careful => {
             format!("{}({name})", careful_cast(&column.bare, full))
         }
@@ -494,23 +608,25 @@ fn careful_cast(from: &str, to: &str) -> String {
 #[derive(Debug, Default)]
 struct Written {
     any: bool,
+    /// In which transactions.
+    by: BTreeSet<u32>,
     rekeyed: bool,
 }
 
 /// The hash of no value.
 const NULL: u64 = 0;
 
-/// Reads a table's rows: the hash of the first columns, which are the key, and one of each further column.
+/// Reads a table's rows, with what is joined to each: the hash of the first columns, which are the key, and one of each further column.
 async fn each(
     client: &Client,
-    table: &Table,
+    (table, joins): (&Table, &str),
     columns: &[String],
     key: usize,
     mut row: impl FnMut(u128, Vec<u64>),
 ) -> Result<(), DbError> {
     let what = || format!("read the rows of {}", table.quoted());
     let only = if table.partitioned { "" } else { "only " };
-    let sql = format!("select {} from {only}{} g", columns.join(", "), table.quoted());
+    let sql = format!("select {} from {only}{} g{joins}", columns.join(", "), table.quoted());
     let none: [&str; 0] = [];
     let rows = client.query_raw(&sql, none).await.doing(what)?;
     pin_mut!(rows);

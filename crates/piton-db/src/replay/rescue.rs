@@ -116,7 +116,7 @@ async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
         let (kind, columns) = match map.target(last, oid) {
             Target::Record => continue,
             Target::Nowhere => (Kind::Row, written(table).collect::<Vec<_>>()),
-            Target::Place(mapped) => (Kind::NewColumns, new_columns(table, mapped)),
+            Target::Place(mapped) => (Kind::NewColumns, new_columns(map, table, mapped)),
         };
         lines.extend(read(replaced, table, &columns, &rows, kind).await?);
     }
@@ -124,8 +124,10 @@ async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
 }
 
 /// Returns the columns of a live table that have no place in the golden copy.
-pub(super) fn new_columns<'a>(table: &'a Table, mapped: &Mapped) -> Vec<&'a Column> {
-    let is_new = |(at, _): &(usize, &Column)| !mapped.columns.contains(&Some(*at));
+pub(super) fn new_columns<'a>(map: &Map, table: &'a Table, mapped: &Mapped) -> Vec<&'a Column> {
+    let is_new = |(at, column): &(usize, &Column)| {
+        !mapped.columns.contains(&Some(*at)) && !map.is_input(mapped.place, column)
+    };
     let numbered = table.columns.iter().enumerate().filter(is_new).map(|(_, column)| column);
     numbered.filter(|column| column.generated == Generated::No).collect()
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::layout::{Column, Generated, Identity, Table};
-use super::map::{Map, Mapped, Target, fits};
+use super::map::{Map, Mapped, Place, Target, fits};
+use super::net::Cell;
 use super::rescue::new_columns;
 use crate::DbError;
 use crate::capture::{self, Lsn, Name};
@@ -25,6 +26,23 @@ pub(super) enum Conversion {
     },
     /// The text is read anew.
     Text,
+    /// It is computed from several columns first.
+    Down {
+        /// The statement that does so.
+        sql: String,
+        /// How what comes of it is written.
+        of: Box<Conversion>,
+    },
+}
+
+impl Conversion {
+    /// Returns how the text of a value is written.
+    pub(super) fn of_text(&self) -> &Self {
+        match self {
+            Self::Down { of, .. } => of,
+            other => other,
+        }
+    }
 }
 
 /// How each column of a place is written; `None` for what has no source.
@@ -45,9 +63,85 @@ pub(super) enum Route {
         place: usize,
         form: usize,
         /// For each column of the place, where the row that the stream tells has it.
-        sources: Vec<Option<usize>>,
+        sources: Vec<Told>,
+        /// Whether nobody knows yet what the row means.
+        is_unclear: bool,
         new: Option<New>,
     },
+}
+
+/// Where a row has what becomes of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nowhere,
+    Here(usize),
+    /// It is computed from these, as far as the row has them.
+    From(Vec<Option<usize>>),
+}
+
+impl Told {
+    /// Returns the value, of a row whose columns are told by their places.
+    pub(super) fn cell(&self, at: impl Fn(usize) -> Cell) -> Cell {
+        match self {
+            Self::Nowhere => Cell::Kept,
+            Self::Here(here) => at(*here),
+            Self::From(inputs) => {
+                let input = |input: &Option<usize>| input.map_or(Cell::Kept, &at);
+                let inputs: Vec<Cell> = inputs.iter().map(input).collect();
+                // What it is computed from is as before, and so is it.
+                let is_kept = !inputs.is_empty() && inputs.iter().all(|input| *input == Cell::Kept);
+                if is_kept { Cell::Kept } else { Cell::Inputs(inputs) }
+            }
+        }
+    }
+
+    /// Lists the columns of a row that have to be there.
+    fn columns(&self) -> Vec<usize> {
+        match self {
+            Self::Nowhere => Vec::new(),
+            Self::Here(here) => vec![*here],
+            Self::From(inputs) => inputs.iter().copied().flatten().collect(),
+        }
+    }
+
+    /// Returns the same, where each column has another place.
+    fn moved(&self, to: impl Fn(usize) -> Option<usize>) -> Self {
+        match self {
+            Self::Nowhere => Self::Nowhere,
+            Self::Here(here) => to(*here).map_or(Self::Nowhere, Self::Here),
+            Self::From(inputs) => Self::From(inputs.iter().map(|input| input.and_then(&to)).collect()),
+        }
+    }
+}
+
+/// What the rows of a live table mean at a place in the log.
+#[derive(Clone, Debug)]
+pub(super) struct Meant {
+    pub(super) form: Form,
+    /// For each column of the place, which of the table's columns become of it.
+    pub(super) from: Vec<Told>,
+    /// Whether nobody knows yet.
+    pub(super) is_unclear: bool,
+}
+
+impl Meant {
+    /// Lists the table's columns that are needed, and where in this list is what becomes of each column of the place.
+    pub(super) fn needed(&self) -> (Vec<usize>, Vec<Told>) {
+        let mut needed: Vec<usize> = self.from.iter().flat_map(Told::columns).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let from = self.from.iter().map(|told| told.moved(|at| needed.binary_search(&at).ok())).collect();
+        (needed, from)
+    }
+}
+
+/// Which meaning the columns have that a migration gives another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Old,
+    /// The migration has begun to change it.
+    Unclear,
+    New,
 }
 
 /// What names a row that holds something new.
@@ -68,6 +162,8 @@ pub(super) struct Routes {
     pub(super) seen: BTreeSet<u32>,
     /// All that change one.
     awaited: HashSet<u32>,
+    /// The places with computed columns in which the migration was seen to write.
+    pub(super) altered: BTreeSet<usize>,
     /// The last stage that is valid by its place in the log alone.
     passed: usize,
     /// Which table carries a name, and the stage at which it looks as it does.
@@ -84,25 +180,24 @@ struct Known {
 }
 
 impl Routes {
-    pub(super) fn new(map: Map, castable: Castable, seen: BTreeSet<u32>) -> Self {
+    pub(super) fn new(map: Map, castable: Castable, seen: BTreeSet<u32>, altered: BTreeSet<usize>) -> Self {
         let mut awaited = HashSet::new();
+        for place in map.places.iter().filter(|place| !place.downs.is_empty()) {
+            awaited.extend(&place.changed_by);
+        }
         for stage in 1..map.stages.len() {
             for table in &map.stages[stage].tables {
                 awaited.extend(makers(&map, stage, table));
             }
         }
         let (current, forms, known) = (HashMap::new(), Vec::new(), HashMap::new());
-        let mut routes = Self { map, castable, seen, awaited, passed: 0, current, forms, known };
+        let mut routes = Self { map, castable, seen, awaited, altered, passed: 0, current, forms, known };
         routes.find_current();
         routes
     }
 
     pub(super) fn form(&self, form: usize) -> &Form {
         &self.forms[form]
-    }
-
-    pub(super) fn castable(&self) -> &Castable {
-        &self.castable
     }
 
     /// Returns the number by which a form is known.
@@ -135,6 +230,57 @@ impl Routes {
         if self.awaited.contains(&xid) && self.seen.insert(xid) {
             self.find_current();
         }
+    }
+
+    /// Takes note that the log has nothing more to tell.
+    pub(super) fn end(&mut self) {
+        self.passed = self.map.stages.len() - 1;
+        self.find_current();
+    }
+
+    /// Takes note that the migration has written to a place.
+    pub(super) fn altered(&mut self, place: usize) {
+        if !self.map.places[place].downs.is_empty() && self.altered.insert(place) {
+            self.known.clear();
+        }
+    }
+
+    fn meaning(&self, place: usize) -> Meaning {
+        let Place { downs, changed_by, is_whole, .. } = &self.map.places[place];
+        if downs.is_empty()
+            || !self.altered.contains(&place) && !changed_by.iter().any(|xid| self.seen.contains(xid))
+        {
+            Meaning::Old
+        } else if downs.values().all(|down| down.at_once) || !self.migrates() && *is_whole {
+            Meaning::New
+        } else {
+            Meaning::Unclear
+        }
+    }
+
+    /// Tells what the rows of a live table mean here.
+    pub(super) fn meant(&self, live: &Table, mapped: &Mapped) -> Meant {
+        let place = &self.map.places[mapped.place];
+        let meaning = self.meaning(mapped.place);
+        let mut is_unclear = meaning == Meaning::Unclear;
+        let mut form = form_of(&self.map, live, mapped, &self.castable);
+        // A computed column of the key is not written, but names the row.
+        let key = place.key.as_deref().unwrap_or_default();
+        let mut from: Vec<Told> = (mapped.columns.iter().enumerate())
+            .map(|(at, column)| {
+                let column = column.filter(|_| form[at].is_some() || key.contains(&at));
+                column.map_or(Told::Nowhere, Told::Here)
+            })
+            .collect();
+        for (at, down) in place.downs.iter().filter(|_| meaning == Meaning::New) {
+            let input = |name: &String| live.columns.iter().position(|column| column.name == *name);
+            let inputs: Option<Vec<usize>> = down.inputs.iter().map(input).collect();
+            is_unclear |= inputs.is_none();
+            let of = conversion(&down.returns, &place.table.columns[*at], &self.castable);
+            form[*at] = Some(Conversion::Down { sql: down.statement(live), of: Box::new(of) });
+            from[*at] = Told::From(inputs.into_iter().flatten().map(Some).collect());
+        }
+        Meant { form, from, is_unclear }
     }
 
     /// Tells whether the log is still within the migration.
@@ -283,19 +429,12 @@ impl Routes {
             Target::Nowhere => return Route::Nowhere { new },
             Target::Place(mapped) => mapped,
         };
-        let new = new.filter(|_| !new_columns(live, mapped).is_empty());
-        let form = form_of(&self.map, live, mapped, &self.castable);
-        let source = |at: &Option<usize>| {
-            let column = &live.columns[(*at)?];
-            columns.iter().position(|told| told.name == column.name)
-        };
-        // A computed column of the key is not written, but names the row.
-        let key = self.map.places[mapped.place].key.as_deref().unwrap_or_default();
-        let wanted = |at: usize| form[at].is_some() || key.contains(&at);
-        let told = |(at, column): (usize, &Option<usize>)| if wanted(at) { source(column) } else { None };
-        let sources = mapped.columns.iter().enumerate().map(told).collect();
+        let new = new.filter(|_| !new_columns(&self.map, live, mapped).is_empty());
+        let Meant { form, from, is_unclear } = self.meant(live, mapped);
+        let position = |at: usize| position(&live.columns[at].name);
+        let sources = from.iter().map(|told| told.moved(position)).collect();
         let place = mapped.place;
-        Route::Place { place, form: self.form_number(form), sources, new }
+        Route::Place { place, form: self.form_number(form), sources, is_unclear, new }
     }
 
     /// Returns the place of a table's rows.
@@ -355,7 +494,7 @@ pub(super) fn form_of(map: &Map, live: &Table, mapped: &Mapped, castable: &Casta
     mapped.columns.iter().zip(&golden.columns).map(conversion).collect()
 }
 
-fn conversion(live: &Column, golden: &Column, castable: &Castable) -> Conversion {
+pub(super) fn conversion(live: &Column, golden: &Column, castable: &Castable) -> Conversion {
     let can = |from: &Column, to: &Column| {
         from.bare == to.bare || castable.contains(&(from.bare.clone(), to.bare.clone()))
     };
@@ -377,13 +516,22 @@ pub(super) fn pairs(map: &Map) -> BTreeSet<(String, String)> {
             for (live, mapped) in map.sources(stage, place) {
                 for (at, column) in mapped.columns.iter().zip(&map.places[place].table.columns) {
                     let Some(source) = at.map(|at| &live.columns[at]) else { continue };
-                    if source.bare != column.bare && source.builtin && column.builtin {
-                        pairs.insert((source.bare.clone(), column.bare.clone()));
-                        pairs.insert((column.bare.clone(), source.bare.clone()));
-                    }
+                    add_pair(&mut pairs, source, column);
                 }
             }
         }
     }
+    for place in &map.places {
+        for (at, down) in &place.downs {
+            add_pair(&mut pairs, &down.returns, &place.table.columns[*at]);
+        }
+    }
     pairs
+}
+
+fn add_pair(pairs: &mut BTreeSet<(String, String)>, a: &Column, b: &Column) {
+    if a.bare != b.bare && a.builtin && b.builtin {
+        pairs.insert((a.bare.clone(), b.bare.clone()));
+        pairs.insert((b.bare.clone(), a.bare.clone()));
+    }
 }

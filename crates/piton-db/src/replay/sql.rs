@@ -41,15 +41,15 @@ fn same_key(place: &Place, key: &[usize]) -> String {
 
 /// Returns the value that a column is given, from the text `from`.
 fn value(column: &Column, conversion: &Conversion, from: &str) -> String {
-    match conversion {
-        Conversion::Same | Conversion::Text => format!("{from}::{}", column.bare),
+    match conversion.of_text() {
+        Conversion::Same | Conversion::Text | Conversion::Down { .. } => format!("{from}::{}", column.bare),
         Conversion::Cast { bare, .. } if *bare == column.bare => format!("{from}::{bare}"),
         Conversion::Cast { bare, .. } => format!("{from}::{bare}::{}", column.bare),
     }
 }
 
 /// Returns the condition that two values of a type are the same, NULL included.
-fn same(a: &str, b: &str, bare: &str) -> String {
+pub(super) fn same(a: &str, b: &str, bare: &str) -> String {
     match COMPARED_AS_TEXT.contains(&bare.trim_end_matches("[]")) {
         true => format!("({a})::text is not distinct from ({b})::text"),
         false => format!("({a}) is not distinct from ({b})"),
@@ -75,7 +75,7 @@ pub(super) fn update(place: &Place, key: &[usize], shape: &Shape, form: &Form) -
         let (name, from) = (quote::ident(&column.name), format!("n.c{at}"));
         let conversion = form[*at].as_ref()?;
         let value = value(column, conversion, &from);
-        Some(match conversion {
+        Some(match conversion.of_text() {
             Conversion::Cast { bare, full, back: true } if !shape.rewritten.contains(at) => {
                 format!(
                     "{name} = case when {} then g.{name} else {value} end",
@@ -144,7 +144,7 @@ pub(super) fn missing(place: &Place, key: &[usize]) -> String {
 pub(super) fn lossy(place: &Place, key: &[usize], shape: &Shape, form: &Form) -> Option<String> {
     let is_lost = |at: &usize| {
         let column = &place.table.columns[*at];
-        let Some(Conversion::Cast { bare, full, back }) = &form[*at] else { return None };
+        let Conversion::Cast { bare, full, back } = form[*at].as_ref()?.of_text() else { return None };
         // Equal values of jsonb may have been different texts of json, and are all that the old structure ever kept.
         if column.bare == "jsonb" {
             return None;

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use super::layout::{Layout, SCHEMA};
 use super::map::Way;
 use super::net::{Key, parts};
+use super::route::Routes;
 use crate::DbError;
 use crate::capture::{Lsn, Snapshot};
 use crate::error::Doing;
@@ -15,7 +16,7 @@ use crate::migrate::RecordTables;
 /// What is kept about a row beside the golden copy's own tables.
 const TABLES: &str = "
     create schema piton_replay;
-    create table piton_replay.mark (reached text not null, seen text not null, written int8 not null, sees text not null, way text not null, record text not null);
+    create table piton_replay.mark (reached text not null, seen text not null, altered text not null, written int8 not null, sees text not null, way text not null, record text not null);
     create table piton_replay.layout (stage int primary key, layout text not null);
     create table piton_replay.aside (place text not null, key text not null, why text not null, of_migration bool not null);
     create index on piton_replay.aside using hash (key);
@@ -35,6 +36,8 @@ pub(super) struct Mark {
     pub(super) reached: Lsn,
     /// The transactions that changed a layout and were passed.
     pub(super) seen: BTreeSet<u32>,
+    /// The places with computed columns in which the migration was seen to write.
+    pub(super) altered: BTreeSet<usize>,
     /// How many rows others than the migration have written.
     pub(super) written: i64,
     /// What the dump holds.
@@ -62,7 +65,7 @@ pub(super) async fn make(
     client.batch_execute(TABLES).await.doing(what)?;
     client
         .execute(
-            "insert into piton_replay.mark values ($1, '[]', 0, $2, $3, $4)",
+            "insert into piton_replay.mark values ($1, '[]', '[]', 0, $2, $3, $4)",
             &[&Lsn::default().to_string(), &sees.to_string(), &text(way)?, &text(record)?],
         )
         .await
@@ -155,7 +158,7 @@ pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), Db
 /// Reads where the replay stands.
 pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
     let row = client
-        .query_one("select reached, seen, sees, way, record, written from piton_replay.mark", &[])
+        .query_one("select reached, seen, sees, way, record, written, altered from piton_replay.mark", &[])
         .await
         .doing(|| "read where the replay stands".into())?;
     let parse = |at: usize| row.get::<_, String>(at);
@@ -166,6 +169,7 @@ pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
         way: value(&parse(3))?,
         record: value(&parse(4))?,
         written: row.get(5),
+        altered: value(&parse(6))?,
     })
 }
 
@@ -173,13 +177,13 @@ pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
 pub(super) async fn advance(
     client: &Client,
     reached: Lsn,
-    seen: &BTreeSet<u32>,
+    routes: &Routes,
     written: i64,
 ) -> Result<(), DbError> {
     client
         .execute(
-            "update piton_replay.mark set reached = $1, seen = $2, written = $3",
-            &[&reached.to_string(), &text(seen)?, &written],
+            "update piton_replay.mark set reached = $1, seen = $2, altered = $3, written = $4",
+            &[&reached.to_string(), &text(&routes.seen)?, &text(&routes.altered)?, &written],
         )
         .await
         .map(drop)

@@ -37,6 +37,9 @@ pub(super) struct Writes {
     /// Rows that get another key.
     pub(super) rekeyed: u64,
     pub(super) emptied: bool,
+    /// In which transactions, by 32 bits of their numbers.
+    #[serde(default)]
+    pub(super) by: BTreeSet<u32>,
 }
 
 impl Watch {
@@ -69,11 +72,12 @@ impl Watch {
         let mut own = Own::default();
         let mut written: BTreeSet<String> = BTreeSet::new();
         let (mut told, mut under_way, mut reached) = (false, false, capture::Lsn::default());
+        let mut number = 0;
         self.stream.ask();
         while reached < upto || under_way {
             match self.stream.next().await? {
                 Message::Begin { xid, own } => {
-                    under_way = true;
+                    (under_way, number) = (true, xid);
                     told = own || made.contains(&xid);
                     written.clear();
                 }
@@ -84,7 +88,7 @@ impl Watch {
                             continue;
                         }
                         let table = quote::qualified(&name.schema, &name.name);
-                        own.tables.entry(table.clone()).or_default().count(&change);
+                        own.tables.entry(table.clone()).or_default().count(&change, number);
                         written.insert(table);
                     }
                 }
@@ -114,7 +118,8 @@ fn tables_of(change: &Change) -> Vec<&Name> {
 }
 
 impl Writes {
-    fn count(&mut self, change: &Change) {
+    fn count(&mut self, change: &Change, by: u32) {
+        self.by.insert(by);
         match change {
             Change::Insert { .. } => self.inserted += 1,
             Change::Update { old, new, .. } => {

@@ -5,7 +5,9 @@ use piton_db::capture::{Snapshot, Source, create_slot, drop_slot, slot_name, sna
 use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
-use piton_db::replay::{Finished, Offer, Replay, Watch, give_up, load, note_layout, offer, prepare, rescue};
+use piton_db::replay::{
+    Down, Finished, Offer, Replay, Watch, give_up, load, note_layout, offer, prepare, rescue,
+};
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
 
@@ -49,6 +51,8 @@ by_both! {
     what_the_migration_itself_writes_is_left_out
     a_changed_meaning_is_refused_and_a_fitting_type_is_not
     a_value_that_is_equal_and_another_one_comes_back
+    a_down_expression_has_to_give_every_value_back
+    a_row_that_a_down_expression_cannot_read_is_set_aside
     rows_that_changed_places_come_back
     a_row_that_is_set_aside_may_get_another_key
     a_row_without_its_parent_is_taken_out_by_name
@@ -100,17 +104,30 @@ impl Scene {
     }
 
     /// Tries a migration on a copy.
-    async fn rehearse(&self, migration: &str) -> Offer {
+    async fn rehearse(&self, migration: &str, downs: &[Down]) -> Offer {
         let copy = self.live.with_name(&format!("{}_copy", self.live.dbname));
         clone(&copy, &self.golden.dbname).await;
         let watch = Watch::begin(&copy, &self.source).await.unwrap();
         run(&copy, &recorded(migration)).await;
         let own = watch.end(&self.record).await.unwrap();
-        offer(&self.golden, &copy, &own, &self.record).await.unwrap()
+        offer(&self.golden, &copy, &own, &self.record, downs).await.unwrap()
+    }
+
+    async fn drop_copy(&self) {
+        let copy = format!("drop database {}_copy", self.live.dbname);
+        piton_testkit::postgres::eventually("the copy goes", async || {
+            let client = self.live.maintenance().await.unwrap();
+            client.batch_execute(&copy).await.is_ok()
+        })
+        .await;
     }
 
     pub(crate) async fn migrate(&self, migration: &str) -> Offer {
-        let offer = self.rehearse(migration).await;
+        self.migrate_with(migration, &[]).await
+    }
+
+    async fn migrate_with(&self, migration: &str, downs: &[Down]) -> Offer {
+        let offer = self.rehearse(migration, downs).await;
         assert_eq!(offer.obstacles, [""; 0]);
         prepare(&self.golden, &self.live, &self.sees, &self.record, &offer.way).await.unwrap();
         run(&self.live, &recorded(migration)).await;
@@ -231,17 +248,12 @@ async fn a_changed_meaning_is_refused_and_a_fitting_type_is_not(by: By) {
             r#""public"."t" has no key, so that the log does not tell which row is changed or removed"#,
         ),
     ] {
-        let offer = scene.rehearse(migration).await;
+        let offer = scene.rehearse(migration, &[]).await;
         // Triggers note the whole row of what has no key.
         let noted = matches!(by, By::Triggers) && obstacle.contains("has no key");
         let wanted = if noted { vec![] } else { vec![obstacle] };
         assert_eq!(offer.obstacles, wanted, "{migration}");
-        let copy = format!("drop database {}_copy", scene.live.dbname);
-        piton_testkit::postgres::eventually("the copy goes", async || {
-            let client = scene.live.maintenance().await.unwrap();
-            client.batch_execute(&copy).await.is_ok()
-        })
-        .await;
+        scene.drop_copy().await;
     }
     let offer =
         scene.migrate("alter table t alter price type numeric; alter table t alter n type bigint").await;
@@ -252,6 +264,119 @@ async fn a_changed_meaning_is_refused_and_a_fitting_type_is_not(by: By) {
     // The price has no third digit there, so that the row stays as it was; n was too large for a moment alone.
     assert_eq!(rows, "(1,1.00,1) (2,5.50,7) (3,3.00,7)");
     assert_eq!(finished.aside.len(), 1, "{finished:?}");
+}
+
+fn down(column: &str, is: &str) -> Down {
+    let (migration, table) = ("002_cents.sql".to_owned(), "public.t".to_owned());
+    Down { migration, table, column: column.to_owned(), is: is.to_owned() }
+}
+
+/// Whoever tells what a column was is believed when it shows, and then only.
+async fn a_down_expression_has_to_give_every_value_back(by: By) {
+    let setup = "create table t (id int primary key, price numeric(10, 2), n int, old int, sum int generated always as (n + 1) stored);
+                 insert into t select i, i + 0.5, i, i from generate_series(1, 5) i; update t set old = null;
+                 create table other (price int primary key); create function cheap(int) returns int language sql volatile as 'select $1';
+                 create function raises(int) returns int language plpgsql stable as $$ begin raise 'no'; end $$;
+                 create function writes(int) returns int language plpgsql stable as $$ begin return public.deletes($1); end $$;
+                 create function deletes(int) returns int language plpgsql as $$ begin delete from public.other; return $1; end $$";
+    let Some(scene) = Scene::new(by, "replay_down", setup).await else { return };
+    let migration = "alter table t add cents int; update t set cents = price * 100, old = 0; alter table t drop column price";
+    let of_price = "piton.toml, [[database.down]] of 002_cents.sql for public.t.price: ";
+    for (column, is, obstacle) in [
+        (
+            "price",
+            "cents / 10.0",
+            r#"the down expression of "public"."t"."price" in piton.toml, `cents / 10.0`, does not give back what was there in 5 rows"#,
+        ),
+        // What is lost in a cast is lost.
+        (
+            "price",
+            "(cents + 0.1) / 100.0",
+            r#"the down expression of "public"."t"."price" in piton.toml, `(cents + 0.1) / 100.0`, does not give back what was there in 5 rows"#,
+        ),
+        (
+            "old",
+            "old",
+            r#"the down expression of "public"."t"."old" in piton.toml, `old`, does not give back what was there in 5 rows"#,
+        ),
+        (
+            "old",
+            "nullif(old, 0)",
+            r#"no row shows whether the down expression of "public"."t"."old" in piton.toml, `nullif(old, 0)`, gives back what was there"#,
+        ),
+        (
+            "price",
+            "cents || ' cents'",
+            r#"the down expression of "public"."t"."price" in piton.toml, `cents || ' cents'`, gives a value that is no numeric(10,2)"#,
+        ),
+        ("price", "price / 100", r#"cannot be understood: column "price" does not exist"#),
+        ("price", "cents / (n - 3)", "fails: a row is no good for it (22012)"),
+        ("price", "public.raises(cents)", "fails: no"),
+        ("price", "public.writes(cents)", "fails: cannot execute DELETE in a read-only transaction"),
+        (
+            "price",
+            "public.cheap(cents)",
+            "calls public.cheap(integer), which is volatile: it may give another value each time",
+        ),
+        (
+            "price",
+            "(select max(price) from public.other)",
+            "reads other rows: it may use the columns of its own row alone",
+        ),
+        ("price", "max(cents)", "reads other rows: it may use the columns of its own row alone"),
+        ("price", "cents, n", "cannot be understood"),
+        ("price", "cents) as v from public.t; drop table public.t; select (1", "cannot be understood"),
+        ("price", "tableoid::int", "reads more than columns"),
+        ("sum", "n + 1", "is for a column that is computed: nobody writes it"),
+        ("id", "id", "is for a part of the key by which the table's rows are known"),
+        ("prize", "cents", r#"is for a column that is not there before the migration: "prize""#),
+    ] {
+        let offer = scene.rehearse(migration, &[down(column, is)]).await;
+        let said = offer.obstacles.iter().any(|said| {
+            let (whole, part) = (said == obstacle, said.starts_with(of_price) || column != "price");
+            whole || part && said.contains(&format!("`{is}`")) && said.contains(obstacle)
+        });
+        assert!(said, "{is}: {:?}", offer.obstacles);
+        scene.drop_copy().await;
+    }
+    let elsewhere = Down { table: "shop.t".into(), ..down("price", "cents") };
+    let offer = scene.rehearse(migration, &[elsewhere]).await;
+    let wanted = "piton.toml, [[database.down]] of 002_cents.sql for shop.t.price: `cents` is for a table that is not there before the migration: shop.t";
+    assert_eq!(offer.obstacles, [wanted]);
+    scene.drop_copy().await;
+    let offer = scene.rehearse(migration, &[down("price", "cents / 100.0")]).await;
+    assert_eq!(offer.obstacles, [""; 0]);
+    scene.let_go().await;
+}
+
+/// An expression may be right for every row that was there and fail for a later one, or give what the old type does not hold.
+async fn a_row_that_a_down_expression_cannot_read_is_set_aside(by: By) {
+    let setup = "create table t (id int primary key, price numeric(10, 2), n int); insert into t select i, i, i from generate_series(1, 6) i";
+    let Some(scene) = Scene::new(by, "replay_down_rows", setup).await else { return };
+    let migration = "alter table t add cents int, add per int not null default 1; update t set cents = price * 100; alter table t drop column price";
+    scene.migrate_with(migration, &[down("price", "cents / per / 100.0")]).await;
+    run(
+        &scene.live,
+        "update t set cents = 150; update t set per = 0 where id = 2; insert into t values (7, 7, 700, 0), (8, 8, 800, 2);
+         update t set per = 0 where id in (3, 4, 5); update t set per = 1, n = 30 where id = 3; update t set id = 40 where id = 4;
+         delete from t where id = 5; update t set cents = null, per = 0 where id = 6",
+    )
+    .await;
+    drop(scene.replay().await.unwrap());
+    run(&scene.live, "update t set per = 3 where id = 40").await;
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("rescue.jsonl");
+    let finished = scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+    let aside: Vec<_> = finished.aside.iter().map(|row| (row.key.join(","), row.why.as_str())).collect();
+    let why = "its down expression fails (22012)";
+    assert_eq!(aside, [("2".to_owned(), why), ("7".to_owned(), why)]);
+    let rows = scene.golden("select * from t").await;
+    assert_eq!(rows, "(1,1.50,1) (2,2.00,2) (3,1.50,30) (40,0.50,4) (6,,6) (8,4.00,8)");
+    // What it is computed from is nothing new.
+    let rescued = rescue(&scene.golden, &scene.live, &file).await.unwrap().unwrap();
+    assert_eq!(rescued.rows, 2);
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
 }
 
 async fn a_value_that_is_equal_and_another_one_comes_back(by: By) {
@@ -269,10 +394,12 @@ async fn a_value_that_is_equal_and_another_one_comes_back(by: By) {
 
 /// Until the end the golden copy has a row that is set aside as it was, under the key that it had then.
 async fn a_row_that_is_set_aside_may_get_another_key(by: By) {
-    let setup = "create table t (id int primary key, price numeric(10, 2)); insert into t values (1, 1), (2, 2)";
+    let setup =
+        "create table t (id int primary key, price numeric(10, 2)); insert into t values (1, 1), (2, 2)";
     let Some(scene) = Scene::new(by, "replay_aside", setup).await else { return };
     scene.migrate("alter table t alter price type numeric").await;
-    run(&scene.live, "update t set price = 1.234 where id = 1; update t set price = 2.345 where id = 2").await;
+    run(&scene.live, "update t set price = 1.234 where id = 1; update t set price = 2.345 where id = 2")
+        .await;
     drop(scene.replay().await.unwrap());
     run(&scene.live, "update t set id = 10 where id = 1; update t set price = 5 where id = 10; update t set id = 20 where id = 2").await;
     let finished = scene.rewind().await;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use piton_db::replay::Down;
 
 /// A migration with the words of an app before and after it.
 ///
@@ -22,6 +23,7 @@ use fs_err as fs;
 /// - `loses`: lines `schema.table.column: text` or `schema.table: text`; where the text stands in one of the costs, the column or
 ///   the table is not compared.
 /// - `sequences apart`: sequences that may stand before the twin's.
+/// - `down`: lines `table.column = expression` or `schema.table.column = expression`, for the down expressions of `piton.toml`.
 /// - `aside`: lines `schema.table`; rows of it are set aside, and of no other table.
 #[derive(Debug, Default)]
 pub(super) struct Migration {
@@ -37,6 +39,7 @@ pub(super) struct Migration {
     pub(super) may_be_refused: Option<Vec<String>>,
     pub(super) loses: Vec<Loss>,
     pub(super) sequences_apart: Vec<String>,
+    pub(super) downs: Vec<Down>,
     pub(super) aside: Vec<String>,
 }
 
@@ -93,6 +96,9 @@ impl Migration {
                 "may be refused" => migration.may_be_refused = Some(lines(body)),
                 "loses" => migration.loses = lines(body).iter().map(|line| loss(line)).collect(),
                 "sequences apart" => migration.sequences_apart = lines(body),
+                "down" => {
+                    migration.downs = lines(body).iter().map(|line| down(line)).collect::<Result<_, _>>()?;
+                }
                 "aside" => migration.aside = lines(body),
                 other => return Err(format!("there is no section {other}")),
             }
@@ -145,6 +151,13 @@ fn words(body: &str) -> Result<Vec<Words>, String> {
         }
     }
     Ok(all)
+}
+
+fn down(line: &str) -> Result<Down, String> {
+    let (what, is) = line.split_once(" = ").ok_or_else(|| format!("no down expression: {line}"))?;
+    let (table, column) = what.rsplit_once('.').ok_or_else(|| format!("no column of a table: {what}"))?;
+    let (table, column, is) = (table.to_owned(), column.to_owned(), is.to_owned());
+    Ok(Down { migration: "000.sql".into(), table, column, is })
 }
 
 fn loss(line: &str) -> Loss {

@@ -189,7 +189,7 @@ impl Life<'_> {
         let watch = Watch::begin(&copied, &self.source).await.map_err(|error| told(&error))?;
         migrate(folder, &copied).await?;
         let own = watch.end(&record).await.map_err(|error| told(&error))?;
-        let offer = replay::offer(&self.golden, &copied, &own, &record).await;
+        let offer = replay::offer(&self.golden, &copied, &own, &record, &self.migration.downs).await;
         self.drop_database(&copied).await;
         self.judge_offer(offer.map_err(|error| told(&error))?)
     }

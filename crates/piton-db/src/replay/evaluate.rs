@@ -1,0 +1,147 @@
+//! Old values by down expressions: computed where the new types are, in the live database.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Statement;
+
+use super::apply::Applier;
+use super::net::{Cell, Effect, Fate, Key};
+use super::route::Conversion;
+use super::session;
+use crate::error::Doing;
+use crate::{Database, DbError, Session};
+
+/// How many rows go with one statement.
+const ROWS: usize = 5_000;
+
+/// Computes values of rows that it is told, and can change nothing.
+#[derive(Debug)]
+pub(super) struct Evaluator {
+    live: Database,
+    session: Option<Session>,
+    statements: HashMap<String, Statement>,
+}
+
+/// What came of one row: its value, or why there is none.
+type Outcome = Result<Option<String>, String>;
+
+impl Evaluator {
+    pub(super) fn new(live: &Database) -> Self {
+        Self { live: live.clone(), session: None, statements: HashMap::new() }
+    }
+
+    /// Computes one value a row, from the texts of its inputs.
+    async fn evaluate(&mut self, sql: &str, rows: &[Vec<Option<&str>>]) -> Result<Vec<Outcome>, DbError> {
+        let mut outcomes = Vec::with_capacity(rows.len());
+        // What fails is halved until the row is found that fails.
+        let mut blocks: Vec<&[Vec<Option<&str>>]> = rows.chunks(ROWS).rev().collect();
+        while let Some(block) = blocks.pop() {
+            let width = block.first().map_or(0, Vec::len).max(1);
+            let column = |at: usize| block.iter().map(|row| row.get(at).copied().flatten()).collect();
+            let parameters: Vec<Vec<Option<&str>>> = (0..width).map(column).collect();
+            let parameters = super::apply::as_parameters(&parameters);
+            let (session, statement) = self.prepared(sql).await?;
+            match session.query(&statement, &parameters).await {
+                Ok(found) => outcomes.extend(found.iter().map(|row| Ok(row.get(0)))),
+                Err(error) => match (fault_of_row(&error), block.len()) {
+                    (None, _) => return Err(error).doing(evaluating),
+                    (Some(why), 1) => outcomes.push(Err(why)),
+                    (Some(_), many) => {
+                        let (first, second) = block.split_at(many / 2);
+                        blocks.extend([second, first]);
+                    }
+                },
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn prepared(&mut self, sql: &str) -> Result<(&Session, Statement), DbError> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let session = session(&self.live).await?;
+                let only_read = "set default_transaction_read_only = on";
+                session.batch_execute(only_read).await.doing(evaluating)?;
+                session
+            }
+        };
+        let session = self.session.insert(session);
+        let statement = match self.statements.get(sql) {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = session.prepare(sql).await.doing(evaluating)?;
+                self.statements.insert(sql.to_owned(), statement.clone());
+                statement
+            }
+        };
+        Ok((session, statement))
+    }
+}
+
+fn evaluating() -> String {
+    "compute old values by a down expression".to_owned()
+}
+
+/// Says why the server refused to compute a value; `None` when that was not the row's fault.
+fn fault_of_row(error: &tokio_postgres::Error) -> Option<String> {
+    /// A connection, a rollback, resources, an operator, the system, the server's own faults.
+    const NOT_OF_ROWS: [&str; 7] = ["08", "40", "53", "57", "58", "F0", "XX"];
+    let code = error.as_db_error()?.code().code();
+    (!NOT_OF_ROWS.iter().any(|class| code.starts_with(class)))
+        .then(|| format!("its down expression fails ({code})"))
+}
+
+impl Applier {
+    /// Computes what is told of rows as inputs of down expressions; those for which that cannot be done are set aside.
+    pub(super) async fn evaluate(
+        &mut self,
+        place: usize,
+        mut rows: Vec<(Key, Effect)>,
+    ) -> Result<Vec<(Key, Effect)>, DbError> {
+        let mut failed: HashMap<usize, String> = HashMap::new();
+        // By form and column, the rows for which it is computed.
+        let mut wanted: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
+        for (number, (_, effect)) in
+            rows.iter().enumerate().filter(|(_, (_, effect))| effect.fate != Fate::Gone)
+        {
+            for (at, cell) in effect.cells.iter().enumerate() {
+                let Cell::Inputs(inputs) = cell else { continue };
+                match inputs.contains(&Cell::Kept) {
+                    true => drop(failed.insert(
+                        number,
+                        "a large value that its down expression needs was not written with it".into(),
+                    )),
+                    false => wanted.entry((effect.form, at)).or_default().push(number),
+                }
+            }
+        }
+        for ((form, at), numbers) in wanted {
+            let Some(Conversion::Down { sql, .. }) = &self.routes.form(form)[at] else { continue };
+            let sql = sql.clone();
+            let inputs = |number: &usize| match &rows[*number].1.cells[at] {
+                Cell::Inputs(inputs) => inputs.iter().map(Cell::text).collect(),
+                _ => Vec::new(),
+            };
+            let told: Vec<Vec<Option<&str>>> = numbers.iter().map(inputs).collect();
+            let outcomes = self.evaluator.evaluate(&sql, &told).await?;
+            for (number, outcome) in numbers.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(value) => rows[number].1.cells[at] = value.map_or(Cell::Null, Cell::Text),
+                    Err(why) => drop(failed.insert(number, why)),
+                }
+            }
+        }
+        if failed.is_empty() {
+            return Ok(rows);
+        }
+        let mut left = Vec::with_capacity(rows.len());
+        for (number, (key, effect)) in rows.into_iter().enumerate() {
+            match failed.get(&number) {
+                Some(why) => self.set_aside(place, &key, why, false).await?,
+                None => left.push((key, effect)),
+            }
+        }
+        Ok(left)
+    }
+}

@@ -1,0 +1,23 @@
+-- An amount is counted in another unit, and a down expression tells it.
+-- == setup
+create table price (id int primary key, amount int not null, note text);
+insert into price select i, i, 'n' || i from generate_series(1, 30) i;
+-- == quiet
+amounts are a hundred times larger afterwards
+-- == migrate
+update price set amount = amount * 100;
+-- == old
+insert into price values ({k}, {n})
+update price set amount = {n} where id = {o}
+-- == new
+insert into price values ({k}, {n} * 100, {t})
+-- was: insert into price values ({k}, {n}, {t})
+update price set amount = {n} * 100 where id = {o}
+-- was: update price set amount = {n} where id = {o}
+update price set amount = amount + 700 where id = {o}
+-- was: update price set amount = amount + 7 where id = {o}
+-- == both
+update price set note = {t} where id = {o}
+delete from price where id = {o}
+-- == down
+price.amount = amount / 100
