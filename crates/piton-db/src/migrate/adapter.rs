@@ -41,6 +41,36 @@ pub(super) struct Row {
     pub(super) said: Option<String>,
 }
 
+/// What a tool says that has no down migrations, or none that Piton calls.
+pub(super) const NO_WAY_BACK: &str = "its tool has no command that takes one migration back";
+
+/// What is said of a migration without one.
+pub(super) const NO_DOWN: &str = "it has no down migration";
+
+/// What is said of a down migration of which a failure could leave a part.
+pub(super) const IN_PARTS: &str = "its down migration does not surely run in one transaction";
+
+/// A migration that is to be taken back.
+pub(super) struct At<'a> {
+    pub(super) app: &'a Path,
+    pub(super) folder: &'a Path,
+    pub(super) files: &'a Files,
+    pub(super) known: &'a [Known],
+    pub(super) rows: &'a [Row],
+    pub(super) one: &'a Known,
+}
+
+impl At<'_> {
+    /// Reads a down script and wants it to be one transaction.
+    pub(super) fn script(&self, file: &str, is_whole: fn(&str) -> bool) -> Result<(), &'static str> {
+        let text = fs_err::read_to_string(self.folder.join(file)).map_err(|_| NO_DOWN)?;
+        if script::split(&text).is_ok_and(|statements| script::stays_within(&statements).is_err()) {
+            return Err("its down migration changes what all databases of the server share");
+        }
+        if is_whole(&text) { Ok(()) } else { Err(IN_PARTS) }
+    }
+}
+
 /// One tool.
 pub(super) trait Adapter: Send + Sync {
     /// Returns the schema, or the table in whichever schema, that is the tool's own record.
@@ -108,6 +138,11 @@ pub(super) trait Adapter: Send + Sync {
 
     /// Builds the command that applies a migration, and as few others as the tool can.
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command;
+
+    /// Builds the command that takes back the migration that was applied last, or says why there is none.
+    fn revert(&self, _at: &At<'_>) -> Result<Command, &'static str> {
+        Err(NO_WAY_BACK)
+    }
 
     /// Builds a command that asks the database how it stands, and changes nothing.
     fn look(&self, app: &Path, folder: &Path) -> Command;

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, leaves_transaction, program, sets_isolation};
+use super::adapter::{
+    Adapter, At, IN_PARTS, Known, NO_DOWN, Row, leaves_transaction, program, sets_isolation,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State, python};
 use crate::quote;
@@ -100,6 +102,29 @@ impl Adapter for Alembic {
 
     fn apply(&self, app: &Path, _folder: &Path, name: &str) -> Command {
         program(app, "alembic").args(["upgrade", name])
+    }
+
+    /// A merge of two branches has no one revision before it.
+    fn revert(&self, at: &At<'_>) -> Result<Command, &'static str> {
+        let is_it = |text: &&String| {
+            literal(text, "revision").ok().flatten().is_some_and(|names| names.first() == Some(&at.one.name))
+        };
+        let text = at.files.values().find(is_it).ok_or(NO_DOWN)?;
+        if !text.lines().any(|line| line.starts_with("def downgrade")) {
+            return Err(NO_DOWN);
+        }
+        let before = match &at.one.needs[..] {
+            [] if at.known.iter().filter(|known| known.needs.is_empty()).count() == 1 => "base",
+            [before] => before,
+            _ => return Err("it stands behind more than one revision"),
+        };
+        if at.rows.len() > 1 {
+            return Err("the database has more than one head");
+        }
+        if !at.one.atomic {
+            return Err(IN_PARTS);
+        }
+        Ok(program(at.app, "alembic").args(["downgrade", before]))
     }
 
     fn look(&self, app: &Path, _folder: &Path) -> Command {

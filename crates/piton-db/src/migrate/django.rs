@@ -5,7 +5,9 @@ use std::path::Path;
 
 use piton_exec::Command;
 
-use super::adapter::{Adapter, Known, Row, by_name, is_newer, leaves_transaction, program};
+use super::adapter::{
+    Adapter, At, IN_PARTS, Known, NO_DOWN, Row, by_name, is_newer, leaves_transaction, program,
+};
 use super::tool::Files;
 use super::{Migration, MigrationError, State, python};
 use crate::quote;
@@ -193,6 +195,18 @@ impl Adapter for Django {
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {
         let (label, migration) = name.split_once('.').unwrap_or((name, ""));
         manage(app, folder).args(["migrate", label, migration, "--noinput"])
+    }
+
+    /// Django itself says whether all operations can be undone, before it undoes the first one.
+    fn revert(&self, at: &At<'_>) -> Result<Command, &'static str> {
+        let (label, _) = at.one.name.split_once('.').ok_or(NO_DOWN)?;
+        if !at.one.atomic {
+            return Err(IN_PARTS);
+        }
+        let own = at.rows.iter().filter(|row| app_of(&row.name) == label);
+        let before = own.take_while(|row| row.name != at.one.name).last();
+        let before = before.and_then(|row| row.name.split_once('.')).map_or("zero", |(_, name)| name);
+        Ok(manage(at.app, at.folder).args(["migrate", label, before, "--noinput"]))
     }
 
     fn look(&self, app: &Path, folder: &Path) -> Command {

@@ -78,14 +78,14 @@ async fn rows(adapter: &dyn Adapter, files: &Files, client: &Client) -> Result<V
 }
 
 /// The migrations as the files have them and as the record has them.
-struct Look {
-    files: Files,
-    known: Vec<Known>,
-    rows: Vec<Row>,
-    states: Vec<Migration>,
+pub(super) struct Look {
+    pub(super) files: Files,
+    pub(super) known: Vec<Known>,
+    pub(super) rows: Vec<Row>,
+    pub(super) states: Vec<Migration>,
 }
 
-async fn look(adapter: &dyn Adapter, folder: &Path, client: &Client) -> Result<Look, DbError> {
+pub(super) async fn look(adapter: &dyn Adapter, folder: &Path, client: &Client) -> Result<Look, DbError> {
     let files = files(adapter, folder)?;
     let known = adapter.known(&files)?;
     let rows = rows(adapter, &files, client).await?;
@@ -146,13 +146,13 @@ fn refuse(adapter: &dyn Adapter, look: &Look) -> Result<(), MigrationError> {
 pub(super) const AND: &str = ", ";
 
 /// The tool, its files and the database that it is to change.
-struct Run<'a> {
-    adapter: &'a dyn Adapter,
-    migrations: &'a Migrations,
-    database: &'a Database,
-    around: &'a Around,
-    options: MigrateOptions,
-    client: &'a Client,
+pub(super) struct Run<'a> {
+    pub(super) adapter: &'a dyn Adapter,
+    pub(super) migrations: &'a Migrations,
+    pub(super) database: &'a Database,
+    pub(super) around: &'a Around,
+    pub(super) options: MigrateOptions,
+    pub(super) client: &'a Client,
 }
 
 pub(super) async fn apply(
@@ -256,7 +256,7 @@ impl Run<'_> {
         Ok((vec![name], took))
     }
 
-    async fn look(&self) -> Result<Look, DbError> {
+    pub(super) async fn look(&self) -> Result<Look, DbError> {
         look(self.adapter, &self.migrations.folder, self.client).await
     }
 
@@ -426,7 +426,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         command: Command,
         patience: Duration,
@@ -500,7 +500,7 @@ pub async fn seed(
     Err(failed(command.to_string(), said.last, left, trouble))
 }
 
-fn failed(name: String, said: String, left: String, trouble: Option<Trouble>) -> DbError {
+pub(super) fn failed(name: String, said: String, left: String, trouble: Option<Trouble>) -> DbError {
     MigrationError::Failed { name, line: 0, said, left, unnoted: false, clean: false, trouble }.into()
 }
 
@@ -561,7 +561,7 @@ fn dressed(
 }
 
 /// Tells whether the surroundings failed, and not the migration.
-async fn trouble(client: &Client, said: &Said) -> Option<Trouble> {
+pub(super) async fn trouble(client: &Client, said: &Said) -> Option<Trouble> {
     if said.has(&["53100", "No space left on device"]) {
         return Some(Trouble::Room);
     }
@@ -650,7 +650,7 @@ pub(super) async fn unnoted(
 }
 
 /// Ends what a tool that was killed has left on the server: it may still commit.
-async fn end_sessions(client: &Client) -> Result<(), DbError> {
+pub(super) async fn end_sessions(client: &Client) -> Result<(), DbError> {
     let begin = Instant::now();
     loop {
         let left = client
@@ -721,7 +721,7 @@ pub(super) async fn resolve(
 }
 
 /// Changes the tool's record in one transaction; returns how many rows it changed.
-async fn write(client: &Client, statements: &[String]) -> Result<u64, DbError> {
+pub(super) async fn write(client: &Client, statements: &[String]) -> Result<u64, DbError> {
     let all = format!("begin; {}; commit", statements.join("; "));
     match client.simple_query(&all).await {
         Ok(answers) => Ok(answers.iter().map(rows_changed).sum()),
@@ -746,15 +746,15 @@ fn shown(command: &Command) -> String {
 }
 
 /// What a program said.
-struct Said {
+pub(super) struct Said {
     /// All of it, without the statement that SQLAlchemy repeats after the server's words.
     own: String,
     /// The end of that, with the statement's first line.
-    last: String,
+    pub(super) last: String,
 }
 
 impl Said {
-    fn of(output: &local::Output) -> Self {
+    pub(super) fn of(output: &local::Output) -> Self {
         let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
         let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let repeats = lines.iter().rposition(|line| line.starts_with("[SQL:"));
@@ -764,7 +764,7 @@ impl Said {
     }
 
     /// Tells whether the server said one of these.
-    fn has(&self, signs: &[&str]) -> bool {
+    pub(super) fn has(&self, signs: &[&str]) -> bool {
         signs.iter().any(|sign| self.own.contains(sign))
     }
 }

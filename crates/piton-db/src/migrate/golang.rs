@@ -5,7 +5,7 @@ use std::path::Path;
 use piton_exec::Command;
 
 use super::adapter::{
-    Adapter, Known, Row, hides, is_one_transaction, program, shows_as_a_whole, waits_harmlessly,
+    Adapter, At, Known, Row, hides, is_one_transaction, program, shows_as_a_whole, waits_harmlessly,
 };
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
@@ -92,6 +92,11 @@ impl Adapter for GolangMigrate {
 
     fn apply(&self, app: &Path, folder: &Path, _name: &str) -> Command {
         migrate(app, folder).args(["up", "1"])
+    }
+
+    fn revert(&self, at: &At<'_>) -> Result<Command, &'static str> {
+        at.script(&format!("{}.down.sql", at.one.name), is_one_transaction)?;
+        Ok(migrate(at.app, at.folder).args(["down", "1"]))
     }
 
     fn look(&self, app: &Path, folder: &Path) -> Command {

@@ -3,6 +3,7 @@
 mod adapter;
 mod alembic;
 mod alter;
+mod back;
 mod commands;
 mod django;
 mod foreign;
@@ -152,6 +153,14 @@ pub enum MigrationError {
         /// The tool's own table.
         table: &'static str,
     },
+    /// A migration has no way back that could be tried.
+    #[error("{name} cannot be taken back: {why}")]
+    NoWayBack {
+        /// The migration.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
     /// Only the tool itself can record it.
     #[error("{name} is recorded by the tool itself alone: {command}")]
     ByTheTool {
@@ -188,6 +197,12 @@ pub enum MigrationError {
 }
 
 impl MigrationError {
+    /// Tells whether a migration cannot be taken back because nobody has written a down migration for it.
+    pub fn is_without_down(&self) -> bool {
+        let absent = [adapter::NO_WAY_BACK, adapter::NO_DOWN];
+        matches!(self, Self::NoWayBack { why, .. } if absent.contains(why))
+    }
+
     /// Tells whether the migration was begun, ended, and has surely left nothing.
     pub fn left_nothing(&self) -> bool {
         matches!(self, Self::Failed { clean: true, .. } | Self::Locked { .. })

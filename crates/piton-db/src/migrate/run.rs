@@ -17,6 +17,9 @@ use crate::{DbError, Trouble, quote};
 /// The advisory lock that every migrating session of a database holds: "piton" and "mi".
 const LOCK: i64 = 0x0070_6974_6f6e_6d69;
 
+/// Notes that a migration has all of its statements in the database.
+const FINISHED: &str = "update piton.migrations set finished_at = now() where name = $1";
+
 /// A file, taken apart.
 pub(super) struct Script {
     pub(super) name: String,
@@ -60,7 +63,7 @@ impl Script {
         };
         self.begin_record(client, from).await?;
         let ended = match self.mode {
-            Mode::OneTransaction => self.in_one_transaction(client, options).await,
+            Mode::OneTransaction => self.in_one_transaction(client, options, FINISHED, &self.name).await,
             Mode::OneByOne => self.one_by_one(client, options, from).await,
         };
         if let Err(error) = &ended {
@@ -90,15 +93,39 @@ impl Script {
         let _ = record(client, failed, &[&self.name, &text]).await;
     }
 
+    /// Tells whether all of it runs in one transaction.
+    pub(super) fn is_one_transaction(&self) -> bool {
+        self.mode == Mode::OneTransaction
+    }
+
+    /// Runs the file of a down migration, and takes the migration out of the record in its transaction; returns how long it took.
+    pub(super) async fn take_back(
+        &self,
+        client: &mut Client,
+        options: MigrateOptions,
+        migration: &str,
+    ) -> Result<Duration, DbError> {
+        client
+            .batch_execute("reset session authorization; reset all")
+            .await
+            .doing(|| "clear the session's settings".into())?;
+        crate::target::set_for_migrating(client).await.doing(|| "prepare the session".into())?;
+        let gone = "delete from piton.migrations where name = $1";
+        self.in_one_transaction(client, options, gone, migration).await
+    }
+
+    /// Runs the file in one transaction, which ends with the statement that notes so in the record of a migration.
     async fn in_one_transaction(
         &self,
         client: &mut Client,
         options: MigrateOptions,
+        noting: &str,
+        of: &str,
     ) -> Result<Duration, DbError> {
         let mut attempt = 1;
         loop {
             let begin = Instant::now();
-            match self.attempt(client, options.lock_timeout).await? {
+            match self.attempt(client, options.lock_timeout, noting, of).await? {
                 Ok(()) => return Ok(begin.elapsed()),
                 Err((_, error)) if worth_another_attempt(&error) && attempt < options.attempts => {
                     tokio::time::sleep(backoff(attempt)).await;
@@ -116,6 +143,8 @@ impl Script {
         &self,
         client: &mut Client,
         lock_timeout: Duration,
+        noting: &str,
+        of: &str,
     ) -> Result<Result<(), (&Statement, tokio_postgres::Error)>, DbError> {
         let what = || format!("run {} in a transaction", self.name);
         let transaction = client.transaction().await.doing(what)?;
@@ -132,10 +161,7 @@ impl Script {
         }
         // The file may have taken on a role that may not write the record.
         let ended = match transaction.batch_execute("reset session authorization; reset role").await {
-            Ok(()) => transaction
-                .execute("update piton.migrations set finished_at = now() where name = $1", &[&self.name])
-                .await
-                .map(drop),
+            Ok(()) => transaction.execute(noting, &[&of]).await.map(drop),
             Err(error) => Err(error),
         };
         let last = self.statements.last();

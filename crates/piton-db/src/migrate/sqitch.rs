@@ -6,7 +6,7 @@ use piton_exec::Command;
 use ring::digest;
 
 use super::adapter::{
-    Adapter, Known, Row, by_name, hides, is_wrapped, program, shows_as_a_whole, waits_harmlessly,
+    Adapter, At, Known, NO_DOWN, Row, by_name, hides, is_wrapped, program, shows_as_a_whole, waits_harmlessly,
 };
 use super::tool::Files;
 use super::{Migration, MigrationError, State};
@@ -20,6 +20,11 @@ pub(super) struct Sqitch;
 /// Builds a call in the plan's folder; where the database is stands in libpq's variables.
 fn sqitch(app: &Path, folder: &Path, args: &[&str]) -> Command {
     program(app, "sqitch").args(args.iter().copied()).args(["--target", "db:pg:"]).cwd(folder)
+}
+
+/// Returns what Sqitch calls a change of the plan, of a reworked one the last.
+fn in_the_end(name: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@HEAD") }
 }
 
 /// What Sqitch calls the last one of a name, so that no tag can be called so: a rework that the plan has not got.
@@ -167,8 +172,16 @@ impl Adapter for Sqitch {
     }
 
     fn apply(&self, app: &Path, folder: &Path, name: &str) -> Command {
-        let to = if name.contains('@') { name.to_owned() } else { format!("{name}@HEAD") };
-        sqitch(app, folder, &["deploy", "--mode", "change", "--to-change", &to])
+        sqitch(app, folder, &["deploy", "--mode", "change", "--to-change", &in_the_end(name)])
+    }
+
+    fn revert(&self, at: &At<'_>) -> Result<Command, &'static str> {
+        at.script(&format!("revert/{}.sql", at.one.name), is_wrapped)?;
+        let place = at.known.iter().position(|known| known.name == at.one.name).ok_or(NO_DOWN)?;
+        let before = place.checked_sub(1).map(|before| in_the_end(&at.known[before].name));
+        let to = before.iter().flat_map(|before| ["--to-change", before]);
+        let args: Vec<&str> = ["revert", "-y"].into_iter().chain(to).collect();
+        Ok(sqitch(at.app, at.folder, &args))
     }
 
     fn look(&self, app: &Path, folder: &Path) -> Command {

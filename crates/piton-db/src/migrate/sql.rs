@@ -12,6 +12,7 @@ use fs_err as fs;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::adapter::{IN_PARTS, NO_DOWN};
 use super::index::{self, Standing};
 use super::run::{self, Script};
 use super::{Applied, MigrateOptions, Migration, MigrationError, Obstacle, Recorded, State};
@@ -122,6 +123,55 @@ impl SqlFolder {
             all += took;
         }
         Ok(Applied { migrations, millis: millis(all), unfinished: unfinished(&client).await? })
+    }
+
+    /// Takes migrations back by their down files, the last of the names first; returns how long that took. One that the database has
+    /// not got is left out.
+    ///
+    /// The down file of `2_x.sql`, and of `2_x.up.sql`, is `2_x.down.sql`. It runs in one transaction together with its record.
+    pub(super) async fn take_back(
+        &self,
+        database: &Database,
+        names: &[String],
+        options: MigrateOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Duration, DbError> {
+        let mut client = database.connect().await?;
+        run::lock(&client, options.wait_for_other).await?;
+        let scripts = self.down(&client, names).await?;
+        let (mut all, total) = (Duration::ZERO, scripts.len() as u64);
+        for (done, (name, script)) in (0..).zip(&scripts) {
+            progress(Progress { doing: "take back", what: script.name.clone(), done, total });
+            all += script.take_back(&mut client, options, name).await?;
+        }
+        Ok(all)
+    }
+
+    /// Wants each migration to have a down file that can be tried, as [`SqlFolder::take_back`] does; changes nothing.
+    pub(super) async fn may_take_back(&self, database: &Database, names: &[String]) -> Result<(), DbError> {
+        self.down(&*database.connect().await?, names).await.map(drop)
+    }
+
+    /// Reads the down files of those migrations that the database has, the last one first.
+    async fn down<'n>(
+        &self,
+        client: &Client,
+        names: &'n [String],
+    ) -> Result<Vec<(&'n String, Script)>, DbError> {
+        let records = records(client).await?;
+        let mut scripts = Vec::new();
+        for name in names.iter().rev().filter(|name| records.contains_key(*name)) {
+            let stem = name.trim_end_matches(".sql").trim_end_matches(".up");
+            let file = format!("{stem}.down.sql");
+            let none = |why| MigrationError::NoWayBack { name: name.clone(), why };
+            let text = self.text(&file)?.ok_or(none(NO_DOWN))?;
+            let script = Script::read(&file, &text)?;
+            if !script.is_one_transaction() {
+                return Err(none(IN_PARTS).into());
+            }
+            scripts.push((name, script));
+        }
+        Ok(scripts)
     }
 
     /// Wants a migration to be half applied, as [`SqlFolder::resolve`] does; changes nothing.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adapter::Adapter;
 use super::alembic::Alembic;
+use super::back;
 use super::commands::Commands;
 use super::django::Django;
 use super::foreign::{self, Around};
@@ -17,7 +18,8 @@ use super::sqitch::Sqitch;
 use super::sql::{SCHEMA, SqlFolder, TABLE};
 use super::stood::structure;
 use super::{Applied, MigrateOptions, Migration, Recorded, script};
-use crate::progress::{OnReport, Report};
+use crate::fingerprint::Structure;
+use crate::progress::{OnReport, Report, millis};
 use crate::{Database, DbError};
 
 /// The tool that applies migrations; data, as plans store it.
@@ -221,6 +223,54 @@ impl Migrations {
                 foreign::apply(&*adapter, self, database, around, options, report, &mut may_begin).await
             }
         }
+    }
+
+    /// Wants each of the migrations that the database has to have a down migration that can be tried; changes nothing.
+    ///
+    /// # Errors
+    /// [`MigrationError::NoWayBack`](super::MigrationError::NoWayBack) for the last one that has none.
+    pub async fn may_take_back(&self, database: &Database, names: &[String]) -> Result<(), DbError> {
+        match self.tool.adapter() {
+            None => SqlFolder::new(&self.folder).may_take_back(database, names).await,
+            Some(adapter) => back::may_take_back(&*adapter, self, database, names).await,
+        }
+    }
+
+    /// Takes migrations back by the tool's own down migrations, one at a time, the last of the names first; returns how long that
+    /// took, in milliseconds.
+    ///
+    /// One that the record has not got any more is left out, so that a killed call can be made again. Each runs in one transaction:
+    /// what fails leaves it applied.
+    ///
+    /// # Errors
+    /// [`MigrationError::NoWayBack`](super::MigrationError::NoWayBack) before the first one, where one has none that could be tried;
+    /// [`MigrationError::Failed`](super::MigrationError::Failed), after which those before it are taken back.
+    pub async fn take_back(
+        &self,
+        database: &Database,
+        around: &Around,
+        names: &[String],
+        options: MigrateOptions,
+        report: OnReport<'_>,
+    ) -> Result<u64, DbError> {
+        let took = match self.tool.adapter() {
+            None => {
+                let mut progress = |progress| report(Report::Progress(progress));
+                SqlFolder::new(&self.folder).take_back(database, names, options, &mut progress).await?
+            }
+            Some(adapter) => {
+                back::take_back(&*adapter, self, database, around, names, options, report).await?
+            }
+        };
+        Ok(millis(took))
+    }
+
+    /// Returns the structure of a database without what the tool's own record is made of.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn structure(&self, database: &Database) -> Result<Structure, DbError> {
+        structure(&self.tool.record(), database).await
     }
 
     /// Lists the migrations of which the database has all or a part.
