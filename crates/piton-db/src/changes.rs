@@ -168,12 +168,31 @@ pub(crate) async fn count_since(
             .doing(|| "begin to compare".into())?;
     }
     let record = expected.map(|expected| expected.record.clone()).unwrap_or_default();
+    compare((&golden, &live), expected, &record, rows_per_pass, progress).await
+}
+
+/// Lists in which tables two databases differ, but for the record of a tool that migrates.
+pub(crate) async fn apart(
+    golden: &Client,
+    other: &Client,
+    record: &RecordTables,
+) -> Result<Vec<TableChange>, DbError> {
+    compare((golden, other), None, record, ROWS_PER_PASS, &mut |_| {}).await
+}
+
+async fn compare(
+    (golden, live): (&Client, &Client),
+    expected: Option<&Expected>,
+    record: &RecordTables,
+    rows_per_pass: u64,
+    progress: OnProgress<'_>,
+) -> Result<Vec<TableChange>, DbError> {
     let mut pairs: BTreeMap<String, (Option<Table>, Option<Table>)> = BTreeMap::new();
-    for table in tables_of(&golden, &record).await? {
+    for table in tables_of(golden, record).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().0 = Some(table);
     }
-    for table in tables_of(&live, &record).await? {
+    for table in tables_of(live, record).await? {
         let name = table.quoted();
         pairs.entry(name).or_default().1 = Some(table);
     }
@@ -185,16 +204,16 @@ pub(crate) async fn count_since(
         match pair {
             (Some(a), Some(b)) => {
                 let whole = match wanted {
-                    Some(_) => Some(tables::sum(&live, &b, &b.columns).await?),
+                    Some(_) => Some(tables::sum(live, &b, &b.columns).await?),
                     None => None,
                 };
                 if whole.is_none() || whole.as_ref() != wanted {
-                    changes.extend(both(&golden, &live, &a, &b, whole, rows_per_pass).await?);
+                    changes.extend(both(golden, live, &a, &b, whole, rows_per_pass).await?);
                 }
             }
-            (Some(a), None) => gone.push((name.clone(), tables::sum(&golden, &a, &a.columns).await?)),
+            (Some(a), None) => gone.push((name.clone(), tables::sum(golden, &a, &a.columns).await?)),
             (None, Some(b)) => {
-                let sum = tables::sum(&live, &b, &b.columns).await?;
+                let sum = tables::sum(live, &b, &b.columns).await?;
                 if wanted != Some(&sum) {
                     changes.push(TableChange { only_in_live: sum.rows, ..alone(&name, Presence::Live) });
                 }
@@ -212,9 +231,9 @@ pub(crate) async fn count_since(
         }
     }
     changes.sort_by(|a, b| a.table.cmp(&b.table));
-    let loose = Loose::of(&live, &record).await?;
+    let loose = Loose::of(live, record).await?;
     if expected.is_none_or(|expected| expected.loose != hash_of(&loose)) {
-        changes.extend(Loose::of(&golden, &record).await?.changes_to(&loose));
+        changes.extend(Loose::of(golden, record).await?.changes_to(&loose));
     }
     Ok(changes)
 }
@@ -488,11 +507,31 @@ async fn both(
     let passes = in_golden.rows.max(in_live.rows).div_ceil(rows_per_pass).max(1);
     for pass in 0..passes {
         let share = Share { pass, passes };
-        let (only_in_golden, only_in_live) = unmatched((golden, a), (live, b), &columns, share).await?;
+        let (only_in_golden, only_in_live) =
+            unmatched((golden, a, &columns), (live, b, &columns), share).await?;
         change.only_in_golden += only_in_golden;
         change.only_in_live += only_in_live;
     }
     Ok(Some(change))
+}
+
+/// Counts the rows of a table that another one has not got, on columns that have other names there.
+pub(crate) async fn missing(
+    (a, table, columns): (&Client, &Table, &[String]),
+    (b, other, others): (&Client, &Table, &[String]),
+) -> Result<u64, DbError> {
+    let (here, there) =
+        futures_util::try_join!(tables::sum(a, table, columns), tables::sum(b, other, others))?;
+    if here == there {
+        return Ok(0);
+    }
+    let passes = here.rows.max(there.rows).div_ceil(ROWS_PER_PASS).max(1);
+    let mut count = 0;
+    for pass in 0..passes {
+        let share = Share { pass, passes };
+        count += unmatched((a, table, columns), (b, other, others), share).await?.0;
+    }
+    Ok(count)
 }
 
 /// The rows that one pass looks at.
@@ -515,9 +554,8 @@ impl Share {
 
 /// Counts the rows of a share that have no partner on the other side: in the golden copy, in the live database.
 async fn unmatched(
-    (golden, a): (&Client, &Table),
-    (live, b): (&Client, &Table),
-    columns: &[String],
+    (golden, a, columns): (&Client, &Table, &[String]),
+    (live, b, others): (&Client, &Table, &[String]),
     share: Share,
 ) -> Result<(u64, u64), DbError> {
     let mut surplus: HashMap<[u8; 16], i64> = HashMap::new();
@@ -527,7 +565,7 @@ async fn unmatched(
         }
     };
     tables::each_row(golden, a, columns, |row| add(row, 1)).await?;
-    tables::each_row(live, b, columns, |row| add(row, -1)).await?;
+    tables::each_row(live, b, others, |row| add(row, -1)).await?;
     let count = |sign: i64| surplus.values().map(|n| (n * sign).max(0).unsigned_abs()).sum();
     Ok((count(1), count(-1)))
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::backup::Reports;
 use super::follow::Followed;
 use super::rehearse::{Rehearsed, compared};
+use super::reverse::{Begun, Reversal, Reversed};
 use super::rewind::Rewind;
 use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without, write_line};
 use crate::fault::{Fault, OrFault};
@@ -47,6 +48,9 @@ struct Before {
     /// On the way back: the state in which nothing was found that a swap would lose.
     #[serde(default)]
     lossless: Option<String>,
+    /// On the way back: what was begun to take the migration back in place.
+    #[serde(default)]
+    reversing: Option<Begun>,
 }
 
 /// What was begun, as a note says that does not say it.
@@ -106,6 +110,31 @@ pub(super) async fn apply(
     let applied = migrations.apply(database, &around, options, &mut take, may_begin).await;
     reports.all_written()?;
     Ok(applied)
+}
+
+/// Takes migrations back by their own down migrations, and tells of it; see [`Migrations::take_back`].
+///
+/// The outer error is the journal's.
+pub(super) async fn take_back(
+    ctx: &Ctx<'_, '_>,
+    migrations: &Migrations,
+    database: &Database,
+    names: &[String],
+) -> Result<Result<u64, DbError>, Fault> {
+    let around = around(ctx, false);
+    let log = ctx.open_log()?;
+    let secrets = secret_values(ctx.settings());
+    let reports = Reports::new(ctx);
+    let mut take = |report| match report {
+        Report::Progress(progress) => ctx.say(&format!("takes back {}", progress.what)),
+        Report::Said(line) => write_line(&log, &without(&secrets, &line)),
+        ran @ Report::Ran(_) => reports.take(ran),
+    };
+    // Requests wait meanwhile.
+    let options = MigrateOptions { attempts: 2, ..MigrateOptions::default() };
+    let took = migrations.take_back(database, &around, names, options, &mut take).await;
+    reports.all_written()?;
+    Ok(took)
 }
 
 /// What the app's own programs get that work on a database of this environment.
@@ -273,7 +302,7 @@ impl Act for Migrate {
             self.still_as_rehearsed(&database).await?;
             let recorded = self.migrations.is_recorded(&database).await.or_fault(unreadable)?;
             let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
-            ctx.note(&Before { applied, recorded, begun: None, lossless: None })?;
+            ctx.note(&Before { applied, recorded, begun: None, lossless: None, reversing: None })?;
         }
         // An earlier attempt was cut off, and may have left what this one does not see.
         let cut_off = noted(ctx).is_some_and(|before| before.begun.is_some());
@@ -339,6 +368,17 @@ impl Act for Migrate {
             );
             return Ok(json!({ "rewound": true, "rescued": rescued, "replaced": replaced }));
         }
+        let reversal = Reversal::of(ctx, &live, &self.golden, &self.migrations)?;
+        let begins = |begun: &Begun| ctx.note(&Before { reversing: Some(begun.clone()), ..before.clone() });
+        match (&reversal, &before.reversing) {
+            (Some(reversal), Some(begun)) => {
+                if let Reversed::Back(outcome) = reversal.resume(begun, begins).await? {
+                    return Ok(outcome);
+                }
+            }
+            (Some(reversal), None) => reversal.let_go().await?,
+            (None, _) => {}
+        }
         // Waits for a migration that was cut off: it may still commit.
         let golden = live.with_name(&self.golden);
         let left_nothing = self.migrations.left_nothing(&live, &golden, &before.applied, before.recorded);
@@ -354,10 +394,25 @@ impl Act for Migrate {
         if (never_began || left_nothing || none_ran) && !ctx.database && !ctx.undecided {
             return Ok(json!({ "nothing_applied": true }));
         }
+        // Nobody is asked where nothing is lost.
+        if let (Some(reversal), true) = (&reversal, ctx.database || ctx.undecided) {
+            match reversal.run(begins).await? {
+                Reversed::Back(outcome) => return Ok(outcome),
+                Reversed::Kept(why) => {
+                    ctx.say(&format!("the migration cannot be taken back in place: {why}"));
+                }
+            }
+        }
         let mut outcome = rewind
             .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
             .await?;
         let stays = outcome.get("kept").is_some_and(|kept| kept == true);
+        if let (Some(reversal), true) = (&reversal, stays) {
+            match reversal.run(begins).await? {
+                Reversed::Back(outcome) => return Ok(outcome),
+                Reversed::Kept(why) => outcome["not_reversed"] = json!(why),
+            }
+        }
         // Asked once: whoever lets it go on has answered.
         if stays && !ctx.was_asked() {
             // Who cannot be looked at is no reason to stand.

@@ -18,6 +18,7 @@ mod proxy;
 mod rehearsal;
 mod rehearse;
 mod rescue;
+mod reverse;
 mod revive;
 mod rewind;
 mod serving;

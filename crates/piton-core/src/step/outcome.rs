@@ -177,11 +177,32 @@ impl Step {
                 _ => String::new(),
             },
             Step::StartSlot(start) => format!("{} stopped", start.slot),
-            Step::Migrate(_) if flag("kept") => match (text("half_applied"), text("perhaps_in_part")) {
-                ("", "") => format!("the migration stays: {}", text("why")),
-                ("", name) => format!("the migration stays, {name} perhaps in part: {}", text("why")),
-                (half, _) => format!("the migration stays, {half} in part: {}", text("why")),
-            },
+            Step::Migrate(_) if flag("kept") => {
+                let part = match (text("half_applied"), text("perhaps_in_part")) {
+                    ("", "") => String::new(),
+                    ("", name) => format!(", {name} perhaps in part"),
+                    (half, _) => format!(", {half} in part"),
+                };
+                let not_reversed = match text("not_reversed") {
+                    "" => String::new(),
+                    why => format!("; nor was it taken back by its down migration: {why}"),
+                };
+                format!("the migration stays{part}: {}{not_reversed}", text("why"))
+            }
+            Step::Migrate(_) if flag("reversed") => {
+                let mut words = "taken back by its down migration, with every row".to_owned();
+                match outcome.get("refilled").and_then(Value::as_u64).unwrap_or(0) {
+                    0 => {}
+                    rows => words
+                        .push_str(&format!("; {} filled again from the backup", words::counted(rows, "row"))),
+                }
+                words.push_str(&after(outcome));
+                match &texts(outcome, "differs")[..] {
+                    [] => {}
+                    differs => words.push_str(&format!("; not as before: {}", words::some(differs, 3))),
+                }
+                words
+            }
             Step::Migrate(_) if flag("rewound") => {
                 let written = outcome.get("carried_back").and_then(Value::as_u64);
                 let mut words = match (text("replaced"), written) {
@@ -194,27 +215,13 @@ impl Step {
                         format!("rewound to the backup; the database it replaced is kept as {name}")
                     }
                 };
-                if let Some(rescued) = outcome.get("rescued").filter(|rescued| rescued.is_object()) {
-                    let number = |key: &str| rescued.get(key).and_then(Value::as_u64).unwrap_or(0);
-                    words.push_str(&format!(
-                        "; what {} hold that had no place before is in {}, for the next attempt",
-                        words::counted(number("rows") + number("values"), "row"),
-                        rescued.get("file").and_then(Value::as_str).unwrap_or_default()
-                    ));
-                }
-                match outcome.get("cut_off").and_then(Value::as_u64).unwrap_or(0) {
-                    0 => {}
-                    count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),
-                }
+                words.push_str(&after(outcome));
                 let bound = texts(outcome, "bound");
                 if !bound.is_empty() {
                     words.push_str(&format!(
                         "; {} stayed with the database it replaced: set up anew what hangs on it",
                         words::some(&bound, 3)
                     ));
-                }
-                if flag("hold_lapsed") {
-                    words.push_str("; it took longer than requests could wait");
                 }
                 words
             }
@@ -262,6 +269,27 @@ impl State {
 fn texts(outcome: &Value, key: &str) -> Vec<String> {
     let texts = outcome.get(key).and_then(Value::as_array).into_iter().flatten();
     texts.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Tells what else came of a database's way back.
+fn after(outcome: &Value) -> String {
+    let mut words = String::new();
+    if let Some(rescued) = outcome.get("rescued").filter(|rescued| rescued.is_object()) {
+        let number = |key: &str| rescued.get(key).and_then(Value::as_u64).unwrap_or(0);
+        words.push_str(&format!(
+            "; what {} hold that had no place before is in {}, for the next attempt",
+            words::counted(number("rows") + number("values"), "row"),
+            rescued.get("file").and_then(Value::as_str).unwrap_or_default()
+        ));
+    }
+    match outcome.get("cut_off").and_then(Value::as_u64).unwrap_or(0) {
+        0 => {}
+        count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),
+    }
+    if outcome.get("hold_lapsed").and_then(Value::as_bool) == Some(true) {
+        words.push_str("; it took longer than requests could wait");
+    }
+    words
 }
 
 /// Tells what a copy reaches, or has not got, other than its original.

@@ -5,6 +5,7 @@ use piton_db::fingerprint::{Change, Structure};
 use piton_db::identity::Purpose;
 use piton_db::migrate::{Migration, MigrationError, Migrations, RecordTables};
 use piton_db::rehearsal::{Report, Watch};
+use piton_db::replay::reverse::{Reverse, Trial};
 use piton_db::replay::{self, Offer};
 use piton_db::shared::Shared;
 use piton_db::{Database, DbError, made, neutral};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::capture::captured;
 use super::serving::Serving;
-use super::way_back::{Estimate, WayBack};
+use super::way_back::{Estimate, Rung, WayBack};
 use super::{Act, Ctx, Site, Words, rehearsal};
 use crate::fault::{Fault, OrFault};
 
@@ -54,6 +55,9 @@ pub(super) struct Rehearsed {
     /// Whether later writes can go along; `None` where the log is not kept, or no migration was pending.
     #[serde(default)]
     pub offer: Option<Offer>,
+    /// How the migrations go back in place; `None` where that is not to be done.
+    #[serde(default)]
+    pub reverse: Option<Reverse>,
     /// Where the tool notes what it has applied.
     #[serde(default)]
     pub record: Option<RecordTables>,
@@ -90,6 +94,10 @@ impl Rehearse {
         let watch = match nothing_pending {
             true => None,
             false => Some(Watch::begin(copy).await.or_fault(unobservable)?),
+        };
+        let since = match nothing_pending {
+            true => 0,
+            false => Trial::first(copy).await.or_fault(unobservable)?,
         };
         // Whoever writes rows of a copy is the migration.
         let reading = match watch.as_ref().and(captured(ctx)) {
@@ -145,13 +153,27 @@ impl Rehearse {
             }
             None => None,
         };
+        let mut reverse = None;
         let way_back = match &expected {
             Some(expected) => {
                 let live = super::database_of(ctx.settings())?;
                 // What is made from another environment's data goes back as a whole, and may not be there yet.
                 let own = ctx.world.from.is_none();
                 let bound = if own { super::rewind::bound(&live).await? } else { Vec::new() };
-                Some(WayBack::of(ctx, expected, &bound, offer.as_ref()))
+                let way_back = WayBack::of(ctx, expected, &bound, offer.as_ref());
+                let wanted = own && way_back.rung == Rung::GoldenCopy;
+                let names = &applied.migrations;
+                let tried = match wanted {
+                    true => self.try_down(ctx, (&golden, copy), expected, names, since).await?,
+                    false => None,
+                };
+                let beyond = shared.changes_to(&Shared::of(copy).await.or_fault(unreadable)?);
+                if !beyond.is_empty() {
+                    return Err(reached_beyond(ctx, beyond, None));
+                }
+                let (way_back, took) = way_back.with_down(tried);
+                reverse = took;
+                Some(way_back)
             }
             None => None,
         };
@@ -170,6 +192,7 @@ impl Rehearse {
             serving,
             way_back,
             offer,
+            reverse,
             record: Some(record),
             estimate,
             ms: applied.millis,
@@ -177,6 +200,40 @@ impl Rehearse {
             structure: after.hash(),
             changed: compared(&before).changes_to(&after).iter().map(definition).collect(),
         })
+    }
+
+    /// Tries the down migrations on the migrated copy, which is of no use afterwards; `None` where there are none. The inner error is the
+    /// reason why they are no way back.
+    async fn try_down(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        (golden, copy): (&Database, &Database),
+        expected: &Expected,
+        names: &[String],
+        since: u64,
+    ) -> Result<Option<Result<Reverse, String>>, Fault> {
+        let cannot = || "the down migration cannot be tried".to_owned();
+        match self.migrations.may_take_back(copy, names).await {
+            Ok(()) => {}
+            Err(DbError::Migration(error)) if error.is_without_down() => return Ok(None),
+            Err(DbError::Migration(error)) => return Ok(Some(Err(error.to_string()))),
+            Err(error) => return Err(error).or_fault(cannot),
+        }
+        ctx.say("trying the down migration");
+        let trial = Trial::begin(golden, copy, &self.migrations, expected.overwritten(), since).await;
+        let trial = match no_obstacle(trial).or_fault(cannot)? {
+            Ok(trial) => trial,
+            Err(why) => return Ok(Some(Err(why))),
+        };
+        let ms = match super::migrate::take_back(ctx, &self.migrations, copy, names).await? {
+            Ok(ms) => ms,
+            Err(DbError::Migration(error)) => {
+                let said = super::without(&super::secret_values(ctx.settings()), &error.to_string());
+                return Ok(Some(Err(said)));
+            }
+            Err(error) => return Err(error).or_fault(cannot),
+        };
+        Ok(Some(no_obstacle(trial.end(copy, &self.migrations, ms).await).or_fault(cannot)?))
     }
 
     /// Says why the migration failed on the copy, and what leads on from there.
@@ -203,6 +260,14 @@ impl Rehearse {
             .because(format!("the session on the copy was lost in the middle of {name}"))
             .because(untouched)
             .hint(format!("piton resume {environment} tries it on a new copy"))
+    }
+}
+
+/// Takes what the server refuses to a trial for a reason against the down migration: no release fails by it.
+fn no_obstacle<T>(tried: Result<Result<T, String>, DbError>) -> Result<Result<T, String>, DbError> {
+    match tried {
+        Err(error @ (DbError::Sql { .. } | DbError::Privilege { .. })) => Ok(Err(error.to_string())),
+        other => other,
     }
 }
 

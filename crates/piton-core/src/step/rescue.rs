@@ -41,11 +41,16 @@ pub(super) async fn save(
     replaced: &Database,
 ) -> Result<Option<(PathBuf, Rescued)>, Fault> {
     let cannot = || "what the old structure has no place for cannot be saved".to_owned();
-    let folder = ctx.world.dirs.rescued(&ctx.plan.environment);
-    files::private_folder(&folder).or_fault(cannot)?;
-    let file = folder.join(&ctx.plan.id).with_extension(WAITING);
+    let file = file(ctx)?;
     let rescued = replay::rescue(now, replaced, &file).await.or_fault(cannot)?;
     Ok(rescued.map(|rescued| (file, rescued)))
+}
+
+/// Returns the file for what this release leaves, in a folder that is there.
+pub(super) fn file(ctx: &Ctx<'_, '_>) -> Result<PathBuf, Fault> {
+    let folder = ctx.world.dirs.rescued(&ctx.plan.environment);
+    files::private_folder(&folder).or_fault(|| "the folder for it cannot be made".into())?;
+    Ok(folder.join(&ctx.plan.id).with_extension(WAITING))
 }
 
 impl Act for LoadRescued {

@@ -3,6 +3,7 @@
 use piton_db::changes::Expected;
 use piton_db::rehearsal::Report;
 use piton_db::replay::Offer;
+use piton_db::replay::reverse::Reverse;
 use serde::{Deserialize, Serialize};
 
 use super::Ctx;
@@ -17,6 +18,8 @@ pub(super) enum Rung {
     GoldenCopy,
     /// The same, with every write since then carried back.
     Rewind,
+    /// The same migrations taken back in place by their down migrations.
+    Reverse,
     /// The database that the release found, which another step has set aside.
     DatabaseBefore,
 }
@@ -35,10 +38,19 @@ pub(super) struct WayBack {
     /// Why later writes do not go along, where the log would tell them.
     #[serde(default)]
     pub not_followed: Option<String>,
+    /// Why the down migration is no way back, where there is one.
+    #[serde(default)]
+    pub not_reversed: Option<String>,
+    /// How many columns are filled again after a down migration.
+    #[serde(default)]
+    pub refilled: u64,
     /// What does not come back with later writes.
     #[serde(default)]
     pub costs: Vec<String>,
 }
+
+/// How long down migrations may take while requests wait, half of what these wait at most.
+const LONGEST_MS: u64 = 10_000;
 
 /// How long the migration takes for real.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +91,32 @@ impl WayBack {
         Self { not_followed, ..Self::plain(Rung::GoldenCopy, proved, why_not) }
     }
 
+    /// Takes over what a trial of the down migration has shown, where there is one.
+    pub(super) fn with_down(self, tried: Option<Result<Reverse, String>>) -> (Self, Option<Reverse>) {
+        let reverse = match tried {
+            None => return (self, None),
+            Some(Err(why)) => return (Self { not_reversed: Some(why), ..self }, None),
+            Some(Ok(reverse)) => reverse,
+        };
+        if reverse.ms > LONGEST_MS {
+            let why = format!("it takes {}, longer than requests may wait", words::span(reverse.ms));
+            return (Self { not_reversed: Some(why), ..self }, None);
+        }
+        let proved =
+            "it was run on the migrated copy, and every definition and every row was as in the backup";
+        let way_back = Self {
+            refilled: reverse.refilled(),
+            costs: reverse.costs(),
+            not_followed: self.not_followed,
+            ..Self::plain(Rung::Reverse, proved.into(), None)
+        };
+        (way_back, Some(reverse))
+    }
+
     fn plain(rung: Rung, proved: String, why_not: Option<String>) -> Self {
-        Self { rung, proved, by_itself: why_not.is_none(), why_not, not_followed: None, costs: Vec::new() }
+        let by_itself = why_not.is_none();
+        let (not_followed, not_reversed, refilled, costs) = (None, None, 0, Vec::new());
+        Self { rung, proved, by_itself, why_not, not_followed, not_reversed, refilled, costs }
     }
 
     /// Says it in one line.
@@ -88,6 +124,17 @@ impl WayBack {
         match (self.rung, &self.why_not) {
             (Rung::DatabaseBefore, _) => "way back: the database before".into(),
             (Rung::Rewind, _) => "way back: the golden copy with every later write, by itself".into(),
+            (Rung::Reverse, _) => {
+                let filled = match self.refilled {
+                    0 => String::new(),
+                    count => {
+                        format!(", with {} filled again from the backup", words::counted(count, "column"))
+                    }
+                };
+                format!(
+                    "way back: the golden copy while nobody has written anything, then the down migration{filled}, by itself"
+                )
+            }
             (Rung::GoldenCopy, None) => {
                 "way back: the golden copy, by itself where nothing is lost by it".into()
             }
@@ -103,7 +150,9 @@ impl WayBack {
     pub(super) fn more(&self) -> Vec<String> {
         let not_followed = self.not_followed.iter().map(|why| format!("later writes do not go along: {why}"));
         let costs = self.costs.iter().map(|cost| format!("on the way back, {cost}"));
-        not_followed.chain(costs).collect()
+        let not_reversed =
+            self.not_reversed.iter().map(|why| format!("the down migration is no way back: {why}"));
+        not_followed.chain(not_reversed).chain(costs).collect()
     }
 }
 

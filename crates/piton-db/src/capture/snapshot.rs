@@ -19,6 +19,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Returns the first transaction that may not have ended before it.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.xmin
+    }
+
     /// Tells whether the snapshot sees what this transaction, known by the 32 bits that the log has of its number, has committed.
     pub fn sees(&self, xid: u32) -> bool {
         let xid = self.whole(xid);

@@ -15,6 +15,7 @@ mod net;
 mod offer;
 mod own;
 mod rescue;
+pub mod reverse;
 mod route;
 mod sql;
 mod state;

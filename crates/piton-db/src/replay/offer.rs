@@ -658,7 +658,7 @@ fn hash_of(text: &str) -> u64 {
 }
 
 /// Tells whether two types write the same things in the same way, so that a cast between them changes no meaning.
-fn is_kin(a: &Column, b: &Column) -> bool {
+pub(super) fn is_kin(a: &Column, b: &Column) -> bool {
     const FAMILIES: [&[&str]; 3] = [
         &["smallint", "integer", "bigint", "numeric", "real", "double precision"],
         &["text", "character varying", "bpchar"],

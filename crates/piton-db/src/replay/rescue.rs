@@ -29,20 +29,20 @@ struct Head {
 
 /// One line of the file: a row of the new structure, or what is new in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Line {
-    schema: String,
-    table: String,
-    kind: Kind,
+pub(super) struct Line {
+    pub(super) schema: String,
+    pub(super) table: String,
+    pub(super) kind: Kind,
     /// The columns that name the row, as text.
-    key: BTreeMap<String, String>,
+    pub(super) key: BTreeMap<String, String>,
     /// What it held, as text.
-    values: BTreeMap<String, Option<String>>,
+    pub(super) values: BTreeMap<String, Option<String>>,
 }
 
 /// What a line saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+pub(super) enum Kind {
     /// A whole row, for which there was no table or which did not fit.
     Row,
     /// The new columns of a row that went back without them.
@@ -86,6 +86,11 @@ pub async fn rescue(now: &Database, replaced: &Database, file: &Path) -> Result<
     let map = Map::new(golden, stages, &way, &record);
     let mut lines = new_things(&now, &replaced, &map).await?;
     lines.extend(rows_aside(&now, &replaced, &map).await?);
+    write(&lines, file)
+}
+
+/// Writes lines to a file and reads them again; `None`, and no file, where there are none.
+pub(super) fn write(lines: &[Line], file: &Path) -> Result<Option<Rescued>, DbError> {
     let count = |kind: Kind| lines.iter().filter(|line| line.kind == kind).count() as u64;
     let rescued = Rescued { rows: count(Kind::Row), values: count(Kind::NewColumns) };
     if lines.is_empty() {
@@ -94,10 +99,13 @@ pub async fn rescue(now: &Database, replaced: &Database, file: &Path) -> Result<
     let mut text = Vec::new();
     let head = Head { format: FORMAT, rows: lines.len() as u64 };
     write_line(&mut text, &head)?;
-    for line in &lines {
+    for line in lines {
         write_line(&mut text, line)?;
     }
     files::write(file, &text)?;
+    if lines_of(file)? != lines {
+        return Err(DbError::Replay(format!("{} does not hold what was written to it", file.display())));
+    }
     Ok(Some(rescued))
 }
 

@@ -31,5 +31,6 @@ mod rehearsal;
 mod rewind;
 mod step_contract;
 mod store;
+mod taken_back;
 mod transcripts;
 mod way_back;
