@@ -46,7 +46,7 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
-/// Makes a git repository in the empty or missing folder, with the three releases as the tags `v1`, `v2` and `v3`.
+/// Makes a git repository in the empty or missing folder, with the four releases as the tags `v1` to `v4`.
 ///
 /// # Errors
 /// When the folder is not empty, or git fails.

@@ -1,4 +1,4 @@
-//! The example app's three releases against a real PostgreSQL.
+//! The example app's four releases against a real PostgreSQL.
 #![expect(clippy::unwrap_used, reason = "a test helper that fails has failed the test")]
 
 use std::net::SocketAddr;
@@ -78,11 +78,11 @@ fn the_repository_is_the_same_wherever_it_is_laid_out() {
             String::from_utf8(output.stdout).unwrap()
         };
         assert_eq!(git(&["status", "--porcelain"]), "");
-        assert_eq!(git(&["diff", "--name-only", "v2", "v3"]), "Cargo.lock\nCargo.toml\nsrc/release.rs\n");
-        git(&["rev-parse", "v1", "v2", "v3"])
+        assert_eq!(git(&["diff", "--name-only", "v3", "v4"]), "Cargo.lock\nCargo.toml\nsrc/release.rs\n");
+        git(&["rev-parse", "v1", "v2", "v3", "v4"])
     };
     let first = commits();
-    assert_eq!(first.lines().count(), 3, "{first}");
+    assert_eq!(first.lines().count(), 4, "{first}");
     assert_eq!(first, commits());
 
     let occupied = tempfile::tempdir().unwrap();
@@ -259,6 +259,20 @@ async fn release_3_fails_one_request_in_twenty_and_never_its_health() {
         assert_eq!(get(app.address, "/api/health").await.0, 200);
     }
     assert_eq!(failed, 5);
+}
+
+#[tokio::test]
+async fn release_4_notes_a_conversion_with_each_purchase() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let (app, client) = start(cluster, "v4", "app_conversions").await;
+    for _ in 0..2 {
+        assert_eq!(ask(app.address, "POST /api/purchases", &purchase("p1")).await.0, 201);
+    }
+    let (status, conversion) = get(app.address, "/api/purchases/p1/conversion").await;
+    assert_eq!((status, &conversion["currency"]), (200, &json!("USD")));
+    assert_eq!(get(app.address, "/api/purchases/seed-1/conversion").await.0, 404);
+    let one: i64 = client.query_one(r#"select count(*) from "Conversion""#, &[]).await.unwrap().get(0);
+    assert_eq!(one, 1);
 }
 
 #[tokio::test]

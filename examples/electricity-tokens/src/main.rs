@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 fn routes(app: App) -> Router {
     let pages = Router::new().route("/", get(start_page)).merge(purchases::routes());
-    release::complete(pages).merge(health::routes()).layer(map_response(name_release)).with_state(app)
+    release::complete(pages, &app).merge(health::routes()).layer(map_response(name_release)).with_state(app)
 }
 
 async fn name_release(mut response: Response) -> Response {

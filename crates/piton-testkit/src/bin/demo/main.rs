@@ -1,4 +1,4 @@
-//! The demo: a production under load takes a good release and sends a bad one back.
+//! The demo: a production under load takes a good release, sends a bad one back with its migration, and takes the mended one.
 //!
 //! `scripts/demo` builds what is needed and runs it as `demo PITON`, with the path of the `piton` program.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people to watch")]
@@ -13,8 +13,9 @@ use std::time::Duration;
 use piton_testkit::load::{Load, Running};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_postgres::Client;
 
-use crate::stage::Stage;
+use crate::stage::{Release, Stage};
 use crate::summary::Summary;
 
 /// Purchases in production before the demo begins.
@@ -81,7 +82,7 @@ async fn demo() -> Result<Summary, Failed> {
     let good = stage.release_of("production").await?;
     tell(&load);
 
-    stage.say("A bad release: it is ready, its checks pass, and it fails one request in twenty");
+    stage.say("A bad release: its migration adds a table that it writes to, its checks pass, and it fails one request in twenty");
     stage.check_out("v3")?;
     stage.piton_expecting(0, &["deploy", "staging", "--ref", "v3"]).await?;
     stage.piton_expecting(WENT_BACK, &["deploy", "production", "--ref", "v3"]).await?;
@@ -90,16 +91,61 @@ async fn demo() -> Result<Summary, Failed> {
 
     // What people get now is what the bad release has left behind.
     tokio::time::sleep(AFTERMATH).await;
+    let left = Left::by(&stage, &bad).await?;
+
+    stage.say(
+        "The same release without its defect: what the bad one has written into the new table is there again",
+    );
+    stage.check_out("v4")?;
+    stage.piton_expecting(0, &["deploy", "staging", "--ref", "v4"]).await?;
+    stage.piton_expecting(0, &["deploy", "production", "--ref", "v4"]).await?;
+    let mended = stage.release_of("production").await?;
+    tell(&load);
+
     stage.say("What became of every request");
     let report = load.stop().await;
     let database = stage.production().await?;
     let mut lost = report.acknowledged.lost_in_table(&database, "TokenPurchase").await?;
     lost.extend(report.acknowledged.lost_in_api(stage.proxy).await?);
-    let summary = Summary::new(&report, lost, [&good, &bad], stage.elapsed());
+    let missing = left.missing_from(&database).await?;
+    let summary = Summary::new(&report, lost, [&good, &bad, &mended], (&left, missing), stage.elapsed());
     stage.keep("load.json", &serde_json::to_string_pretty(&report)?)?;
     stage.keep("summary.json", &serde_json::to_string_pretty(&summary)?)?;
     println!("{summary}");
     Ok(summary)
+}
+
+/// What a release that went back has left in the database that was replaced.
+struct Left {
+    /// How many writes the database that is live went back with.
+    carried_back: u64,
+    /// The purchases of which the bad release noted a conversion, in a table that the structure before has not.
+    conversions: Vec<String>,
+}
+
+impl Left {
+    async fn by(stage: &Stage, bad: &Release) -> Result<Self, Failed> {
+        let migrate = bad.steps.iter().find(|step| step.phase == "migrate");
+        let outcome = migrate.map(|step| &step.undo_outcome).ok_or("the bad release has no migration")?;
+        let replaced =
+            outcome["replaced"].as_str().ok_or_else(|| format!("no database was replaced: {outcome}"))?;
+        let replaced = stage.database(replaced).await?;
+        Ok(Self {
+            carried_back: outcome["carried_back"].as_u64().unwrap_or(0),
+            conversions: conversions(&replaced).await?,
+        })
+    }
+
+    /// Counts those that a database has not.
+    async fn missing_from(&self, database: &Client) -> Result<usize, Failed> {
+        let there = conversions(database).await?;
+        Ok(self.conversions.iter().filter(|purchase| !there.contains(purchase)).count())
+    }
+}
+
+async fn conversions(database: &Client) -> Result<Vec<String>, Failed> {
+    let rows = database.query(r#"select "purchaseId" from "Conversion""#, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Those who use production: most keep the proxy's cookie, and so their slot.

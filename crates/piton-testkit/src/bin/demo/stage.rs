@@ -93,7 +93,10 @@ impl Stage {
 
         let server =
             find_bin().ok_or("PostgreSQL's server programs are missing; scripts/demo installs them")?;
-        let cluster = Cluster::try_start(server, Options { fsync: true, ..Options::default() })?;
+        // What lets later writes go along when a migration goes back.
+        let settings = [("wal_level", "logical"), ("max_slot_wal_keep_size", "2GB")];
+        let settings = settings.map(|(name, value)| (name, value.to_owned())).to_vec();
+        let cluster = Cluster::try_start(server, Options { fsync: true, settings, ..Options::default() })?;
         cluster.create_database("electricity_tokens").await;
         cluster.create_database("electricity_tokens_staging").await;
         example::lay_out(&repository())?;
@@ -146,7 +149,12 @@ impl Stage {
 
     /// Opens a session on production's database.
     pub(crate) async fn production(&self) -> Result<Client, Failed> {
-        Ok(self.cluster.connect("electricity_tokens").await)
+        self.database("electricity_tokens").await
+    }
+
+    /// Opens a session on a database.
+    pub(crate) async fn database(&self, name: &str) -> Result<Client, Failed> {
+        Ok(self.cluster.connect(name).await)
     }
 
     /// Runs `piton` as a person would, in the repository, and wants this exit code.
@@ -165,7 +173,7 @@ impl Stage {
             .args(args)
             .current_dir(repository())
             .env(MARK, temp())
-            // The three releases share the built dependencies.
+            // The releases share the built dependencies.
             .env("CARGO_TARGET_DIR", example::target_dir())
             .stdin(Stdio::null())
             .kill_on_drop(true);

@@ -8,12 +8,13 @@ use piton_testkit::load::{Failure, FailureKind, ReleaseReport, Report};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::Left;
 use crate::stage::Release;
 
 /// The release whose failures are its own.
 const BAD: &str = "3";
 /// The release that has to serve in the end.
-const GOOD: &str = "2";
+const MENDED: &str = "4";
 
 /// The figures of `target/demo/summary.json`.
 #[derive(Debug, Serialize)]
@@ -30,6 +31,12 @@ pub(crate) struct Summary {
     pub(crate) acknowledged_writes: usize,
     /// Those of them that the table or the app does not know any more.
     pub(crate) acknowledged_writes_lost: usize,
+    /// Writes that the database went back with when the bad release's migration did.
+    pub(crate) carried_back: u64,
+    /// Rows that the bad release had written into its new table.
+    pub(crate) rows_without_a_place: usize,
+    /// Those of them that are not there again with the mended release.
+    pub(crate) rows_without_a_place_lost: usize,
     /// The time from each order to move production's traffic until all requests followed it, in milliseconds.
     pub(crate) switch_ms: Vec<f64>,
     /// The longest of them.
@@ -48,7 +55,8 @@ impl Summary {
     pub(crate) fn new(
         report: &Report,
         mut lost: Vec<String>,
-        releases: [&Release; 2],
+        releases: [&Release; 3],
+        (left, missing): (&Left, usize),
         took: Duration,
     ) -> Self {
         let is_own = |failure: &&Failure| failure.release == BAD && failure.kind == FailureKind::Status(500);
@@ -73,6 +81,9 @@ impl Summary {
             requests_of_bad_release: report.releases.get(BAD).map_or(0, |release| release.requests),
             acknowledged_writes: report.acknowledged.len(),
             acknowledged_writes_lost: lost.len(),
+            carried_back: left.carried_back,
+            rows_without_a_place: left.conversions.len(),
+            rows_without_a_place_lost: missing,
             switch_ms_max: switch_ms.iter().copied().reduce(f64::max),
             switch_ms,
             proved,
@@ -83,7 +94,7 @@ impl Summary {
     }
 
     /// What the demo promises, and whether it was kept.
-    fn promises(&self) -> [(&'static str, bool); 5] {
+    fn promises(&self) -> [(&'static str, bool); 7] {
         [
             ("no request failed, but for the bad release's own errors", self.failed_requests == 0),
             ("the bad release was found out by its answers", self.failed_requests_of_bad_release > 0),
@@ -91,7 +102,12 @@ impl Summary {
                 "no acknowledged write was lost",
                 self.acknowledged_writes > 0 && self.acknowledged_writes_lost == 0,
             ),
-            ("production serves the good release", self.serving == [GOOD]),
+            ("the migration went back with later writes", self.carried_back > 0),
+            (
+                "what had no place then is there again",
+                self.rows_without_a_place > 0 && self.rows_without_a_place_lost == 0,
+            ),
+            ("production serves the mended release", self.serving == [MENDED]),
             ("every switch of traffic was timed", self.switch_ms_max.is_some()),
         ]
     }
@@ -128,6 +144,9 @@ impl fmt::Display for Summary {
         )?;
         writeln!(f, "  writes acknowledged               {:>10}", self.acknowledged_writes)?;
         writeln!(f, "  of them lost                      {:>10}", self.acknowledged_writes_lost)?;
+        writeln!(f, "  went back with the migration      {:>10}", self.carried_back)?;
+        writeln!(f, "  rows that had no place then       {:>10}", self.rows_without_a_place)?;
+        writeln!(f, "  of them lost                      {:>10}", self.rows_without_a_place_lost)?;
         if let Some(longest) = self.switch_ms_max {
             writeln!(
                 f,
