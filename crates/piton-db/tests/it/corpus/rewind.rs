@@ -48,7 +48,7 @@ impl Mode {
 }
 
 /// How often a replay is dropped, and how often its server crashes.
-const KILLS: usize = 5;
+const KILLS: usize = 10;
 const CRASHES: usize = 2;
 
 /// Within how many requests a replay is dropped.

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use super::*;
 
 /// A type, and texts of values that it takes.
-const KINDS: [(&str, &[&str]); 34] = [
+const KINDS: [(&str, &[&str]); 61] = [
     ("int", &["0", "-1", "2147483647"]),
     ("bigint", &["-9223372036854775808"]),
     (
@@ -64,10 +64,38 @@ const KINDS: [(&str, &[&str]); 34] = [
     ("shouted", &["A\"B"]),
     ("pair", &["(,)", "(1,\"a,\"\"(b\\\\\")"]),
     ("tsvector", &["'a':1 'b c':2A"]),
+    ("tsquery", &["'a b' & !'c'"]),
+    ("smallint", &["-32768"]),
+    ("oid", &["4294967295"]),
+    ("time", &["24:00:00", "00:00:00.000001"]),
+    ("cidr", &["10.0.0.0/8", "2001:db8::/32"]),
+    ("macaddr", &["08:00:2b:01:02:03"]),
+    ("macaddr8", &["08:00:2b:01:02:03:04:05"]),
+    ("lseg", &["[(0,0),(0.1,1)]"]),
+    ("box", &["(2,2),(0.3,-1)"]),
+    ("path", &["((0,0),(1,1))", "[(0,0),(1,1)]"]),
+    ("polygon", &["((0,0),(1,1),(0.1,2))"]),
+    ("circle", &["<(0,0),0.1>"]),
+    ("line", &["{1,-1,0.1}"]),
+    ("numrange", &["(0.10,]", "[-1,1]"]),
+    ("daterange", &["[2026-01-01,infinity)"]),
+    ("int4multirange", &["{}", "{[1,3),[5,)}"]),
+    ("pg_lsn", &["16/B374D848"]),
+    ("jsonpath", &["$.\"a b\"[*] ? (@ > 1)"]),
+    ("xml", &["<a b=\"c\">\"x\", (y) &amp; z</a>"]),
+    ("hstore", &["", "\"a b\"=>\"c\\\"d\", e=>NULL"]),
+    ("citext", &["", "A \"b\", \\c"]),
+    ("ltree", &["top.a_1"]),
+    ("mood[]", &["{good,NULL,\"bad, worse\"}"]),
+    ("bytea[]", &["{\"\\\\x00\",\"\\\\x\"}"]),
+    ("timestamptz[]", &["{\"2026-02-28 12:00:00+05:30\",infinity}"]),
+    ("pair[]", &["{\"(1,\\\"a,b\\\")\",NULL}"]),
+    ("nested", &["(\"(1,\"\"a\"\")\",\"{\"\"(2,x)\"\"}\",0.1)"]),
 ];
 
 const TYPES: &str = "create type mood as enum ('good', 'bad, worse'); create domain shouted as text check (upper(value) = value);
-    create type pair as (a int, \"b c\" text)";
+    create type pair as (a int, \"b c\" text); create type nested as (one pair, more pair[], \"float\" float8);
+    create extension hstore; create extension citext; create extension ltree";
 
 /// Settings as an app's session may have them.
 const SETTINGS: [&str; 8] = [
@@ -116,9 +144,9 @@ async fn a_row_of_any_type_is_read_as_it_was_written_under_any_settings() {
             tokio::task::block_in_place(|| handle.block_on(comes_back(&live, &pinned, number, &case)));
         checked.map_err(TestCaseError::fail)
     };
-    let mut runner = TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 120, failure_persistence: None, ..Config::default() });
     let mut property = property;
-    for _ in 0..60 {
+    for _ in 0..120 {
         let tree = cases().new_tree(&mut runner).unwrap();
         let case = proptest::strategy::ValueTree::current(&tree);
         if let Err(error) = property(case.clone()) {
