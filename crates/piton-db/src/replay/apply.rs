@@ -30,8 +30,8 @@ pub(super) struct Applier {
     pub(super) waiting: usize,
     order: u64,
     aside: HashSet<(usize, Key)>,
-    /// Rows that hold what the golden copy has no place for, by table and key.
-    new: HashSet<(u32, Key)>,
+    /// Rows that may hold what the golden copy has no place for, by table and key, and whether they are there.
+    new: HashMap<(u32, Key), bool>,
     /// Whether the changes that are taken up are the migration's.
     of_migration: bool,
     /// The places in which the migration has written rows of its own.
@@ -56,7 +56,7 @@ impl Applier {
         let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
         let nets = places.iter().map(|_| Net::default()).collect();
         let (waiting, order, statements) = (0, 0, HashMap::new());
-        let (new, of_migration) = (HashSet::new(), false);
+        let (new, of_migration) = (HashMap::new(), false);
         Ok(Self {
             client,
             routes,
@@ -89,13 +89,13 @@ impl Applier {
             false => self.routes.find(table, &tuple.columns, whole)?,
         };
         let (Route::Place { new, .. } | Route::Nowhere { new }) = &*route else { return Ok(Told::Record) };
-        if let (Some(new), true) = (new, whole && !self.of_migration) {
+        if let (Some(new), false) = (new, self.of_migration) {
             let part = |at: &usize| match &tuple.values[*at] {
                 Value::Text(text) => Some(text.as_str()),
                 Value::Null | Value::Unchanged => None,
             };
             if let Some(parts) = new.key.iter().map(part).collect::<Option<Vec<_>>>() {
-                self.new.insert((new.oid, parts.join("\0")));
+                self.new.insert((new.oid, parts.join("\0")), whole);
             }
         }
         let Route::Place { place, form, sources, is_unclear, .. } = &*route else { return Ok(Told::Nothing) };
@@ -125,9 +125,7 @@ impl Applier {
                 }
             }
             Change::Update { table, old, new } => {
-                let Told::Row { place, form, mut cells, is_unclear } = self.told(table, new, true)? else {
-                    return Ok(());
-                };
+                // First what went: the row may be there again, under the same key.
                 let old = match old {
                     // A key has the types of the whole row.
                     Some(old) => match self.told(table, old, false)? {
@@ -135,6 +133,9 @@ impl Applier {
                         _ => None,
                     },
                     None => None,
+                };
+                let Told::Row { place, form, mut cells, is_unclear } = self.told(table, new, true)? else {
+                    return Ok(());
                 };
                 if is_unclear {
                     if let Some(key) = old.as_ref().and_then(|old| self.key(place, old))
@@ -181,6 +182,9 @@ impl Applier {
             }
             Change::Truncate { tables } => {
                 self.flush().await?;
+                for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
+                    state::untouch_all(&self.client, oid).await?;
+                }
                 for (place, leaf) in self.routes.emptied(tables)? {
                     self.empty(place, leaf).await?;
                 }
@@ -234,8 +238,9 @@ impl Applier {
         }
         self.waiting = 0;
         if !self.new.is_empty() {
-            let new: Vec<_> = self.new.drain().collect();
-            state::touch(&self.client, &new).await?;
+            let (there, gone): (Vec<_>, Vec<_>) = self.new.drain().partition(|(_, is_there)| *is_there);
+            state::touch(&self.client, there.into_iter().map(|(row, _)| row)).await?;
+            state::untouch(&self.client, gone.into_iter().map(|(row, _)| row)).await?;
         }
         Ok(())
     }

@@ -446,6 +446,11 @@ impl Routes {
         }
     }
 
+    /// Returns the table that has a name now.
+    pub(super) fn oid(&self, name: &Name) -> Option<u32> {
+        self.current.get(name).map(|(_, oid)| *oid)
+    }
+
     /// Returns which places, and of each which partition, a TRUNCATE of these tables empties; `None` for a whole place.
     pub(super) fn emptied(&self, tables: &[Arc<Name>]) -> Result<Vec<(usize, Option<u32>)>, DbError> {
         let mut emptied = Vec::new();

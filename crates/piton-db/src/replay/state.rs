@@ -191,16 +191,34 @@ pub(super) async fn advance(
 }
 
 /// Notes rows of live tables, by key, that hold what the golden copy has no place for.
-pub(super) async fn touch(client: &Client, rows: &[(u32, Key)]) -> Result<(), DbError> {
-    let (oids, keys): (Vec<u32>, Vec<String>) = rows.iter().map(|(oid, key)| (*oid, stored(key))).unzip();
+pub(super) async fn touch(client: &Client, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
+    let sql =
+        "insert into piton_replay.touched select * from unnest($1::oid[], $2::text[]) on conflict do nothing";
+    for_rows(client, sql, rows).await
+}
+
+/// Forgets rows that are there no more.
+pub(super) async fn untouch(client: &Client, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
+    let sql = "delete from piton_replay.touched t using unnest($1::oid[], $2::text[]) gone(oid, key)
+               where t.oid = gone.oid and pg_catalog.md5(t.key) = pg_catalog.md5(gone.key)";
+    for_rows(client, sql, rows).await
+}
+
+async fn for_rows(client: &Client, sql: &str, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
+    let (oids, keys): (Vec<u32>, Vec<String>) = rows.map(|(oid, key)| (oid, stored(&key))).unzip();
+    if oids.is_empty() {
+        return Ok(());
+    }
+    client.execute(sql, &[&oids, &keys]).await.map(drop).doing(|| "note rows that are new".into())
+}
+
+/// Forgets all rows of a table that was emptied.
+pub(super) async fn untouch_all(client: &Client, oid: u32) -> Result<(), DbError> {
     client
-        .execute(
-            "insert into piton_replay.touched select * from unnest($1::oid[], $2::text[]) on conflict do nothing",
-            &[&oids, &keys],
-        )
+        .execute("delete from piton_replay.touched where oid = $1", &[&oid])
         .await
         .map(drop)
-        .doing(|| "note rows that are new".into())
+        .doing(|| "forget rows of a table that was emptied".into())
 }
 
 /// Reads them, by table.
