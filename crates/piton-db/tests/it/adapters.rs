@@ -1,5 +1,6 @@
 //! Migration tools as apps have them, each the real one, against a real server.
 
+mod back;
 mod labels;
 mod leftovers;
 
