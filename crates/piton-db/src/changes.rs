@@ -271,8 +271,12 @@ pub async fn unfrozen(database: &Database) -> Result<String, DbError> {
 /// # Errors
 /// When either cannot be read.
 pub async fn large_objects_apart(golden: &Database, live: &Database) -> Result<u64, DbError> {
-    let before = large_objects::read(&*golden.connect().await?).await?;
-    let now = large_objects::read(&*live.connect().await?).await?;
+    large_objects_differing(&*golden.connect().await?, &*live.connect().await?).await
+}
+
+/// As [`large_objects_apart`], on sessions that are open.
+pub(crate) async fn large_objects_differing(golden: &Client, live: &Client) -> Result<u64, DbError> {
+    let (before, now) = (large_objects::read(golden).await?, large_objects::read(live).await?);
     let numbers: BTreeSet<&u32> = before.keys().chain(now.keys()).collect();
     Ok(numbers.iter().filter(|number| before.get(number) != now.get(number)).count() as u64)
 }

@@ -21,6 +21,7 @@ pub mod large_objects;
 pub mod lint;
 pub mod locate;
 mod lock;
+pub mod loss;
 pub mod made;
 pub mod manifest;
 pub mod mask;

@@ -1,7 +1,7 @@
 //! The fields of COPY text.
 
 /// Takes the escapes out of a field; `None` is NULL.
-pub(super) fn unescape(field: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn unescape(field: &[u8]) -> Option<Vec<u8>> {
     if field == br"\N" {
         return None;
     }

@@ -4,7 +4,7 @@
 //! own files, before their sums are taken: what is restored and proved is the masked dump.
 
 mod column;
-mod copy;
+pub(crate) mod copy;
 mod kinds;
 mod likely;
 

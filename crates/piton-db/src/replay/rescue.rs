@@ -22,31 +22,42 @@ const FORMAT: u32 = 1;
 
 /// The first line of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Head {
+pub(crate) struct Head {
     format: u32,
     rows: u64,
 }
 
+impl Head {
+    /// Returns the head of a file with so many lines behind it.
+    pub(crate) fn of(rows: u64) -> Self {
+        Self { format: FORMAT, rows }
+    }
+}
+
 /// One line of the file: a row of the new structure, or what is new in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Line {
-    pub(super) schema: String,
-    pub(super) table: String,
-    pub(super) kind: Kind,
-    /// The columns that name the row, as text.
-    pub(super) key: BTreeMap<String, String>,
+pub(crate) struct Line {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) kind: Kind,
+    /// The columns that name the row, as text; none of a table without a key.
+    pub(crate) key: BTreeMap<String, String>,
     /// What it held, as text.
-    pub(super) values: BTreeMap<String, Option<String>>,
+    pub(crate) values: BTreeMap<String, Option<String>>,
 }
 
 /// What a line saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A whole row, for which there was no table or which did not fit.
     Row,
     /// The new columns of a row that went back without them.
     NewColumns,
+    /// A row that somebody had changed, as it was then: another one has its key now.
+    Changed,
+    /// A row that somebody had removed, and that came back.
+    Deleted,
 }
 
 /// What a rescue file holds.
@@ -97,7 +108,7 @@ pub(super) fn write(lines: &[Line], file: &Path) -> Result<Option<Rescued>, DbEr
         return Ok(None);
     }
     let mut text = Vec::new();
-    let head = Head { format: FORMAT, rows: lines.len() as u64 };
+    let head = Head::of(lines.len() as u64);
     write_line(&mut text, &head)?;
     for line in lines {
         write_line(&mut text, line)?;
@@ -287,6 +298,15 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
     let Some(table) = layout.named(&line.schema, &line.table) else {
         return Ok(Put::Left("there is no such table".into()));
     };
+    match line.kind {
+        // Done again, nobody would know whether it is in.
+        _ if line.key.is_empty() => return Ok(Put::Left("its table has no key".into())),
+        Kind::Changed => {
+            return Ok(Put::Left("the row was changed, and another state of it is there".into()));
+        }
+        Kind::Deleted => return Ok(Put::Left("the row was removed, and is there again".into())),
+        Kind::Row | Kind::NewColumns => {}
+    }
     let mut values = line.values.clone();
     if line.kind == Kind::Row {
         values.extend(line.key.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
@@ -315,18 +335,18 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
     let found: Option<bool> = client.query_opt(&look, &parameters).await.doing(what)?.map(|row| row.get(0));
     let names: Vec<String> = columns.iter().map(|column| quote::ident(&column.name)).collect();
     let texts: Vec<String> = (1..).zip(&columns).map(|(at, column)| parameter(at, column)).collect();
-    match (found, line.kind) {
+    match (found, line.kind == Kind::NewColumns) {
         (Some(true), _) => Ok(Put::There),
-        (Some(false), Kind::Row) => Ok(Put::Left("another row has its key".into())),
-        (None, Kind::NewColumns) => Ok(Put::Left("the row is gone".into())),
-        (Some(false), Kind::NewColumns) => {
+        (Some(false), false) => Ok(Put::Left("another row has its key".into())),
+        (None, true) => Ok(Put::Left("the row is gone".into())),
+        (Some(false), true) => {
             let set = names.iter().zip(&texts).map(|(name, text)| format!("{name} = {text}"));
             let set = set.collect::<Vec<_>>().join(", ");
             let update = format!("update {} set {set} where {here}", table.quoted());
             client.execute(&update, &parameters).await.doing(what)?;
             Ok(Put::Loaded)
         }
-        (None, Kind::Row) => {
+        (None, false) => {
             let insert = format!(
                 "insert into {} ({}) overriding system value select {} where {}",
                 table.quoted(),

@@ -10,6 +10,7 @@ mod corpus;
 mod fingerprint;
 mod freeze;
 mod identity;
+mod loss;
 mod made;
 mod mask;
 mod migrate;
