@@ -64,6 +64,11 @@ impl Dirs {
         self.environment(environment).join("rescued")
     }
 
+    /// Returns the folder of what left an environment's database when an older one took its place.
+    pub fn lost(&self, environment: &str) -> PathBuf {
+        self.environment(environment).join("lost")
+    }
+
     /// Returns the folder of a release's logs.
     pub fn logs(&self, release: &str) -> PathBuf {
         self.all_logs().join(release)

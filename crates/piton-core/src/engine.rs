@@ -247,7 +247,11 @@ async fn advance(
     match (ended, back, forward) {
         (Some((outcome, _)), _, _) => Ok(Some(End::Over(outcome))),
         (None, Some(Some(index)), _) => undo(recorder, world, index, interrupt).await,
-        (None, Some(None), _) => over(recorder, Outcome::RolledBack),
+        (None, Some(None), _) => {
+            let refused =
+                recorder.borrow().state().back.as_ref().is_some_and(|turned| turned.refusal.is_some());
+            over(recorder, if refused { Outcome::Refused } else { Outcome::RolledBack })
+        }
         (None, None, Some(index)) => act(recorder, world, index, interrupt).await,
         (None, None, None) => over(recorder, Outcome::Succeeded),
     }

@@ -593,7 +593,7 @@ async fn may_order(settings: &Settings, order: &Order) -> Result<(), Fault> {
                     .caused_by(&error)),
             }
         }
-        Order::Backup | Order::Proof { .. } | Order::Clone => Ok(()),
+        Order::Backup | Order::Proof { .. } | Order::Clone | Order::Rollback { .. } => Ok(()),
     }
 }
 

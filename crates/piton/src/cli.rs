@@ -70,6 +70,10 @@ pub(crate) enum Command {
     /// As abort, and with --database whatever was written since the backup: the traffic goes back at once, then the rows that
     /// would leave are counted, and a question is asked. A release that has settled cannot go back this way: deploy an older commit
     /// with --ref.
+    ///
+    /// With --to an older database takes the live one's place: a backup is restored and proved beside it, what was written since is
+    /// counted, and refused without --accept-loss. The rows that are lost are written into a file first, and the replaced
+    /// database is kept.
     Rollback(Rollback),
     /// Take a backup of an environment's database and prove it
     ///
@@ -256,6 +260,16 @@ pub(crate) struct Rollback {
     /// Put the database back, too: what was written since the backup leaves it, and is kept beside it
     #[arg(long)]
     pub(crate) database: bool,
+    /// Put an older database in place: a backup's identifier or the end of it, `latest`, or the name of a database that was kept
+    /// when it was replaced
+    #[arg(long, value_name = "BACKUP", conflicts_with = "database")]
+    pub(crate) to: Option<String>,
+    /// How many writes may be lost by that; none without it
+    #[arg(long, value_name = "N", requires = "to", default_value_t = 0, hide_default_value = true)]
+    pub(crate) accept_loss: u64,
+    /// Run it in a process of its own once its guards let it pass, and return
+    #[arg(long, requires = "to")]
+    pub(crate) detach: bool,
     /// Do not ask; the rows are counted and told all the same
     #[arg(long, short)]
     pub(crate) yes: bool,

@@ -5,7 +5,8 @@ use piton_core::backups::Stored;
 use piton_core::fault::Fault;
 use piton_core::journal::{Back, LeaseInfo, Outcome, Progress, State};
 use piton_core::plan::{Live, Plan};
-use piton_core::step::Finding;
+use piton_core::step::{Finding, Lost};
+use piton_db::loss::TableLoss;
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -96,11 +97,12 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             "undecided": turned.undecided,
             "at": turned.at,
         })),
-        "fault": state.standing_fault().map(|(step, found)| {
+        "fault": standing(state).map(|(step, found)| {
             let mut value = fault(found);
             value["step"] = json!(step);
             value
         }),
+        "loss": state.lost().as_ref().map(loss),
         "databases_kept": state.kept_databases(),
         "run_by": holder.map(|holder| json!({
             "user": holder.operator.user,
@@ -118,6 +120,32 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             "outcome": step.outcome,
             "undo_outcome": step.undo_outcome,
         })).collect::<Vec<_>>(),
+    })
+}
+
+/// Returns the fault at which a run stands, or for which it has undone all that it had made.
+fn standing(state: &State) -> Option<(&str, &Fault)> {
+    let refusal = || state.back.as_ref()?.refusal.as_ref().map(|(step, fault)| (step.as_str(), fault));
+    state.standing_fault().or_else(refusal)
+}
+
+/// Describes what is lost when an older database takes the live one's place.
+fn loss(lost: &Lost) -> Value {
+    let table = |table: &TableLoss| {
+        json!({
+            "table": table.table,
+            "inserted": table.inserted,
+            "changed": table.changed,
+            "deleted": table.deleted,
+        })
+    };
+    json!({
+        "writes": lost.loss.total(),
+        "accepted": lost.accepted,
+        "tables": lost.loss.tables.iter().map(table).collect::<Vec<_>>(),
+        "large_objects": lost.loss.large_objects,
+        "objects": lost.loss.objects,
+        "file": lost.file,
     })
 }
 

@@ -103,7 +103,12 @@ impl Watcher for View {
             }
             Event::TurnedBack { reason, undecided, .. } => {
                 self.rest();
-                self.line(&format!("{} {}", "↩".red(), turned_words(state.plan.job, reason, *undecided)));
+                let refused = state.back.as_ref().is_some_and(|turned| turned.refusal.is_some());
+                let words = match refused {
+                    true => "refused: what was made for it is undone".to_owned(),
+                    false => turned_words(state.plan.job, reason, *undecided),
+                };
+                self.line(&format!("{} {words}", "↩".red()));
             }
             Event::UndoStarted { step, .. } => self.begin(step),
             Event::Undone { step, outcome } => {
@@ -337,7 +342,7 @@ fn how_it_ended(state: &State) -> String {
         Some((Outcome::Succeeded, _)) => done_words(state),
         Some((Outcome::RolledBack, _)) => {
             let before = match (&plan.live, plan.job) {
-                (_, Job::Backup | Job::Proof | Job::Restore | Job::Clone) => {
+                (_, Job::Backup | Job::Proof | Job::Restore | Job::Clone | Job::Rollback) => {
                     format!("{environment} is as before")
                 }
                 (Some(live), Job::Release) => format!("{environment} runs {} as before", live.commit.short()),
@@ -373,6 +378,21 @@ fn done_words(state: &State) -> String {
         }
         Job::Clone => {
             format!("{environment}'s database was made anew. Its rows are those of the backup in {folder}.")
+        }
+        Job::Rollback => {
+            let place = steps().find_map(|step| match step {
+                Step::PutInPlace(place) => Some((place.to.to_string(), place.replaced.clone())),
+                _ => None,
+            });
+            let (to, replaced) = place.unwrap_or_default();
+            let lost = state.lost().map_or(0, |lost| lost.loss.total());
+            let without = match lost {
+                0 => String::new(),
+                lost => format!(", without {} since then", words::counted(lost, "write")),
+            };
+            format!(
+                "{environment}'s database is {to} again{without}.\npiton rollback {environment} --to {replaced} puts back the one that it replaced."
+            )
         }
     }
 }

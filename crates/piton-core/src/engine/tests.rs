@@ -12,7 +12,7 @@ use crate::config;
 use crate::dirs::Dirs;
 use crate::plan::{Commit, Job, PlannedStep};
 use crate::retention::Retention;
-use crate::step::{Checks, Guard, Prune, Step};
+use crate::step::{Checks, CountLoss, Guard, Older, Prune, Step};
 
 /// A project without a database, and its journal.
 struct Project {
@@ -256,6 +256,7 @@ async fn a_guards_refusal_ends_the_release_with_nothing_undone() {
         job: Job::Release,
         backup: None,
         files: None,
+        kept: None,
         store: false,
     };
     let steps = vec![planned("guard", Phase::Guard, guard), project.runs("one", &["mkdir made"])];
@@ -263,6 +264,28 @@ async fn a_guards_refusal_ends_the_release_with_nothing_undone() {
     assert_eq!(end, End::Over(Outcome::Refused));
     assert!(state.refusal().unwrap().what.contains("cannot be used"), "{:?}", state.refusal());
     assert_eq!(project.events(), ["created", "started guard", "failed guard", "ended"]);
+}
+
+/// What a person ordered, and a step refuses, has changed nothing once it is undone; a release has gone back.
+#[tokio::test]
+async fn a_later_refusal_ends_an_order_as_refused_once_all_is_undone() {
+    for (job, outcome) in [(Job::Rollback, Outcome::Refused), (Job::Release, Outcome::RolledBack)] {
+        let project = Project::new();
+        let to = Older::Kept { name: "older".into() };
+        // There is no database to look at.
+        let refuses = CountLoss { to, older: "older".into(), accept: 0 };
+        let steps = vec![project.runs("one", &["mkdir made"]), planned("loss", Phase::Rehearse, refuses)];
+        let (end, state) = project.run(project.begin_plan(Plan { job, ..project.plan(steps) })).await;
+        assert_eq!(end, End::Over(outcome));
+        let refusal = state.back.unwrap().refusal.map(|(step, fault)| (step, fault.what));
+        let wanted = Some(("loss".to_owned(), "production has no [database]".to_owned()));
+        assert_eq!(refusal, wanted.filter(|_| job == Job::Rollback));
+        let back =
+            ["turned_back", "undo_started loss", "undone loss", "undo_started one", "undone one", "ended"];
+        let events = project.events();
+        let turned = events.iter().position(|event| event == "turned_back").unwrap();
+        assert_eq!(events[turned..], back);
+    }
 }
 
 #[tokio::test]

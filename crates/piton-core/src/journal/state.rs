@@ -54,6 +54,8 @@ pub struct Turned {
     pub undecided: bool,
     /// When.
     pub at: Timestamp,
+    /// The step that refused what was ordered, and why; nothing of it is left once that is undone.
+    pub refusal: Option<(String, Fault)>,
 }
 
 /// How a person lets a step that judges go on; it holds for that step alone.
@@ -205,7 +207,8 @@ impl State {
                 self.forward = false;
                 let (database, undecided) = (*database, *undecided);
                 self.was_asked |= undecided;
-                self.back = Some(Turned { reason: reason.clone(), database, undecided, at });
+                let refusal = self.refused_by(reason);
+                self.back = Some(Turned { reason: reason.clone(), database, undecided, at, refusal });
             }
             Event::Ended { outcome } => self.ended = Some((*outcome, at)),
             _ => {}
@@ -330,7 +333,10 @@ impl State {
         let fits = match outcome {
             Outcome::Succeeded => self.back.is_none() && self.next_forward().is_none(),
             Outcome::RolledBack => self.back.is_some() && self.next_back().is_none(),
-            Outcome::Refused => self.back.is_none() && self.refusal().is_some(),
+            Outcome::Refused => match &self.back {
+                Some(turned) => turned.refusal.is_some() && self.next_back().is_none(),
+                None => self.refusal().is_some(),
+            },
         };
         if fits { Ok(()) } else { Err(illegal(event, "its steps say otherwise")) }
     }
@@ -338,6 +344,17 @@ impl State {
     /// Tells whether the run is a release, and not a backup or the like.
     pub fn is_release(&self) -> bool {
         self.plan.job == Job::Release
+    }
+
+    /// Returns the refusal for which an order turns back; a release that turns back has changed something.
+    fn refused_by(&self, reason: &Back) -> Option<(String, Fault)> {
+        let Back::Fault { step } = reason else { return None };
+        match &self.steps[self.place_of(step)?].progress {
+            Progress::Failed(fault) if fault.kind == Kind::Refused && !self.is_release() => {
+                Some((step.clone(), fault.clone()))
+            }
+            _ => None,
+        }
     }
 
     /// Returns the guard's refusal, when that is all that happened.

@@ -302,6 +302,7 @@ impl Draft<'_> {
             job: Job::Release,
             backup: None,
             files: None,
+            kept: None,
             store: self.settings.backup.store.is_some()
                 && self.settings.database.is_some()
                 && self.settings.data.is_none(),

@@ -1,4 +1,4 @@
-//! What is done for an environment besides a release: a backup, its proof, its restoration, fresh data.
+//! What is done for an environment besides a release: a backup, its proof, its restoration, fresh data, an older database in its place.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,9 @@ use super::{Draft, Names, Phase, Plan};
 use crate::config::Settings;
 use crate::dirs::Dirs;
 use crate::facts::Facts;
-use crate::step::{DropCopies, Fetch, Guard, HandOver, Proof, Site, Unpack};
+use crate::step::{
+    CountLoss, DropCopies, Fetch, Guard, HandOver, MigrateCopy, Older, Proof, PutInPlace, Site, Unpack,
+};
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ pub enum Job {
     Restore,
     /// Makes an environment's database anew from the one that it takes its data from.
     Clone,
+    /// Puts an older database in the live one's place.
+    Rollback,
 }
 
 impl Job {
@@ -47,6 +51,7 @@ impl Job {
             Self::Proof => "prove",
             Self::Restore => "restore",
             Self::Clone => "clone",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -59,6 +64,7 @@ impl std::fmt::Display for Job {
             Self::Proof => "proof",
             Self::Restore => "restoration",
             Self::Clone => "clone",
+            Self::Rollback => "rollback",
         })
     }
 }
@@ -90,6 +96,15 @@ pub enum Order {
     },
     /// Fresh data.
     Clone,
+    /// An older database in the live one's place.
+    Rollback {
+        /// Which.
+        to: Older,
+        /// Whether it is here, and not only in the store.
+        here: bool,
+        /// How much may be lost by it.
+        accept: u64,
+    },
 }
 
 impl Order {
@@ -100,6 +115,7 @@ impl Order {
             Self::Proof { .. } => Job::Proof,
             Self::Restore { .. } => Job::Restore,
             Self::Clone => Job::Clone,
+            Self::Rollback { .. } => Job::Rollback,
         }
     }
 }
@@ -112,13 +128,22 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
     let mut draft = Draft { settings, site, facts, dirs: &dirs, slot, steps: Vec::new() };
     let job = order.job();
     let (backup, files) = match order {
-        Order::Proof { folder, .. } => (Some(folder.clone()), None),
+        Order::Proof { folder, .. } | Order::Rollback { to: Older::Backup { folder }, .. } => {
+            (Some(folder.clone()), None)
+        }
         Order::Restore { folder, files, .. } => (Some(folder.clone()), files.clone()),
-        Order::Backup | Order::Clone => (None, None),
+        Order::Backup | Order::Clone | Order::Rollback { to: Older::Kept { .. }, .. } => (None, None),
     };
     // What is here needs no store, and what is taken is better than nothing where that is away.
-    let needed = matches!(order, Order::Proof { here: false, .. } | Order::Restore { here: false, .. });
-    let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files, store: needed };
+    let needed = match order {
+        Order::Proof { here, .. } | Order::Restore { here, .. } | Order::Rollback { here, .. } => !here,
+        Order::Backup | Order::Clone => false,
+    };
+    let kept = match order {
+        Order::Rollback { to: Older::Kept { name }, .. } => Some(name.clone()),
+        _ => None,
+    };
+    let guard = Guard { commit: facts.commit.hash.clone(), slot, job, backup, files, kept, store: needed };
     draft.add("guard", Phase::Guard, guard);
     let names = Names::of(settings, &facts.id);
     match order {
@@ -149,11 +174,40 @@ pub fn make(settings: &Settings, from: Option<&Settings>, facts: &Facts, order: 
             draft.anchor_and_migration(&names, app.as_deref());
             draft.database_settled(names);
         }
+        Order::Rollback { to, here, accept } => {
+            if let Older::Backup { folder } = to {
+                draft.fetch(folder, *here);
+                let proof = Proof { folder: folder.clone(), golden: names.golden.clone() };
+                draft.add("prove", Phase::Prove, proof);
+            }
+            draft.put_back(names, to, *accept);
+        }
     }
     draft.plan(job)
 }
 
 impl Draft<'_> {
+    /// Puts an older database in place, once it is known what is lost by that.
+    fn put_back(&mut self, names: Names, to: &Older, accept: u64) {
+        let older = match to {
+            Older::Backup { .. } => names.golden,
+            Older::Kept { name } => name.clone(),
+        };
+        let migrations = self.settings.database.as_ref().and_then(|database| database.migrations.as_ref());
+        // The app that serves goes on with it.
+        let app = self.facts.live.as_ref().map(|live| &live.start.app);
+        if let (Some(migrations), Some(app)) = (migrations, app) {
+            let migrations = migrations.within(app);
+            let migrate = MigrateCopy { older: older.clone(), copy: names.rehearsal, migrations };
+            self.add("rehearse.migrate", Phase::Rehearse, migrate);
+        }
+        let loss = CountLoss { to: to.clone(), older: older.clone(), accept };
+        self.add("rehearse.loss", Phase::Rehearse, loss);
+        let place =
+            PutInPlace { to: to.clone(), older, replaced: names.replaced, aside: names.fresh, accept };
+        self.add("migrate.swap", Phase::Migrate, place);
+    }
+
     /// Fetches a backup that is only in the store.
     fn fetch(&mut self, folder: &Path, here: bool) {
         if !here {

@@ -115,7 +115,7 @@ pub(super) fn way_on(ctx: &Ctx<'_, '_>, folder: &Path) -> String {
         Job::Proof => {
             format!("piton prove {environment} {}", id(folder))
         }
-        Job::Release | Job::Restore | Job::Clone => format!("piton resume {environment}"),
+        Job::Release | Job::Restore | Job::Clone | Job::Rollback => format!("piton resume {environment}"),
     }
 }
 
@@ -319,7 +319,8 @@ impl Proof {
     async fn is_proved_nowhere(&self, ctx: &Ctx<'_, '_>, manifest: &Manifest, fault: Fault) -> Fault {
         let fault = self.is_not_proved(fault);
         // What was just taken is not there yet, and of another environment's data nothing ever is.
-        let is_there = matches!(ctx.plan.job, Job::Proof | Job::Restore) && manifest.made_for.from.is_none();
+        let is_there = matches!(ctx.plan.job, Job::Proof | Job::Restore | Job::Rollback)
+            && manifest.made_for.from.is_none();
         let taken_back = match super::store_of(ctx.settings()) {
             Ok(Some(store)) if is_there => {
                 store.not_proved(&id(&self.folder)).await.map_err(|error| error.to_string())
@@ -357,14 +358,14 @@ impl Proof {
     }
 }
 
-/// Says that a database with pg_cron cannot be released.
-pub(super) fn has_cron(environment: &str) -> Fault {
+/// Says that a database with pg_cron cannot be released, or go back; `again` is what was wanted.
+pub(super) fn has_cron(environment: &str, again: &str) -> Fault {
     Fault::release(format!("{environment}'s scheduled jobs would be lost on the way back"))
         .because("the database has pg_cron, which only the one that cron.database_name names can have: no copy of it can")
         .hint(format!(
             "let another database have it: set cron.database_name = 'postgres', restart the server, create extension pg_cron in \
              postgres, and schedule the jobs there by cron.schedule_in_database; drop extension pg_cron in {environment}'s \
-             database; then piton deploy {environment}"
+             database; then {again}"
         ))
 }
 
@@ -372,7 +373,7 @@ pub(super) fn has_cron(environment: &str) -> Fault {
 fn may_take_its_place(ctx: &Ctx<'_, '_>, proof: &prove::Proof) -> Result<(), Fault> {
     let environment = &ctx.plan.environment;
     if proof.without_cron {
-        return Err(has_cron(environment));
+        return Err(has_cron(environment, &format!("piton deploy {environment}")));
     }
     let extensions: Vec<&OtherVersion> = proof.versions.iter().filter(|other| other.is_extension()).collect();
     if extensions.is_empty() {
@@ -496,6 +497,9 @@ fn altered(ctx: &Ctx<'_, '_>, folder: &Path) -> Fault {
     let next = match ctx.plan.job {
         Job::Restore => {
             format!("piton backups {environment} lists those that are proved; restore the latest of them")
+        }
+        Job::Rollback => {
+            format!("piton backups {environment} lists those that are proved; go back to one of them")
         }
         _ => format!("{} takes a new one", anew(ctx)),
     };

@@ -140,7 +140,7 @@ impl CloneData {
 }
 
 /// Marks a database as one that no step drops.
-async fn keep(ctx: &Ctx<'_, '_>, database: &Database) -> Result<(), Fault> {
+pub(super) async fn keep(ctx: &Ctx<'_, '_>, database: &Database) -> Result<(), Fault> {
     let cannot = || format!("{} cannot be marked as kept", database.dbname);
     let client = database.maintenance().await.or_fault(cannot)?;
     identity::write_mark(&client, &database.dbname, &super::label(ctx, Purpose::Replaced))

@@ -39,6 +39,9 @@ pub struct Guard {
     /// Where that one's files are wanted.
     #[serde(default)]
     pub files: Option<PathBuf>,
+    /// The database that is put in place, where no backup is.
+    #[serde(default)]
+    pub kept: Option<String>,
     /// Whether the store of backups is needed.
     #[serde(default)]
     pub store: bool,
@@ -72,6 +75,7 @@ impl Guard {
             }
             Job::Clone => vec!["identity", "secrets", "tools", "disk", "window", "serving"],
             Job::Backup | Job::Proof | Job::Restore => vec!["identity", "tools", "disk"],
+            Job::Rollback => vec!["identity", "contents", "tools", "disk"],
         };
         if self.store {
             names.push("store");
@@ -136,6 +140,7 @@ impl Guard {
             }
             "tools" => self.tools_guard(world).await,
             "migrations" => self.migrations_guard(world).await,
+            "contents" => self.contents_guard(world).await,
             "disk" => disk_guard(world, self).await,
             "ports" => self.ports_guard(world).await,
             "order" => self.order_guard(world),
@@ -246,12 +251,60 @@ impl Guard {
 
     /// The database that a release may go back to has nothing that no copy can have.
     async fn cron_guard(&self, world: &World) -> Result<(), Fault> {
-        let goes_back = self.job == Job::Release && world.settings.data.is_none();
+        let goes_back =
+            self.job == Job::Rollback || self.job == Job::Release && world.settings.data.is_none();
         let (true, Some(database)) = (goes_back, database(&world.settings)?) else { return Ok(()) };
         // The identity guard reports a database that is away.
         let Ok(client) = database.connect().await else { return Ok(()) };
         let has_cron = cron::is_there(&client).await.or_fault(|| format!("{database} cannot be read"))?;
-        if has_cron { Err(super::backup::has_cron(&world.settings.environment)) } else { Ok(()) }
+        let environment = &world.settings.environment;
+        let again = match self.job {
+            Job::Rollback => "go back".into(),
+            _ => format!("piton deploy {environment}"),
+        };
+        if has_cron { Err(super::backup::has_cron(environment, &again)) } else { Ok(()) }
+    }
+
+    /// What is put in the database's place is the environment's own, or a copy for it as it would be made today.
+    async fn contents_guard(&self, world: &World) -> Result<(), Fault> {
+        let settings = &world.settings;
+        let environment = &settings.environment;
+        self.cron_guard(world).await?;
+        if let (Some(name), Some(database)) = (&self.kept, database(settings)?) {
+            let place = identity::locate(&database.with_name(name)).await;
+            let place = place.or_fault(|| format!("{} cannot be asked", database.server()))?;
+            let purpose = place.purpose(&settings.app, environment);
+            if purpose == Some(identity::Purpose::Replaced) {
+                return Ok(());
+            }
+            return Err(Fault::refused(format!("{environment} has no backup {name}, and no such database that was replaced"))
+                .because(match place.oid {
+                    None => format!("there is no database {name} on {}", database.server()),
+                    Some(_) => format!("{name}: {}", place.mark.in_words()),
+                })
+                .hint(format!(
+                    "piton backups {environment} lists the backups, piton status {environment} the database that was kept last"
+                )));
+        }
+        let Some(folder) = &self.backup else { return Ok(()) };
+        let manifest = manifest_of(settings, folder).await?;
+        let Some(from) = &manifest.made_for.from else { return Ok(()) };
+        let data = settings.data.as_ref().and_then(Data::source);
+        let data = data.filter(|data| data.environment == *from && !settings.protected);
+        let Some(data) = data else {
+            let masked = if manifest.mask.is_some() { "masked " } else { "" };
+            return Err(Fault::refused(format!(
+                "the backup holds {masked}rows of {from}, and not {environment}'s own"
+            ))
+            .because(format!("it was made when {environment} took its data from {from}"))
+            .hint(format!("piton backups {environment} lists the others")));
+        };
+        if manifest.mask == data.mask.as_ref().map(|mask| mask.mask.hash()) {
+            return Ok(());
+        }
+        Err(Fault::refused("what is masked was changed since the backup was made")
+            .because("its rows are what the mask before let through")
+            .hint(format!("piton clone {environment} makes its database anew with what is written now")))
     }
 
     /// The record of migrations has none that stands in the way.
@@ -562,6 +615,7 @@ async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
     let mut needs = Vec::new();
     let mut size = live;
     match &guard.backup {
+        None if guard.job == Job::Rollback => {}
         None => {
             let bytes = live + size_of_files(world)?;
             needs.push(Need { path: settings.backup.to.clone(), bytes, what: "the backup" });
@@ -583,6 +637,7 @@ async fn disk_guard(world: &World, guard: &Guard) -> Result<(), Fault> {
         Job::Release | Job::Clone => (2, "the golden copy and the rehearsal's copy"),
         Job::Backup | Job::Proof => (1, "the golden copy"),
         Job::Restore => (1, "the restored database"),
+        Job::Rollback => (2, "the older database and its migrated copy"),
     };
     // The copies stand on the environment's own server; its disk can only be looked at when it is this machine's.
     if let Some(own) = database(settings)?

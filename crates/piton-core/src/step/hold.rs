@@ -58,9 +58,14 @@ impl Hold {
     }
 
     /// Lets the requests go on; returns whether it had ended before, and some went on meanwhile.
-    pub(super) async fn end(self) -> Result<bool, Fault> {
-        match self.0 {
-            Some(mut client) => Ok(client.release().await.or_fault(no_answer)?.lapsed),
+    pub(super) async fn end(mut self) -> Result<bool, Fault> {
+        self.let_go().await
+    }
+
+    /// Lets the requests go on as [`Hold::end`] does, to begin anew later.
+    pub(super) async fn let_go(&mut self) -> Result<bool, Fault> {
+        match &mut self.0 {
+            Some(client) => Ok(client.release().await.or_fault(no_answer)?.lapsed),
             None => Ok(false),
         }
     }

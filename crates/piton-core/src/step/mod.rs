@@ -12,9 +12,12 @@ mod guard;
 mod hand_over;
 mod hold;
 mod identity;
+mod loss;
 mod migrate;
+mod migrate_copy;
 mod outcome;
 mod proxy;
+mod put_in_place;
 mod rehearsal;
 mod rehearse;
 mod rescue;
@@ -53,9 +56,12 @@ pub use fresh::Fresh;
 pub use guard::{Finding, Guard};
 pub use hand_over::HandOver;
 pub use identity::Mark;
+pub use loss::{CountLoss, Lost, Older};
 pub use migrate::Migrate;
+pub use migrate_copy::MigrateCopy;
 pub use proxy::Connect;
 pub(crate) use proxy::PROXY_MARK;
+pub use put_in_place::PutInPlace;
 pub use rehearse::Rehearse;
 pub use rescue::LoadRescued;
 pub(crate) use rescue::waiting;
@@ -231,6 +237,9 @@ kinds!(
     Tidy,
     HandOver,
     Unpack,
+    MigrateCopy,
+    CountLoss,
+    PutInPlace,
 );
 
 impl Step {

@@ -2,7 +2,7 @@ use piton_db::neutral::Neutralised;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Step, rehearsal};
+use super::{Lost, Step, rehearsal};
 use crate::journal::State;
 use crate::words;
 
@@ -83,6 +83,21 @@ impl Step {
                 format!("{} in {}", words::counted(number("files"), "file"), unpack.into.display())
             }
             Step::HandOver(hand_over) => format!("{} is yours", hand_over.name),
+            Step::MigrateCopy(_) => migrations(outcome),
+            Step::CountLoss(_) => {
+                Lost::deserialize(outcome).map_or_else(|_| String::new(), |lost| lost.words())
+            }
+            Step::PutInPlace(place) => {
+                let mut words = format!("{} is in place", place.to);
+                match number("cut_off") {
+                    0 => {}
+                    count => words.push_str(&format!("; {} cut off", words::counted(count, "request"))),
+                }
+                if outcome.get("hold_lapsed").and_then(Value::as_bool) == Some(true) {
+                    words.push_str("; it took longer than requests could wait");
+                }
+                words
+            }
             Step::StopSlot(stop) => match number("cut_off") {
                 0 => format!("{} stopped", stop.slot),
                 count => format!("{} stopped, {} cut off", stop.slot, words::counted(count, "request")),
@@ -137,6 +152,16 @@ impl Step {
             Step::Proof(_) => joined("versions").into_iter().chain(not_copied(outcome)).collect(),
             // What stands so since long is told where something was migrated alone.
             Step::Migrate(_) => joined("migrations").and(joined("unfinished")).into_iter().collect(),
+            Step::MigrateCopy(_) => {
+                let missing = texts(outcome, "missing");
+                let told =
+                    format!("it has what the release that serves has not: {}", words::some(&missing, 3));
+                (!missing.is_empty()).then_some(told).into_iter().collect()
+            }
+            Step::CountLoss(_) => {
+                Lost::deserialize(outcome).map_or_else(|_| Vec::new(), |lost| super::loss::lines(&lost.loss))
+            }
+            Step::PutInPlace(_) => put_in_place(outcome),
             Step::LoadRescued(_) => {
                 let left = outcome.get("left").and_then(Value::as_array).into_iter().flatten();
                 let words = left.map(|left| {
@@ -234,7 +259,15 @@ impl Step {
                     kept => format!("{back}; this release's is kept as {kept} ({})", text("why")),
                 }
             }
-            Step::Proof(_) | Step::Rehearse(_) | Step::Fresh(_) if flag("dropped") => "copy dropped".into(),
+            Step::Proof(_) | Step::Rehearse(_) | Step::Fresh(_) | Step::MigrateCopy(_) if flag("dropped") => {
+                "copy dropped".into()
+            }
+            Step::PutInPlace(_) if flag("back") => match text("kept") {
+                "" => "the database before is back".into(),
+                kept => format!(
+                    "the database before is back; the older one is kept as {kept}, with what was written into it"
+                ),
+            },
             Step::Unpack(_) if flag("removed") => "the unpacked files are removed".into(),
             Step::Backup(_) if outcome.get("kept").is_some() => "the backup is kept".into(),
             Step::Upload(_) if outcome.get("kept").is_some() => "the store's copy is kept".into(),
@@ -247,6 +280,22 @@ impl Step {
 }
 
 impl State {
+    /// Returns what a rollback to an older database loses, as far as it was counted.
+    pub fn lost(&self) -> Option<Lost> {
+        let mut steps = self.plan.steps.iter().zip(&self.steps).rev();
+        steps.find_map(|(planned, step)| match planned.step {
+            Step::PutInPlace(_) if step.undo_outcome.is_none() => {
+                Lost::deserialize(step.outcome.as_ref()?.get("lost")?).ok()
+            }
+            // A note comes with every count, whatever became of it.
+            Step::PutInPlace(_) => {
+                Lost::deserialize(step.note.as_ref()?.get("lost")?).ok().map(Lost::without_file)
+            }
+            Step::CountLoss(_) => Lost::deserialize(step.note.as_ref()?).ok(),
+            _ => None,
+        })
+    }
+
     /// Returns the names of the databases that the release has left beside the live one, for a person to look at and drop.
     pub fn kept_databases(&self) -> Vec<&str> {
         let steps = self.plan.steps.iter().zip(&self.steps);
@@ -255,6 +304,13 @@ impl State {
             match planned.step {
                 Step::Migrate(_) => undone("replaced").into_iter().collect(),
                 Step::CloneData(_) => undone("kept").into_iter().collect(),
+                Step::PutInPlace(_) if step.undo_outcome.is_some() => undone("kept").into_iter().collect(),
+                Step::PutInPlace(_) => step
+                    .outcome
+                    .as_ref()
+                    .and_then(|outcome| outcome.get("replaced")?.as_str())
+                    .into_iter()
+                    .collect(),
                 Step::DropCopies(_) => {
                     let kept = step.outcome.as_ref().and_then(|outcome| outcome.get("kept")?.as_array());
                     kept.into_iter().flatten().filter_map(|kept| kept.get("name")?.as_str()).collect()
@@ -264,6 +320,24 @@ impl State {
         });
         kept.collect()
     }
+}
+
+/// Tells where what was lost is, and what did not come along.
+fn put_in_place(outcome: &Value) -> Vec<String> {
+    let number = |key: &str| outcome.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let lost = outcome.get("lost").and_then(|lost| Lost::deserialize(lost).ok());
+    let file = lost.and_then(|lost| lost.file);
+    let rows = file.map(|file| {
+        format!("{} of the database before in {}", words::counted(number("rows"), "row"), file.display())
+    });
+    let bound = texts(outcome, "bound");
+    let bound = (!bound.is_empty()).then(|| {
+        format!(
+            "{} stayed with the database it replaced: set up anew what hangs on it",
+            words::some(&bound, 3)
+        )
+    });
+    rows.into_iter().chain(bound).collect()
 }
 
 fn texts(outcome: &Value, key: &str) -> Vec<String> {

@@ -153,6 +153,9 @@ impl Step {
             | Step::Rehearse(_)
             | Step::Fresh(_)
             | Step::CloneData(_)
+            | Step::MigrateCopy(_)
+            | Step::CountLoss(_)
+            | Step::PutInPlace(_)
             | Step::DropCopies(_) => true,
             Step::Guard(_)
             | Step::Build(_)

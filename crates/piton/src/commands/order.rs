@@ -4,6 +4,7 @@ use piton_core::backups;
 use piton_core::fault::{Fault, Kind};
 use piton_core::plan::Order;
 use piton_core::project::Project;
+use piton_core::step::Older;
 
 use super::{carry_on, resume};
 use crate::cli;
@@ -37,14 +38,43 @@ pub(crate) async fn clone(project: &Project, args: &cli::Order) -> Result<ExitCo
     run(project, args, Order::Clone).await
 }
 
+/// Puts an older database in the live one's place.
+pub(crate) async fn rollback(project: &Project, args: &cli::Rollback, to: &str) -> Result<ExitCode, Error> {
+    let (to, here) = match find(project, &args.target.environment, to).await {
+        Ok(found) => (Older::Backup { folder: found.folder }, found.here),
+        Err(none) => match is_database(project, &args.target.environment, to).await {
+            true => (Older::Kept { name: to.to_owned() }, true),
+            false => return Err(none),
+        },
+    };
+    let order = Order::Rollback { to, here, accept: args.accept_loss };
+    begin(project, &args.target, args.detach, order).await
+}
+
+async fn is_database(project: &Project, environment: &str, name: &str) -> bool {
+    match project.database(environment) {
+        Some(live) => piton_db::facts::exists(&live.with_name(name)).await.unwrap_or(false),
+        None => false,
+    }
+}
+
 async fn run(project: &Project, args: &cli::Order, order: Order) -> Result<ExitCode, Error> {
-    let settings = project.settings(&args.target.environment)?;
+    begin(project, &args.target, args.detach, order).await
+}
+
+async fn begin(
+    project: &Project,
+    target: &cli::Environment,
+    detach: bool,
+    order: Order,
+) -> Result<ExitCode, Error> {
+    let settings = project.settings(&target.environment)?;
     let view = View::new();
     let recorder = project.begin_order(&settings, &order, &view).await?;
-    if args.detach {
-        return resume::by_itself(project, recorder, &view, args.target.json).await;
+    if detach {
+        return resume::by_itself(project, recorder, &view, target.json).await;
     }
-    carry_on(project, recorder, &view, args.target.json).await
+    carry_on(project, recorder, &view, target.json).await
 }
 
 /// Finds a whole backup.

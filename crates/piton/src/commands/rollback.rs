@@ -3,13 +3,16 @@ use std::process::ExitCode;
 use piton_core::journal::Request;
 use piton_core::project::Project;
 
-use super::{ask_to_go_back, carry_out, finish_going_back};
+use super::{ask_to_go_back, carry_out, finish_going_back, order};
 use crate::cli::Rollback;
 use crate::error::Error;
 use crate::ui;
 
-/// Sends traffic back at once, then undoes the rest; with the database when asked.
+/// Sends traffic back at once, then undoes the rest; with the database when asked. Or puts an older database in place.
 pub(crate) async fn run(project: &Project, args: &Rollback) -> Result<ExitCode, Error> {
+    if let Some(to) = &args.to {
+        return order::rollback(project, args, to).await;
+    }
     if args.database && !args.yes {
         return ask_about_the_database(project, args).await;
     }

@@ -2,7 +2,8 @@ use std::process::ExitCode;
 
 use owo_colors::OwoColorize;
 use piton_core::facts;
-use piton_core::journal::{Journal, Progress, State};
+use piton_core::journal::{Journal, Outcome, Progress, State};
+use piton_core::plan::Job;
 use piton_core::project::{Project, journal_fault};
 use piton_core::words;
 use piton_proxy::Slot;
@@ -53,8 +54,11 @@ impl Found {
         };
         let live = facts::live(journal, environment)?;
         let runs = journal.releases(Some(environment)).map_err(journal_fault)?;
-        // A backup that is over has its place in piton backups.
-        let latest = runs.into_iter().rev().find(|run| run.ended.is_none() || run.is_release());
+        // A backup that is over has its place in piton backups; what has replaced the database is told until the next release.
+        let replaced =
+            |run: &State| run.plan.job == Job::Rollback && matches!(run.ended, Some((Outcome::Succeeded, _)));
+        let mut runs = runs.into_iter().rev();
+        let latest = runs.find(|run| run.ended.is_none() || run.is_release() || replaced(run));
         Ok(Self {
             environment: environment.to_owned(),
             kept: latest.iter().flat_map(|state| kept_words(project, state)).collect(),
@@ -166,7 +170,8 @@ fn release_lines(kept: &[String], state: &State) -> Vec<String> {
     if let Some((outcome, at)) = state.ended {
         let how = outcome_words(outcome);
         let mut lines = vec![format!(
-            "  last release {} of {} by {}: {how} {}",
+            "  last {} {} of {} by {}: {how} {}",
+            state.plan.job,
             state.plan.short_id(),
             state.plan.commit.short(),
             state.by.user,

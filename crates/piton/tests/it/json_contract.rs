@@ -201,6 +201,14 @@ fn what_is_printed_is_what_is_described() {
     seen.log(&stage);
     seen.status(&stage);
 
+    // An older database in place, of which a row is lost.
+    stage.sql(&stage.database("production"), "insert into items values ('later', 'since the backup', now())");
+    let to = ["rollback", "production", "--to", "latest", "--json"];
+    assert_eq!(seen.release(&stage, &to, 2), "refused");
+    assert_eq!(seen.release(&stage, &[&to[..], &["--accept-loss", "1"]].concat(), 0), "succeeded");
+    seen.log(&stage);
+    seen.status(&stage);
+
     let config = stage.piton_with_env(&["config", "production", "--json"], &[]).expect(0).json();
     seen.config.extend(fields(&config, &[]));
     let toml = std::fs::read_to_string(stage.root().join("piton.toml")).expect("piton.toml");

@@ -25,6 +25,8 @@ enum Kind {
     CarriedBack,
     /// The same where triggers note them.
     NotedBack,
+    /// A rollback to a backup, of which the later writes are lost.
+    Older,
 }
 
 impl Kind {
@@ -35,7 +37,7 @@ impl Kind {
 
     /// The exit code of what carries it on.
     fn code_of_resume(self) -> i32 {
-        if self == Kind::Good { 0 } else { 3 }
+        if matches!(self, Kind::Good | Kind::Older) { 0 } else { 3 }
     }
 
     fn command(self) -> &'static [&'static str] {
@@ -43,6 +45,7 @@ impl Kind {
             Kind::Good | Kind::Bad => &["deploy", "production"],
             Kind::Back => &["rollback", "production", "--database", "--yes"],
             Kind::CarriedBack | Kind::NotedBack => &["rollback", "production", "--database"],
+            Kind::Older => &["rollback", "production", "--to", "latest", "--accept-loss", "1000000"],
         }
     }
 
@@ -54,6 +57,16 @@ impl Kind {
     /// Whether what was written since the backup goes back as well.
     fn carries(self) -> bool {
         matches!(self, Kind::CarriedBack | Kind::NotedBack)
+    }
+
+    /// How many events lie between two kills, at most: the shorter a run, the fewer.
+    fn stride(self) -> u64 {
+        if self == Kind::Older { 3 } else { 9 }
+    }
+
+    /// Whether a database is replaced, and kept.
+    fn replaces(self) -> bool {
+        self.goes_back() || self == Kind::Older
     }
 }
 
@@ -95,7 +108,7 @@ impl Ground {
         let name = format!("r{}", self.releases);
         stage.commit(&name, if kind == Kind::Bad { &[BAD] } else { &[] as &[Change<'_>] });
         let mut load = stage.load("production");
-        if kind == Kind::Back {
+        if matches!(kind, Kind::Back | Kind::Older) {
             // What was written since the backup leaves the live database: to read it again would be 404.
             load.reads = vec!["/".into(), "/items".into()];
         }
@@ -106,6 +119,11 @@ impl Ground {
             let deploy = stage.spawn(&["deploy", "production"], &[]);
             stage.eventually("the watch", || stage.is_running("production", "watch"));
             deploy.kill();
+        }
+        if kind == Kind::Older {
+            stage.piton(&["backup", "production"]).expect(0);
+            let writes = load.snapshot().acknowledged_writes;
+            stage.eventually("writes", || load.snapshot().acknowledged_writes > writes);
         }
         let first = last_event(stage);
         run(stage, kind, first);
@@ -129,7 +147,10 @@ impl Ground {
             lost.retain(|id| missing.contains(id));
         }
         assert!(lost.is_empty(), "{when}: acknowledged and lost: {lost:?}");
-        assert_eq!(replaced.len(), usize::from(self.kind.goes_back()), "{when}: {replaced:?}");
+        assert_eq!(replaced.len(), usize::from(self.kind.replaces()), "{when}: {replaced:?}");
+        if self.kind == Kind::Older {
+            self.check_file(&ran.report, when);
+        }
         assert_nothing_is_kept(stage, when);
         let end = end_of(stage);
         match &self.calm {
@@ -144,6 +165,22 @@ impl Ground {
         let forget =
             format!("drop table if exists more; delete from piton.migrations where name = '{MIGRATION}'");
         stage.sql(&live, &forget);
+    }
+
+    /// Wants the file to have what is lost from the live database, each row once; removes it.
+    fn check_file(&self, report: &Report, when: &str) {
+        let folder = self.stage.root().join(".piton/environments/production/lost");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.filter(|path| !path.ends_with(".gitignore")).collect();
+        assert_eq!(files.len(), 1, "{when}: {files:?}");
+        let text = std::fs::read_to_string(&files[0]).unwrap();
+        let lines = text.lines().skip(1).map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let told: Vec<_> = lines.map(|line| line["key"]["id"].as_str().unwrap().to_owned()).collect();
+        let mut lost = self.stage.lost_writes(report, &self.stage.database("production"));
+        lost.sort();
+        assert!(!lost.is_empty(), "{when}");
+        assert_eq!(told, lost, "{when}");
+        std::fs::remove_file(&files[0]).unwrap();
     }
 
     /// Runs a release that nobody kills; returns how many events its command appends.
@@ -178,7 +215,7 @@ impl Ground {
             let mut command = kind.command();
             loop {
                 // Taken up, a release appends two events before it does anything.
-                let ahead = dice.up_to(9) + if kills > 0 { 2 } else { 0 };
+                let ahead = dice.up_to(kind.stride()) + if kills > 0 { 2 } else { 0 };
                 let ended = killed(stage, command, last_event(stage) + ahead.cast_signed(), dice.side());
                 if ended.code != 137 {
                     let code = if command == kind.command() { kind.code() } else { kind.code_of_resume() };
@@ -300,36 +337,43 @@ fn every_point(kind: Kind) {
 
 #[test]
 fn a_good_release_killed_often() {
-    if has_its_turn(0, 5) {
+    if has_its_turn(0, 6) {
         sampled(Kind::Good);
     }
 }
 
 #[test]
 fn a_bad_release_killed_often() {
-    if has_its_turn(1, 5) {
+    if has_its_turn(1, 6) {
         sampled(Kind::Bad);
     }
 }
 
 #[test]
 fn a_rollback_of_the_database_killed_often() {
-    if has_its_turn(2, 5) {
+    if has_its_turn(2, 6) {
         sampled(Kind::Back);
     }
 }
 
 #[test]
 fn a_rollback_that_carries_writes_back_killed_often() {
-    if has_its_turn(3, 5) {
+    if has_its_turn(3, 6) {
         sampled(Kind::CarriedBack);
     }
 }
 
 #[test]
 fn a_rollback_that_carries_noted_writes_back_killed_often() {
-    if has_its_turn(4, 5) {
+    if has_its_turn(4, 6) {
         sampled(Kind::NotedBack);
+    }
+}
+
+#[test]
+fn a_rollback_to_a_backup_killed_often() {
+    if has_its_turn(5, 6) {
+        sampled(Kind::Older);
     }
 }
 
@@ -337,6 +381,12 @@ fn a_rollback_that_carries_noted_writes_back_killed_often() {
 #[ignore = "a campaign: scripts/campaign kill-points"]
 fn every_point_of_a_rollback_that_carries_noted_writes_back() {
     every_point(Kind::NotedBack);
+}
+
+#[test]
+#[ignore = "a campaign: scripts/campaign kill-points"]
+fn every_point_of_a_rollback_to_a_backup() {
+    every_point(Kind::Older);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod piton_toml_reference;
 mod processes;
 mod rehearsal;
 mod rewind;
+mod rollback_to;
 mod step_contract;
 mod store;
 mod taken_back;

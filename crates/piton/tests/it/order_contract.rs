@@ -1,4 +1,5 @@
-//! What every step of a backup, a proof, a restoration and a clone keeps, as `step_contract` has it of a release's steps.
+//! What every step of a backup, a proof, a restoration, a clone and a rollback to a backup keeps, as `step_contract` has it of a
+//! release's steps.
 
 use std::path::PathBuf;
 
@@ -47,6 +48,7 @@ fn set() -> Option<(Stage, Option<Store>, Vec<Order>)> {
         order("production", &["prove", "production", "latest"]),
         order("production", &["restore", "production", "latest", "--into", &name, "--files", &into]),
         order("staging", &["clone", "staging"]),
+        order("production", &["rollback", "production", "--to", &id]),
     ];
     orders.extend(store.is_some().then_some(fetched));
     Some((stage, store, orders))
@@ -91,6 +93,11 @@ impl Order {
         if self.args[0] == "restore" {
             stage.sql("postgres", &format!("drop database {}", self.args[4]));
             std::fs::remove_dir_all(&self.args[6]).unwrap();
+        }
+        if self.args[0] == "rollback" {
+            let kept: Vec<_> = stage.databases().into_iter().filter(|name| name.contains("_old_")).collect();
+            assert_eq!(kept.len(), 1, "the one that was replaced: {kept:?}");
+            stage.sql("postgres", &format!("drop database {}", kept[0]));
         }
     }
 

@@ -19,7 +19,7 @@ const FILTERS: [(&str, &str); 28] = [
     (r"stage[0-9a-f]{8}", "shop"),
     (r"\b01[0-9A-HJKMNP-TV-Z]{24}\b", "RELEASE"),
     (r"_(golden|copy|fresh|old)_[0-9a-z]{10}\b", "_${1}_ID"),
-    (r"((?i:release)|piton log|blue-|green-)( ?)[0-9A-HJKMNP-TV-Z]{10}\b", "${1}${2}ID"),
+    (r"((?i:release|rollback|backup)|piton log|--to|blue-|green-)( ?)[0-9A-HJKMNP-TV-Z]{10}\b", "${1}${2}ID"),
     (r"\b[0-9a-f]{40}\b", "COMMIT"),
     (r"\b[0-9a-f]{7}\b", "abc1234"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DAY TIME"),
@@ -217,4 +217,26 @@ fn the_life_of_an_app() {
     compare("deploy_that_was_rolled_back", &shown(&["deploy", "production"], &deploying.wait().expect(4)));
     run(&stage, "rollback", &["rollback", "production", "--database", "--yes"]).expect(0);
     run(&stage, "rollback_of_nothing", &["rollback", "production", "--database"]).expect(2);
+}
+
+#[test]
+fn a_rollback_to_a_backup() {
+    let Some(stage) = Stage::set(PITON) else { return };
+    stage.deploy("production");
+    stage.piton(&["backup", "production"]).expect(0);
+    let written = "insert into items values ('a', 'x', now()), ('b', 'x', now()); update items set note = 'y' where id = 'old-7';
+                   delete from items where id = 'old-8'; select lo_from_bytea(0, 'x')";
+    stage
+        .sql(&stage.database("production"), &format!("set role \"{}\"; {written}", stage.role("production")));
+    let run = |name: &str, args: &[&str]| {
+        let output = stage.piton(args);
+        compare(name, &shown(args, &output));
+        output
+    };
+    let rollback = ["rollback", "production", "--to", "latest"];
+    run("rollback_to_a_backup_refused", &rollback).expect(2);
+    let accepting = [&rollback[..], &["--accept-loss", "5"]].concat();
+    run("rollback_to_a_backup", &accepting).expect(0);
+    run("rollback_to_a_backup_status", &["status", "production"]).expect(0);
+    run("rollback_to_a_backup_log", &["log", "production"]).expect(0);
 }
