@@ -91,7 +91,7 @@ impl Ground {
         let mut stage = match kind {
             Kind::CarriedBack => following_stage()?,
             Kind::NotedBack => noting_stage()?,
-            Kind::Good | Kind::Bad | Kind::Back => live_stage()?,
+            Kind::Good | Kind::Bad | Kind::Back | Kind::Older => live_stage()?,
         };
         stage.configure(|settings| {
             settings.steps = vec!["50% for 300ms", "100%"];

@@ -98,6 +98,11 @@ impl Store {
     /// asked.
     pub async fn open(database: &Database, from: Lsn) -> Result<Self, DbError> {
         let client = session(database).await?;
+        client
+            // The planner knows nothing of how much a window holds: with one of minutes it would look through all of it for each row.
+            .batch_execute("set enable_nestloop = off")
+            .await
+            .doing(|| "prepare to read the writes that were noted".into())?;
         whole(&client).await?;
         let tender = Tender::open(database).await?;
         let (sender, pieces) = mpsc::channel(AHEAD);
