@@ -84,6 +84,23 @@ pub(super) struct Database {
     pub migrations: Option<MigrationTool>,
     /// The folder that holds the migrations. Default: where the tool's own files are.
     pub folder: Option<String>,
+    /// What columns were before a migration that changes what they mean.
+    #[serde(default)]
+    pub down: Vec<Down>,
+}
+
+/// What a column was before a migration that changes what it means: later writes go back with the migration by it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Down {
+    /// The migration, as its tool names it, like `0042_cents.sql`; it counts only where this one is pending.
+    pub migration: String,
+    /// The table as it was called before: `table` in `public`, or `schema.table`.
+    pub table: String,
+    /// The column as it was called before.
+    pub column: String,
+    /// An SQL expression over the row as it is afterwards, like `amount_cents / 100.0`.
+    pub is: String,
 }
 
 /// What applies migrations.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use piton_db::lint::SYNTAX;
 use piton_db::migrate::Tool;
+use piton_db::replay::Down;
 use piton_db::store::Place;
 use piton_exec::{ExposeSecret, Secret};
 
@@ -16,7 +17,7 @@ use super::model::{self, KnownTool};
 use super::secrets;
 use super::settings::{
     Backup, Build, Data, DataFrom, Database, Engine, Gate, LintLevel, MaskFile, Migrations, Ports, Ready,
-    Rollout, Run, RunWith, Settings,
+    Rollout, Run, RunWith, Settings, TableName,
 };
 use super::tools;
 use super::values::{CommandLine, Percent, RolloutStep, ValueError, parse_duration, parse_listen};
@@ -165,7 +166,29 @@ fn database(root: &Path, database: &model::Database, cx: &mut Context<'_>) -> Op
             "its folder was not found where the tool's convention has it: name it in `database.folder`",
         );
     }
-    Some(Database { engine, url: url?, migrations: folder.map(|folder| Migrations { tool, folder }) })
+    let downs: Vec<Option<Down>> =
+        database.down.iter().enumerate().map(|(i, written)| down(i, written, cx)).collect();
+    Some(Database {
+        engine,
+        url: url?,
+        migrations: folder.map(|folder| Migrations { tool, folder }),
+        downs: downs.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn down(i: usize, written: &model::Down, cx: &mut Context<'_>) -> Option<Down> {
+    let own = |key: &str| format!("database.down[{i}].{key}");
+    let mut text = |key: &str, written: &str, what: &str| {
+        cx.required(&own(key), written, |text| match text.trim() {
+            "" => Err(ValueError::new(format!("{what} is missing"))),
+            text => Ok(text.to_owned()),
+        })
+    };
+    let migration = text("migration", &written.migration, "the migration's name");
+    let column = text("column", &written.column, "the column's name");
+    let is = text("is", &written.is, "the expression");
+    let table = cx.required(&own("table"), &written.table, TableName::from_str)?;
+    Some(Down { migration: migration?, table: table.to_string(), column: column?, is: is? })
 }
 
 fn migration_tool(root: &Path, written: Option<&model::MigrationTool>, cx: &mut Context<'_>) -> Option<Tool> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use piton_db::mask::Mask;
 use piton_db::migrate::Tool;
+use piton_db::replay::Down;
 use piton_db::store::Place;
 use piton_exec::Secret;
 use schemars::JsonSchema;
@@ -128,6 +129,8 @@ pub struct Database {
     pub url: Secret,
     /// How its structure changes; `None` when the app has no migrations folder.
     pub migrations: Option<Migrations>,
+    /// What columns were before migrations that change what they mean.
+    pub downs: Vec<Down>,
 }
 
 /// A database's kind.

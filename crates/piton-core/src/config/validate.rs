@@ -15,6 +15,7 @@ pub(super) fn validate(file: &File, document: &Document) -> Vec<Problem> {
     validation.environments();
     validation.chains();
     validation.lint();
+    validation.downs();
     validation.checks();
     validation.problems
 }
@@ -59,6 +60,23 @@ impl Validation<'_> {
                 None => format!("there is: {}, and what else squawk has", listed(&usual)),
             };
             self.refuse(&format!("lint.{rule}"), format!("there is no lint rule `{rule}`"), help);
+        }
+    }
+
+    fn downs(&mut self) {
+        let downs = self.file.database.iter().flat_map(|database| &database.down);
+        let downs: Vec<_> = downs.map(|down| (&down.migration, &down.table, &down.column)).collect();
+        for (i, down) in downs.iter().enumerate() {
+            if let Some(first) = downs[..i].iter().position(|other| other == down) {
+                let place = |i: usize| self.document.value(&format!("database.down[{i}].column"));
+                let (migration, table, column) = down;
+                let problem = Problem::new(format!(
+                    "two down expressions tell what {table}.{column} was before {migration}"
+                ))
+                .at(place(i), "the second one")
+                .at(place(first), "the first one");
+                self.problems.push(problem.help("remove one of them"));
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use piton_db::capture::slot_name;
 use piton_db::migrate::Tool;
+use piton_db::replay::Down;
 use piton_proxy::Slot;
 use serde::{Deserialize, Serialize};
 
@@ -354,7 +355,7 @@ impl Draft<'_> {
         self.anchor(names, from.clone());
         if let Some(migrations) = &migrations {
             let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
-            let rehearse = Rehearse { golden, copy, migrations: migrations.clone() };
+            let rehearse = Rehearse { golden, copy, migrations: migrations.clone(), downs: self.downs() };
             self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
@@ -369,6 +370,15 @@ impl Draft<'_> {
                 self.add("migrate.rescued", Phase::Migrate, LoadRescued { files });
             }
         }
+    }
+
+    /// Lists the down expressions of migrations that are pending, or may be.
+    fn downs(&self) -> Vec<Down> {
+        let Some(database) = &self.settings.database else { return Vec::new() };
+        let all_known = database.migrations.as_ref().is_some_and(|known| known.tool.has_all_files());
+        let pending = self.facts.pending.as_ref().filter(|_| all_known);
+        let is_pending = |down: &&Down| pending.is_none_or(|pending| pending.contains(&down.migration));
+        database.downs.iter().filter(is_pending).cloned().collect()
     }
 
     /// Tells how later writes are come by, where a migration may need them and the server lets them be.

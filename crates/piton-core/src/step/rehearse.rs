@@ -6,7 +6,7 @@ use piton_db::identity::Purpose;
 use piton_db::migrate::{Migration, MigrationError, Migrations, RecordTables};
 use piton_db::rehearsal::{Report, Watch};
 use piton_db::replay::reverse::{Reverse, Trial};
-use piton_db::replay::{self, Offer};
+use piton_db::replay::{self, Down, Offer};
 use piton_db::shared::Shared;
 use piton_db::{Database, DbError, made, neutral};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Rehearse {
     /// The migrations, as the build has them.
     #[serde(flatten)]
     pub migrations: Migrations,
+    /// What columns were before migrations that change what they mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub downs: Vec<Down>,
 }
 
 /// What a rehearsal has shown.
@@ -148,7 +151,9 @@ impl Rehearse {
         let offer = match own.filter(|_| expected.is_some()) {
             Some(own) => {
                 ctx.say("comparing every value that the migration may have changed");
-                let offer = replay::offer(&golden, copy, &own, &record, &[]).await;
+                let downs = self.downs.iter().filter(|down| applied.migrations.contains(&down.migration));
+                let downs: Vec<Down> = downs.cloned().collect();
+                let offer = replay::offer(&golden, copy, &own, &record, &downs).await;
                 Some(offer.or_fault(|| "the migrated copy cannot be compared".into())?)
             }
             None => None,
@@ -286,7 +291,9 @@ fn reached_beyond(ctx: &Ctx<'_, '_>, changes: Vec<String>, failed: Option<DbErro
 
 impl Act for Rehearse {
     fn words(&self, site: &Site<'_>) -> Words {
-        Words::new("the pending migrations, on a copy of the golden copy", "drop the copy")
+        let down = |down: &Down| format!("; {}.{} was {}", down.table, down.column, down.is);
+        let downs: String = self.downs.iter().map(down).collect();
+        Words::new(format!("the pending migrations, on a copy of the golden copy{downs}"), "drop the copy")
             .with(site.client("createdb", None, ["--template", &self.golden, &self.copy]))
             .with(super::migrate::command(site, &self.migrations, Some(&self.copy)))
             .with(site.client("dropdb", None, [&self.copy]))

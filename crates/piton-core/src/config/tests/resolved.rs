@@ -59,6 +59,9 @@ fn every_key_arrives() {
     let database = settings.database.as_ref().unwrap();
     assert_eq!(database.url.expose_secret(), "postgres://u:hunter3@localhost/et");
     assert_eq!(database.migrations.as_ref().unwrap().folder, PathBuf::from("migrations"));
+    let [down] = &database.downs[..] else { panic!("{:?}", database.downs) };
+    assert_eq!((&*down.migration, &*down.table), ("0042_cents.sql", "public.TokenPurchase"));
+    assert_eq!((&*down.column, &*down.is), ("amount", "amount_cents / 100.0"));
 
     let kinds: Vec<&CheckKind> = settings.checks.iter().map(|check| &check.kind).collect();
     let [CheckKind::Http(http), CheckKind::Sql(sql), CheckKind::Table(table)] = kinds[..] else {

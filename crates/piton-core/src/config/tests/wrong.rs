@@ -151,9 +151,22 @@ fn columns_and_keys_that_cannot_be() {
 }
 
 #[test]
+fn down_expressions_that_cannot_be() {
+    let down = |keys: &str| wrong(&format!("{FULL}\n[[database.down]]\n{keys}\n"));
+    let all = [
+        "migration = \"0042_cents.sql\"\ntable = \"public.TokenPurchase\"\ncolumn = \"amount\"\nis = \"amount\"",
+        "migration = \"0043.sql\"\ntable = \"public.\"\ncolumn = \"amount\"\nis = \" \"",
+        "migration = \"0043.sql\"\ntable = \"t\"\ncolum = \"amount\"\nis = \"a\"",
+    ]
+    .map(down);
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn checks_without_a_database() {
     let database = "[database]\nengine = \"postgres\"\nurl = \"${DATABASE_URL}\"\nmigrations = \"sql\"\nfolder = \"migrations\"\n";
-    insta::assert_snapshot!(changed(database, ""));
+    let (text, _) = FULL.split_once("\n[[database.down]]").unwrap();
+    insta::assert_snapshot!(wrong(&text.replace(database, "")));
 }
 
 #[test]
