@@ -60,6 +60,33 @@ fn goes_back_by_itself(stage: &Stage) -> Value {
     plan
 }
 
+/// What is written in cents goes back in euros: `piton.toml` says how.
+#[test]
+fn a_bad_release_that_counts_in_another_unit_goes_back_by_itself_with_every_write() {
+    let Some(mut stage) = following_stage() else { return };
+    let (production, role) = (stage.database("production"), stage.role("production"));
+    let prices = "alter table items add column price numeric(10, 2) not null default 1.5";
+    stage.sql(&production, &format!("set role \"{role}\"; {prices}"));
+    stage.configure(|settings| {
+        settings.more = "[[database.down]]\nmigration = \"004_cents.sql\"\ntable = \"items\"\ncolumn = \"price\"\nis = \"price / 100\"\n\n\
+             [[database.down]]\nmigration = \"003_other.sql\"\ntable = \"gone\"\ncolumn = \"price\"\nis = \"nothing\"\n"
+            .into();
+    });
+    let cents = "alter table items alter price set default 250; update items set price = price * 100;";
+    stage.commit("v2", &[Change::Migration("004_cents.sql", cents), BAD]);
+    let plan = stage.piton(&["plan", "production", "--json"]).expect(0).stdout;
+    assert!(plan.contains("items.price was price / 100") && !plan.contains("gone.price"), "{plan}");
+    let load = stage.load("production").start().unwrap();
+    let said = stage.piton(&["deploy", "production"]).expect(3);
+    let report = stage.finish(load);
+    said.says("way back: the golden copy with every later write, by itself")
+        .says("rewound to the backup with");
+    assert_no_failures_but_of(&report, "v2");
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+    let stands = "select price || ': ' || (count(*) > 5) from items group by price order by price";
+    assert_eq!(stage.sql(&production, stands), ["1.50: true", "2.50: true"]);
+}
+
 #[test]
 fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     let Some(mut stage) = following_stage() else { return };
