@@ -199,10 +199,10 @@ impl Draft<'_> {
         if let (Some(migrations), Some(app)) = (migrations, app) {
             let migrations = migrations.within(app);
             let migrate = MigrateCopy { older: older.clone(), copy: names.rehearsal, migrations };
-            self.add("rehearse.migrate", Phase::Rehearse, migrate);
+            self.add("prove.migrate", Phase::Prove, migrate);
         }
         let loss = CountLoss { to: to.clone(), older: older.clone(), accept };
-        self.add("rehearse.loss", Phase::Rehearse, loss);
+        self.add("prove.loss", Phase::Prove, loss);
         let place =
             PutInPlace { to: to.clone(), older, replaced: names.replaced, aside: names.fresh, accept };
         self.add("migrate.swap", Phase::Migrate, place);

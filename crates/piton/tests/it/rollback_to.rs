@@ -1,7 +1,7 @@
 //! An older database in the live one's place: what is lost is counted, refused, and written down.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use piton_testkit::load::Running;
@@ -229,9 +229,11 @@ fn what_is_no_backup_of_its_own_is_refused() {
     assert_eq!(stage.sql(&staging, "select count(*) from items"), ["1000"]);
     let kept: Vec<_> = stage.databases().into_iter().filter(|name| name.contains("_old_")).collect();
     assert_eq!(stage.sql(&kept[0], "select count(*) from items"), ["0"]);
-    // The next clone does not take the kept one for one of its own.
+    // It is nobody's to drop, and comes back as any other that was replaced.
+    stage.piton(&["rollback", "staging", "--to", &kept[0]]).expect(2).says("1,000 writes would be lost");
+    to(&stage, "staging", &kept[0]).expect(0);
+    assert_eq!(stage.sql(&staging, "select count(*) from items"), ["0"]);
     stage.piton(&["clone", "staging"]).expect(0);
-    assert!(stage.databases().contains(&kept[0]));
     stage.write("mask.toml", &mask.replace("keep", "blank"));
     to(&stage, "staging", "latest").expect(2).says("what is masked was changed").says("piton clone staging");
     stage.configure(|settings| settings.staging_from_production = false);
@@ -275,6 +277,69 @@ fn who_writes_past_the_proxy_is_waited_for() {
 }
 
 #[test]
+fn what_is_written_at_the_last_moment_is_counted_as_well() {
+    let Some(stage) = live_stage_in_turn() else { return };
+    let production = stage.database("production");
+    let older = backup(&stage, "production");
+    stage.sql(&production, "insert into items values ('early', 'x', now())");
+    let rollback = ["rollback", "production", "--to", &older, "--accept-loss", "1"];
+    // After the count, and before the databases change places.
+    stage.piton_with_env(&rollback, &[("PITON_CRASH_AT", "done prove.loss:after")]).expect(137);
+    // No look sees it before the database is about to be kept still.
+    let until_frozen = "do $$ begin
+        while not exists (select from pg_stat_activity where application_name = 'piton freeze' and datname = current_database())
+        loop perform pg_sleep(0.02); perform pg_stat_clear_snapshot(); end loop; end $$";
+    let late = format!("begin; insert into items values ('late', 'x', now()); {until_frozen}; commit");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| stage.sql(&production, &late));
+        let open = "select 1 from pg_locks where relation = 'items'::regclass and mode = 'RowExclusiveLock'";
+        stage.eventually("the writer", || !stage.sql(&production, open).is_empty());
+        stage.piton(&["resume", "production"]).expect(2).says("2 writes would be lost, and 1 accepted");
+        writer.join().unwrap();
+    });
+    assert_eq!(stage.sql(&production, "select count(*) from items where id in ('early', 'late')"), ["2"]);
+    assert_eq!(stage.databases(), [production.as_str()]);
+    assert_eq!(files_of_what_is_lost(&stage), 0);
+    assert_eq!(stage.get(stage.listen("production"), "/items").map(|(status, _)| status), Some(200));
+
+    // By itself, it ends in the same way.
+    stage.piton(&[&rollback[..], &["--detach"]].concat()).expect(0).says("runs by itself");
+    stage.piton(&["watch", "production"]).expect(2).says("2 writes would be lost, and 1 accepted");
+}
+
+#[test]
+fn what_was_lost_is_loaded_by_a_later_release_where_nothing_is_overwritten() {
+    let Some(stage) = live_stage_in_turn() else { return };
+    let production = stage.database("production");
+    let older = backup(&stage, "production");
+    let written = "insert into items values ('lost-1', 'x', now()), ('lost-2', 'y', now()); update items set note = 'z' where id = 'old-7'";
+    stage.sql(&production, written);
+    let state = back(&stage, &older, "3").expect(0).json();
+    let file = PathBuf::from(state["loss"]["file"].as_str().unwrap());
+    let rescued = stage.root().join(".piton/environments/production/rescued");
+    std::fs::create_dir_all(&rescued).unwrap();
+    let again = rescued.join(file.file_name().unwrap());
+    std::fs::rename(&file, &again).unwrap();
+    stage.commit("v2", &[RECEIPTS]);
+    let load = load(&stage);
+    let said = stage.piton(&["deploy", "production"]).expect(0);
+    stage.finish(load);
+    said.says("2 rows of an earlier attempt are in again")
+        .says("id old-7 of \"public\".\"items\": the row was changed");
+    let notes =
+        "select note from items where id in ('lost-1', 'lost-2', 'old-7') and length(note) = 1 order by 1";
+    assert_eq!(stage.sql(&production, notes), ["x", "y"]);
+    assert!(again.is_file(), "what was not loaded is still there");
+}
+
+/// Counts the files of rows that are lost.
+fn files_of_what_is_lost(stage: &Stage) -> usize {
+    let folder = stage.root().join(".piton/environments/production/lost");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).count()
+}
+
+#[test]
 fn what_is_written_into_the_older_database_stays_when_that_is_taken_back() {
     let Some(stage) = live_stage_in_turn() else { return };
     let production = stage.database("production");
@@ -298,11 +363,7 @@ fn what_is_written_into_the_older_database_stays_when_that_is_taken_back() {
     undone.says(&format!("kept as {kept}"));
     assert_eq!(stage.sql(kept, "select count(*) from items where id = 'since'"), ["1"]);
     assert_eq!(stage.sql(&production, "select count(*) from items where id = 'lost'"), ["1"]);
-    let lost = stage.root().join(".piton/environments/production/lost");
-    let files = std::fs::read_dir(lost)
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "jsonl"));
-    assert_eq!(files.count(), 0, "nothing is lost");
+    assert_eq!(files_of_what_is_lost(&stage), 0, "nothing is lost");
 }
 
 /// Sends a signal to a process of the database's server.
