@@ -99,6 +99,9 @@ impl Applier {
         place: usize,
         mut rows: Vec<(Key, Effect)>,
     ) -> Result<Vec<(Key, Effect)>, DbError> {
+        if self.routes.map.places[place].downs.is_empty() {
+            return Ok(rows);
+        }
         let mut failed: HashMap<usize, String> = HashMap::new();
         // By form and column, the rows for which it is computed.
         let mut wanted: HashMap<(usize, usize), Vec<usize>> = HashMap::new();

@@ -1,6 +1,6 @@
 -- A large text is stored in halves: one that is changed alone is told without the other.
 -- == setup
-create table page (id int primary key, body text not null, n int);
+create table page (id int primary key, body text, n int);
 alter table page alter body set storage external;
 insert into page select i, repeat('a' || i, 2000) || '|' || repeat('b' || i, 2000), i from generate_series(1, 30) i;
 -- == migrate
