@@ -450,7 +450,9 @@ async fn a_store_that_is_read_stays_small() {
 /// Whoever was away for minutes has them in one window, of which the planner knows nothing.
 #[tokio::test]
 async fn a_long_window_is_put_in_order_without_comparing_all_with_all() {
-    let Some((_, live)) = noted("triggers_long", "create table t (id int primary key, v int)").await else { return };
+    let Some((_, live)) = noted("triggers_long", "create table t (id int primary key, v int)").await else {
+        return;
+    };
     run(&live, "insert into t select n, 0 from generate_series(1, 400) n").await;
     run(&live, "do $$ begin for i in 1..150 loop update t set v = v + 1; commit; end loop; end $$").await;
     let told = told_from(&live, Lsn::default()).await;
