@@ -350,6 +350,10 @@ impl Act for Migrate {
         if let Some(rehearsed) = rehearsed {
             self.is_as_rehearsed(ctx, &database, &structure, &rehearsed).await?;
         }
+        if let Some(followed) = &followed {
+            let unnoted = || "that the migration is applied cannot be noted".to_owned();
+            replay::note_applied(&followed.golden).await.or_fault(unnoted)?;
+        }
         let names = self.all_applied(ctx, &database, &applied).await?;
         Ok(json!({ "migrations": names, "ms": applied.millis, "unfinished": applied.unfinished }))
     }

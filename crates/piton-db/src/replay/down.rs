@@ -137,20 +137,13 @@ pub(super) async fn look(
     if let Some(input) = seen.inputs.iter().find(|input| is_virtual(input)) {
         return refuse(&format!("reads {}, which is in no log", quote::ident(input)));
     }
-    let at_once = writers(place).len() <= 1;
-    if !at_once && live.oid == golden.oid && live.numbered(column.number).is_some() {
-        return refuse(
-            "cannot be used: the migration changes the table in several transactions, and between them nobody knows what the column \
-             means. Change it in one",
-        );
-    }
     let proved = Proved {
         table: golden.quoted(),
         column: column.name.clone(),
         is: down.is.clone(),
         inputs: seen.inputs,
         returns: seen.returns,
-        at_once,
+        at_once: writers(place).len() <= 1,
     };
     // Computed from columns alone, it must mean the same.
     if let Err(error) = copy.prepare(&proved.statement(live)).await {

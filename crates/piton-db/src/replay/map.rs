@@ -75,8 +75,6 @@ pub(super) struct Place {
     pub(super) downs: BTreeMap<usize, Proved>,
     /// The transactions that change the table in the migration, as far as the catalogue tells.
     pub(super) changed_by: BTreeSet<u32>,
-    /// Whether the last stage is the one that the computed columns are computed from; where the table is changed at once it always is.
-    pub(super) is_whole: bool,
 }
 
 /// Where the rows of a live table belong.
@@ -122,7 +120,7 @@ impl Map {
                     .filter(|down| down.table == name)
                     .filter_map(|down| Some((position(table, &down.column)?, down.clone())));
                 let (table, downs) = (table.clone(), downs.collect());
-                places.push(Place { table, key: None, downs, changed_by: BTreeSet::new(), is_whole: true });
+                places.push(Place { table, key: None, downs, changed_by: BTreeSet::new() });
             }
         }
         let mut before: Option<HashMap<u32, Counterpart>> = None;
@@ -136,7 +134,6 @@ impl Map {
         for place in 0..map.places.len() {
             map.places[place].key = map.key_of(place);
             map.places[place].changed_by = map.changed_by(place);
-            map.places[place].is_whole = map.is_whole(place);
         }
         map
     }
@@ -149,19 +146,6 @@ impl Map {
             table.made_by.iter().filter(|xid| !was(xid)).copied().collect()
         };
         (1..self.stages.len()).flat_map(|stage| self.sources(stage, place).flat_map(made)).collect()
-    }
-
-    /// Tells whether none of the columns that are computed in the end is still there, as when a migration stopped before its end.
-    fn is_whole(&self, place: usize) -> bool {
-        let last = self.stages.len() - 1;
-        let is_there = |at: usize| {
-            self.sources(0, place).any(|(table, mapped)| {
-                let column = mapped.columns[at].map(|at| &table.columns[at]);
-                let now = self.sources(last, place).find(|(now, _)| now.oid == table.oid);
-                column.zip(now).is_some_and(|(column, (now, _))| now.numbered(column.number).is_some())
-            })
-        };
-        !self.places[place].downs.iter().any(|(at, down)| !down.at_once && is_there(*at))
     }
 
     /// Tells whether a live column is what a column of a place is computed from.

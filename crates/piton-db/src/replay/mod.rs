@@ -1,7 +1,7 @@
 //! A golden copy kept in step with later writes: each is carried back through the migrations into the structure of before.
 //!
 //! [`offer`] tells on a rehearsed copy whether that can be done without a loss. [`prepare`] notes, right before a migration, how the
-//! live tables are laid out, and [`note_layout`] after each revision. A [`Replay`] reads the live database's log through a slot that
+//! live tables are laid out, [`note_layout`] after each revision, and [`note_applied`] after the last. A [`Replay`] reads the live database's log through a slot that
 //! is older than the backup, leaves out what the backup holds and what the migration itself has written, and applies the rest.
 //! Where it stands lies in the golden copy, in the transaction of the rows: whatever dies, it goes on from there.
 
@@ -85,6 +85,14 @@ pub async fn note_layout(golden: &Database, live: &Database) -> Result<(), DbErr
     state::note_next(&golden, &Layout::read(&live).await?).await
 }
 
+/// Notes that all of the migration is applied, behind the last [`note_layout`]; done again, it does no harm.
+///
+/// # Errors
+/// When the golden copy cannot be written.
+pub async fn note_applied(golden: &Database) -> Result<(), DbError> {
+    state::note_applied(&*session(golden).await?).await
+}
+
 /// Opens a session whose settings are pinned.
 async fn session(database: &Database) -> Result<Session, DbError> {
     let client = database.connect().await?;
@@ -158,10 +166,11 @@ impl Replay {
         )?;
         state::switch_off(&client).await?;
         let (layout, stages) = state::layouts(&client).await?;
-        let Mark { reached, seen, altered, written, sees, way, record } = state::mark(&client).await?;
+        let Mark { reached, seen, altered, applied, written, sees, way, record } =
+            state::mark(&client).await?;
         let map = Map::new(layout, stages, &way, &record);
         let castable = castable(&client, &map).await?;
-        let routes = Routes::new(map, castable, seen, altered);
+        let routes = Routes::new(map, castable, seen, altered, applied);
         let applier = Applier::new(client, routes, Evaluator::new(live)).await?;
         let stream = Some(source.open(live, reached).await?);
         let (golden, live, source) = (golden.clone(), live.clone(), source.clone());

@@ -164,6 +164,8 @@ pub(super) struct Routes {
     awaited: HashSet<u32>,
     /// The places with computed columns in which the migration was seen to write.
     pub(super) altered: BTreeSet<usize>,
+    /// Whether the last stage is the migration's end.
+    is_applied: bool,
     /// The last stage that is valid by its place in the log alone.
     passed: usize,
     /// Which table carries a name, and the stage at which it looks as it does.
@@ -180,7 +182,13 @@ struct Known {
 }
 
 impl Routes {
-    pub(super) fn new(map: Map, castable: Castable, seen: BTreeSet<u32>, altered: BTreeSet<usize>) -> Self {
+    pub(super) fn new(
+        map: Map,
+        castable: Castable,
+        seen: BTreeSet<u32>,
+        altered: BTreeSet<usize>,
+        is_applied: bool,
+    ) -> Self {
         let mut awaited = HashSet::new();
         for place in map.places.iter().filter(|place| !place.downs.is_empty()) {
             awaited.extend(&place.changed_by);
@@ -191,7 +199,9 @@ impl Routes {
             }
         }
         let (current, forms, known) = (HashMap::new(), Vec::new(), HashMap::new());
-        let mut routes = Self { map, castable, seen, awaited, altered, passed: 0, current, forms, known };
+        let passed = 0;
+        let mut routes =
+            Self { map, castable, seen, awaited, altered, is_applied, passed, current, forms, known };
         routes.find_current();
         routes
     }
@@ -246,12 +256,12 @@ impl Routes {
     }
 
     fn meaning(&self, place: usize) -> Meaning {
-        let Place { downs, changed_by, is_whole, .. } = &self.map.places[place];
+        let Place { downs, changed_by, .. } = &self.map.places[place];
         if downs.is_empty()
             || !self.altered.contains(&place) && !changed_by.iter().any(|xid| self.seen.contains(xid))
         {
             Meaning::Old
-        } else if downs.values().all(|down| down.at_once) || !self.migrates() && *is_whole {
+        } else if downs.values().all(|down| down.at_once) || !self.migrates() && self.is_applied {
             Meaning::New
         } else {
             Meaning::Unclear

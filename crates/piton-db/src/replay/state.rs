@@ -16,7 +16,7 @@ use crate::migrate::RecordTables;
 /// What is kept about a row beside the golden copy's own tables.
 const TABLES: &str = "
     create schema piton_replay;
-    create table piton_replay.mark (reached text not null, seen text not null, altered text not null, written int8 not null, sees text not null, way text not null, record text not null);
+    create table piton_replay.mark (reached text not null, seen text not null, altered text not null, written int8 not null, applied bool not null, sees text not null, way text not null, record text not null);
     create table piton_replay.layout (stage int primary key, layout text not null);
     create table piton_replay.aside (place text not null, key text not null, why text not null, of_migration bool not null);
     create index on piton_replay.aside using hash (key);
@@ -38,6 +38,8 @@ pub(super) struct Mark {
     pub(super) seen: BTreeSet<u32>,
     /// The places with computed columns in which the migration was seen to write.
     pub(super) altered: BTreeSet<usize>,
+    /// Whether all of the migration is applied.
+    pub(super) applied: bool,
     /// How many rows others than the migration have written.
     pub(super) written: i64,
     /// What the dump holds.
@@ -65,7 +67,7 @@ pub(super) async fn make(
     client.batch_execute(TABLES).await.doing(what)?;
     client
         .execute(
-            "insert into piton_replay.mark values ($1, '[]', '[]', 0, $2, $3, $4)",
+            "insert into piton_replay.mark values ($1, '[]', '[]', 0, false, $2, $3, $4)",
             &[&Lsn::default().to_string(), &sees.to_string(), &text(way)?, &text(record)?],
         )
         .await
@@ -141,6 +143,15 @@ pub(super) async fn note_next(client: &Client, layout: &Layout) -> Result<(), Db
     note(client, row.get(0), layout).await
 }
 
+/// Notes that the layout that was noted last is the migration's end.
+pub(super) async fn note_applied(client: &Client) -> Result<(), DbError> {
+    client
+        .execute("update piton_replay.mark set applied = true", &[])
+        .await
+        .map(drop)
+        .doing(|| "note that the migration is applied".into())
+}
+
 /// Returns the golden copy's layout and those of the live database.
 pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), DbError> {
     let rows = client
@@ -158,7 +169,10 @@ pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), Db
 /// Reads where the replay stands.
 pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
     let row = client
-        .query_one("select reached, seen, sees, way, record, written, altered from piton_replay.mark", &[])
+        .query_one(
+            "select reached, seen, sees, way, record, written, altered, applied from piton_replay.mark",
+            &[],
+        )
         .await
         .doing(|| "read where the replay stands".into())?;
     let parse = |at: usize| row.get::<_, String>(at);
@@ -170,6 +184,7 @@ pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
         record: value(&parse(4))?,
         written: row.get(5),
         altered: value(&parse(6))?,
+        applied: row.get(7),
     })
 }
 

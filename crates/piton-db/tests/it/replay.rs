@@ -6,7 +6,7 @@ use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
 use piton_db::replay::{
-    Down, Finished, Offer, Replay, Watch, give_up, load, note_layout, offer, prepare, rescue,
+    Down, Finished, Offer, Replay, Watch, give_up, load, note_applied, note_layout, offer, prepare, rescue,
 };
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
@@ -53,6 +53,7 @@ by_both! {
     a_value_that_is_equal_and_another_one_comes_back
     a_down_expression_has_to_give_every_value_back
     a_row_that_a_down_expression_cannot_read_is_set_aside
+    half_a_migration_is_no_reason_to_believe_in_a_down_expression
     rows_that_changed_places_come_back
     a_row_that_is_set_aside_may_get_another_key
     a_row_without_its_parent_is_taken_out_by_name
@@ -132,6 +133,7 @@ impl Scene {
         prepare(&self.golden, &self.live, &self.sees, &self.record, &offer.way).await.unwrap();
         run(&self.live, &recorded(migration)).await;
         note_layout(&self.golden, &self.live).await.unwrap();
+        note_applied(&self.golden).await.unwrap();
         offer
     }
 
@@ -377,6 +379,36 @@ async fn a_row_that_a_down_expression_cannot_read_is_set_aside(by: By) {
     assert_eq!(rescued.rows, 2);
     give_up(&scene.golden).await.unwrap();
     scene.let_go().await;
+}
+
+/// What means something else in the end means nobody knows what before that.
+async fn half_a_migration_is_no_reason_to_believe_in_a_down_expression(by: By) {
+    let setup = "create table t (id int primary key, price int, note text); insert into t select i, i from generate_series(1, 4) i";
+    let Some(scene) = Scene::new(by, "replay_half", setup).await else { return };
+    let (first, second) = ("update t set price = price * 10", "update t set price = price * 10");
+    let both = format!("{first}; insert into piton.migrations values ('half'); commit; begin; {second}");
+    let offer = scene.rehearse(&both, &[down("price", "price / 100")]).await;
+    assert_eq!(offer.obstacles, [""; 0]);
+    run(&scene.live, "update t set price = 11 where id = 1").await;
+    prepare(&scene.golden, &scene.live, &scene.sees, &scene.record, &offer.way).await.unwrap();
+    run(&scene.live, &recorded(first)).await;
+    run(&scene.live, "update t set price = 50 where id = 2; delete from t where id = 4").await;
+    note_layout(&scene.golden, &scene.live).await.unwrap();
+    run(&scene.live, "update t set note = 'x' where id = 3; update t set id = 30 where id = 3").await;
+    let ready = scene.replay().await.unwrap().finish().await.unwrap();
+    let aside: Vec<_> = ready.finished.aside.iter().map(|row| row.key.join(",")).collect();
+    assert_eq!(aside, ["2", "30"]);
+    drop(ready);
+    assert_eq!(scene.golden("select * from t").await, "(1,11,) (2,2,)");
+
+    // It is carried on after all.
+    run(&scene.live, &recorded(second)).await;
+    note_layout(&scene.golden, &scene.live).await.unwrap();
+    note_applied(&scene.golden).await.unwrap();
+    run(&scene.live, "update t set price = 700 where id = 1").await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished.aside, []);
+    assert_eq!(scene.golden("select * from t").await, "(1,7,) (2,5,) (30,3,x)");
 }
 
 async fn a_value_that_is_equal_and_another_one_comes_back(by: By) {

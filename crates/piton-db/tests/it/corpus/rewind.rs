@@ -236,7 +236,8 @@ impl Life<'_> {
         };
         let applied = folder.apply_when(live, MigrateOptions::default(), &mut quiet, noted).await;
         applied.map_err(|error| format!("the migration: {}", told(&error)))?;
-        self.again(async || replay::note_layout(&golden, live).await).await
+        self.again(async || replay::note_layout(&golden, live).await).await?;
+        self.again(async || replay::note_applied(&golden).await).await
     }
 
     /// Does something that may be done twice; kills it once in between where replays are killed.
