@@ -1,5 +1,5 @@
 use piton_db::identity::{self, Purpose};
-use piton_db::{Database, facts, made, quote, swap};
+use piton_db::{Database, facts, made, swap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -33,15 +33,9 @@ impl Act for CloneData {
             does,
             "the database before takes its place again; this one stays beside it if somebody wrote into it",
         );
-        let Ok(live) = super::database_of(site.settings) else { return words };
-        let rename = |from: &str, to: &str| {
-            format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
-        };
-        let away = rename(&live.dbname, &self.replaced);
-        let in_place = rename(&self.fresh, &live.dbname);
         words
             .with(site.client("createdb", None, ["--template", &self.golden, &self.fresh]))
-            .with(site.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place]))
+            .with(site.renames(&self.fresh, &self.replaced))
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use piton_db::identity::{Label, Purpose};
-use piton_db::{Database, DbError, Ran, made};
+use piton_db::{Database, DbError, Ran, made, quote};
 use piton_exec::{Command, ExecError, ExposeSecret, Output, local, marker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,16 @@ impl Site<'_> {
         args: impl IntoIterator<Item = S>,
     ) -> Option<Command> {
         self.client("psql", name, args)
+    }
+
+    /// Builds the call that lets another database take the environment's own one's place; nothing without a database.
+    fn renames(&self, replacement: &str, replaced: &str) -> Option<Command> {
+        let live = database_of(self.settings).ok()?.dbname;
+        let rename = |from: &str, to: &str| {
+            format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
+        };
+        let (away, in_place) = (rename(&live, replaced), rename(replacement, &live));
+        self.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place])
     }
 
     /// Builds a call of one of PostgreSQL's client programs.

@@ -8,7 +8,7 @@ use piton_db::identity::{self, Purpose};
 use piton_db::loss::{self, Exported};
 use piton_db::manifest::Manifest;
 use piton_db::prove::{self, Owners};
-use piton_db::{Database, facts, made, quote, swap};
+use piton_db::{Database, facts, made, swap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -218,12 +218,7 @@ impl Act for PutInPlace {
             does,
             "the database before takes its place again; this one stays beside it if somebody wrote into it",
         );
-        let Ok(live) = super::database_of(site.settings) else { return words };
-        let rename = |from: &str, to: &str| {
-            format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to))
-        };
-        let (away, in_place) = (rename(&live.dbname, &self.replaced), rename(&self.older, &live.dbname));
-        words.with(site.psql(Some("postgres"), ["-1", "-c", &away, "-c", &in_place]))
+        words.with(site.renames(&self.older, &self.replaced))
     }
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

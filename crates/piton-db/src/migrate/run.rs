@@ -51,12 +51,7 @@ impl Script {
         options: MigrateOptions,
         earlier: Option<&Record>,
     ) -> Result<Duration, DbError> {
-        // What the file before has set holds for that file alone, as if each had a session of its own.
-        client
-            .batch_execute("reset session authorization; reset all")
-            .await
-            .doing(|| "clear the session's settings".into())?;
-        crate::target::set_for_migrating(client).await.doing(|| "prepare the session".into())?;
+        start_anew(client).await?;
         let from = match earlier {
             Some(record) => self.take_up(client, record).await?,
             None => 0,
@@ -105,11 +100,7 @@ impl Script {
         options: MigrateOptions,
         migration: &str,
     ) -> Result<Duration, DbError> {
-        client
-            .batch_execute("reset session authorization; reset all")
-            .await
-            .doing(|| "clear the session's settings".into())?;
-        crate::target::set_for_migrating(client).await.doing(|| "prepare the session".into())?;
+        start_anew(client).await?;
         let gone = "delete from piton.migrations where name = $1";
         self.in_one_transaction(client, options, gone, migration).await
     }
@@ -413,6 +404,15 @@ fn can_be_told(statement: &Statement) -> bool {
 /// Tells whether what the statement commits before it fails has to be completed or undone; an invalid index is known by its name.
 fn leaves_a_part(statement: &Statement) -> bool {
     !statement.is_repeatable() && ConcurrentIndex::of(statement).is_none()
+}
+
+/// Prepares the session for a file: what the one before has set holds for that one alone, as if each had a session of its own.
+async fn start_anew(client: &Client) -> Result<(), DbError> {
+    client
+        .batch_execute("reset session authorization; reset all")
+        .await
+        .doing(|| "clear the session's settings".into())?;
+    crate::target::set_for_migrating(client).await.doing(|| "prepare the session".into())
 }
 
 /// Tells whether the statement lost to other sessions and may win the next time.
