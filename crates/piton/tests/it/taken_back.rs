@@ -1,7 +1,7 @@
 //! Migrations that go back in place by their own down migrations, where neither a log nor triggers tell later writes.
 
 use crate::common::{
-    BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, live_stage, live_stage_in_turn, stage, watched,
+    BAD, RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, is_of_this_half, stage, watched,
 };
 use piton_testkit::stage::{Change, Output, Stage};
 use piton_testkit::tools::{self, FROM_ENVIRONMENT};
@@ -27,14 +27,19 @@ fn as_the_app(stage: &Stage, sql: &str) {
     stage.sql(&stage.database("production"), &format!("set role \"{role}\"; {sql}"));
 }
 
-/// A stage with a table that the migration of [`SHELVES`] takes a column from.
-fn with_tags(stage: Stage) -> Stage {
+/// A stage on which production runs `v1`, with a table that the migration of [`SHELVES`] takes a column from.
+///
+/// It has a server of its own: where another database's transaction is open while a backup is made, what was written after that
+/// transaction's beginning is taken for written since the backup.
+fn with_tags() -> Option<Stage> {
+    let stage = Stage::set_with_own_server(env!("CARGO_BIN_EXE_piton"))?;
+    stage.deploy("production");
     as_the_app(
         &stage,
         "create table tags (id int primary key, tag text);
          insert into tags select n, 't' || n from generate_series(1, 20) n; update tags set tag = null where id = 7",
     );
-    stage
+    Some(stage)
 }
 
 #[track_caller]
@@ -96,7 +101,7 @@ fn goes_back_by_itself(stage: &Stage) -> Output {
 
 #[test]
 fn a_bad_release_is_taken_back_by_its_down_migrations() {
-    let Some(stage) = live_stage().map(with_tags) else { return };
+    let Some(stage) = with_tags() else { return };
     stage.commit("v2", &[RECEIPTS, NO_RECEIPTS, SHELVES, NO_SHELVES, WRITES_RECEIPTS, BAD]);
     let said = goes_back_by_itself(&stage);
     said.says("then the down migration, with 1 column filled again from the backup, by itself")
@@ -111,7 +116,7 @@ fn a_bad_release_is_taken_back_by_its_down_migrations() {
 
 #[test]
 fn a_person_who_asks_for_the_database_is_not_asked_what_may_be_lost() {
-    let Some(mut stage) = live_stage_in_turn().map(with_tags) else { return };
+    let Some(mut stage) = is_of_this_half().then(with_tags).flatten() else { return };
     let changes = [RECEIPTS, NO_RECEIPTS, SHELVES, NO_SHELVES, WRITES_RECEIPTS];
     let (deploy, load) = watched(&mut stage, &changes);
     let production = stage.database("production");
@@ -135,7 +140,7 @@ fn a_person_who_asks_for_the_database_is_not_asked_what_may_be_lost() {
 #[test]
 fn a_way_back_that_was_killed_ends_as_it_would_have() {
     for point in ["noted migrate:before", "noted migrate:after", "undone migrate:before"] {
-        let Some(stage) = live_stage_in_turn().map(with_tags) else { return };
+        let Some(stage) = is_of_this_half().then(with_tags).flatten() else { return };
         stage.commit("v2", &[RECEIPTS, NO_RECEIPTS, SHELVES, NO_SHELVES]);
         stage
             .piton_with_env(&["deploy", "production"], &[("PITON_CRASH_AT", "done migrate:after")])
@@ -179,7 +184,7 @@ fn refused(stage: &Stage, name: &str, up: &str, down: &str) -> String {
 
 #[test]
 fn a_down_migration_that_would_lose_something_is_no_way_back() {
-    let Some(stage) = live_stage().map(with_tags) else { return };
+    let Some(stage) = with_tags() else { return };
     for (up, down, why) in [
         (
             "create table a (id int primary key)",
@@ -240,7 +245,7 @@ fn a_down_migration_that_would_lose_something_is_no_way_back() {
 
 #[test]
 fn what_would_be_lost_on_the_live_database_keeps_the_migration() {
-    let Some(stage) = live_stage_in_turn().map(with_tags) else { return };
+    let Some(stage) = is_of_this_half().then(with_tags).flatten() else { return };
     let production = stage.database("production");
     let late = "update items set note = 'late' where id = (select min(id) from items);";
     for (up, down, meanwhile, why) in [
