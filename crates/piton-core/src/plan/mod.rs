@@ -156,6 +156,14 @@ impl Plan {
         short_id(&self.id)
     }
 
+    /// Returns the step that takes a backup.
+    pub fn backup(&self) -> Option<&Backup> {
+        self.steps.iter().find_map(|planned| match &planned.step {
+            Step::Backup(backup) => Some(backup),
+            _ => None,
+        })
+    }
+
     /// Returns the step that starts the release's app.
     pub fn start(&self) -> Option<&StartSlot> {
         self.steps.iter().find_map(|planned| match &planned.step {

@@ -40,14 +40,11 @@ impl Followed {
     /// Makes the golden copy ready, right before the migration.
     pub(super) async fn prepare(&self, ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
         let unprepared = || "the golden copy cannot be made ready to follow".to_owned();
-        let folder = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-            Step::Backup(backup) => Some(&backup.folder),
-            _ => None,
-        });
-        let (Some(folder), Some(rehearsed)) = (folder, ctx.outcome::<Rehearsed>("rehearse")) else {
+        let (Some(backup), Some(rehearsed)) = (ctx.plan.backup(), ctx.outcome::<Rehearsed>("rehearse"))
+        else {
             return Ok(());
         };
-        let sees = Manifest::read(folder).or_fault(unprepared)?.sees;
+        let sees = Manifest::read(&backup.folder).or_fault(unprepared)?.sees;
         if let (Some(sees), Some(offer), Some(record)) = (sees, rehearsed.offer, rehearsed.record) {
             replay::prepare(&self.golden, &self.live, &sees, &record, &offer.way)
                 .await

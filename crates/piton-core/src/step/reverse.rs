@@ -12,9 +12,9 @@ use piton_db::{Database, DbError, facts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Ctx;
 use super::hold::Hold;
 use super::rehearse::{Rehearsed, compared};
-use super::{Ctx, Step};
 use crate::fault::{Fault, OrFault};
 use crate::words;
 
@@ -63,12 +63,8 @@ impl<'a, 'c, 'w> Reversal<'a, 'c, 'w> {
     ) -> Result<Option<Self>, Fault> {
         let Some(rehearsed) = ctx.outcome::<Rehearsed>("rehearse") else { return Ok(None) };
         let Some(reverse) = rehearsed.reverse.clone() else { return Ok(None) };
-        let folder = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-            Step::Backup(backup) => Some(&backup.folder),
-            _ => None,
-        });
-        let Some(folder) = folder else { return Ok(None) };
-        let manifest = Manifest::read(folder).or_fault(|| "the backup cannot be read".into())?;
+        let Some(backup) = ctx.plan.backup() else { return Ok(None) };
+        let manifest = Manifest::read(&backup.folder).or_fault(|| "the backup cannot be read".into())?;
         let golden = live.with_name(golden);
         let of = |backup| Self { ctx, live, golden, migrations, rehearsed, reverse, backup };
         Ok(manifest.sees.map(of))
