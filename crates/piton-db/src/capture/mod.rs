@@ -25,6 +25,7 @@ pub(crate) use readings::end_readings;
 pub(crate) use slot::PREFIX;
 pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;
+pub(crate) use snapshot::is_since;
 pub use source::{Reading, Source};
 pub use stream::{Message, Stream};
 pub use whole::{Keyless, tell_whole, without_identity};

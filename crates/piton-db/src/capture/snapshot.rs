@@ -3,6 +3,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Writes the condition that a transaction has a number no lower than another one's; what the server keeps of a number is its 32 bits.
+pub(crate) fn is_since(xid: &str, since: u64) -> String {
+    format!("pg_catalog.age({xid}) <= pg_catalog.age('{}'::xid)", since & 0xffff_ffff)
+}
+
 /// Which transactions a dump sees, as `pg_current_snapshot()` writes it: `xmin:xmax:xip,xip`.
 ///
 /// It is this and no place in the log that divides what the dump holds from what has to be replayed: transactions become visible in

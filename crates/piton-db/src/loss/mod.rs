@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use self::file::Spool;
 use self::merge::{Known, Sides};
+use crate::capture::is_since;
 use crate::changes::{self, Presence};
 use crate::error::Doing;
 use crate::fingerprint::{Change, Structure};
@@ -77,7 +78,7 @@ pub struct Look {
     /// How each table stood, by its quoted name.
     stood: BTreeMap<String, Stood>,
     /// The oldest transaction that this look may not have seen the end of.
-    since: String,
+    since: u64,
 }
 
 /// How a table stood when it was looked at.
@@ -123,8 +124,9 @@ pub async fn look(
     progress: OnProgress<'_>,
 ) -> Result<Look, DbError> {
     let (older, live) = (session(older).await?, session(live).await?);
-    let since = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let since = live.query_one(since, &[]).await.doing(|| "note the transactions under way".into())?.get(0);
+    let since = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::int8";
+    let row = live.query_one(since, &[]).await.doing(|| "note the transactions under way".into())?;
+    let since = row.get::<_, i64>(0).unsigned_abs();
     let mut pairs: BTreeMap<String, (Option<Table>, Option<Table>)> = BTreeMap::new();
     for table in written_tables(&older, record).await? {
         let name = table.quoted();
@@ -204,12 +206,12 @@ impl Look {
         // A row that was written since is of a later transaction, and a row that went is missing from the count. What one of
         // an older epoch looks like is later, too, and looked at again.
         let sql = format!(
-            "select count(*), count(*) filter (where pg_catalog.age(xmin) <= pg_catalog.age(
-                 pg_catalog.mod($1::text::numeric, 4294967296)::text::xid)) from only {} {}",
+            "select count(*), count(*) filter (where {}) from only {} {}",
+            is_since("xmin", before.since),
             b.quoted(),
             b.filter.as_deref().unwrap_or("")
         );
-        let row = live.query_one(&sql, &[&before.since]).await.doing(|| format!("look at {name} again"))?;
+        let row = live.query_one(&sql, &[]).await.doing(|| format!("look at {name} again"))?;
         let (rows, fresh): (i64, i64) = (row.get(0), row.get(1));
         if fresh > 0 || rows.unsigned_abs() != stood.rows {
             return Ok(None);

@@ -7,11 +7,13 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::apply::refusal;
+use super::super::layout::Layout;
 use super::super::rescue::{self, Rescued};
+use super::super::session;
 use super::rows::saved;
-use super::{Reverse, SCHEMA, is_older, session};
-use crate::capture::Snapshot;
+use super::{Reverse, SCHEMA};
 use crate::capture::triggers::MIGRATING;
+use crate::capture::{Snapshot, is_since};
 use crate::error::Doing;
 use crate::{Database, DbError, Session, quote};
 
@@ -99,9 +101,9 @@ impl Held {
     pub async fn obstacle(&self, reverse: &Reverse, backup: &Snapshot) -> Result<Option<String>, DbError> {
         for refill in &reverse.refill {
             let sql = format!(
-                "select exists (select from {} g where not ({}))",
+                "select exists (select from {} g where {})",
                 refill.migrated,
-                is_older(backup.oldest())
+                is_since("g.xmin", backup.oldest())
             );
             let what = || format!("look whether {} was written to", refill.table);
             if self.session.query_one(&sql, &[]).await.doing(what)?.get(0) {
@@ -144,9 +146,10 @@ impl Held {
         backup: &Snapshot,
         file: &Path,
     ) -> Result<Option<Rescued>, DbError> {
+        let layout = Layout::read(&self.session).await?;
         let mut lines = Vec::new();
         for one in &reverse.rescue {
-            lines.extend(saved(&self.session, one, backup.oldest()).await?);
+            lines.extend(saved(&self.session, &layout, one, backup.oldest()).await?);
         }
         rescue::write(&lines, file)
     }

@@ -14,7 +14,7 @@ mod trial;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DbError, Session, quote};
+use crate::quote;
 
 pub use self::held::{Held, let_go};
 pub use self::rows::refill;
@@ -123,15 +123,4 @@ impl Reverse {
         }
         costs
     }
-}
-
-/// Opens a session that sees rows as a replay does.
-async fn session(database: &crate::Database) -> Result<Session, DbError> {
-    super::session(database).await
-}
-
-/// Writes the condition that a row, `g`, was not written since a transaction began.
-fn is_older(since: u64) -> String {
-    // What the server keeps of a number is its 32 bits.
-    format!("pg_catalog.age(g.xmin) > pg_catalog.age('{}'::xid)", since & 0xffff_ffff)
 }

@@ -8,8 +8,9 @@ use tokio_postgres::types::ToSql;
 
 use super::super::layout::Layout;
 use super::super::rescue::{Kind, Line};
-use super::{Refill, Reverse, Saved, is_older, session};
-use crate::capture::Snapshot;
+use super::super::session;
+use super::{Refill, Reverse, Saved};
+use crate::capture::{Snapshot, is_since};
 use crate::error::Doing;
 use crate::{Database, DbError, quote};
 
@@ -19,16 +20,19 @@ const BATCH: usize = 5_000;
 /// Reads what somebody has written since the backup of what is new.
 ///
 /// What the transaction has written that made the table as it is, is the migration's own; where there were several, nothing tells.
-pub(super) async fn saved(client: &Client, one: &Saved, since: u64) -> Result<Vec<Line>, DbError> {
+pub(super) async fn saved(
+    client: &Client,
+    layout: &Layout,
+    one: &Saved,
+    since: u64,
+) -> Result<Vec<Line>, DbError> {
     let table = one.quoted();
-    let layout = Layout::read(client).await?;
     let made_by =
         layout.named(&one.schema, &one.table).map(|table| table.made_by.clone()).unwrap_or_default();
     let what = || format!("read what was written into {table}");
     let mut own = Vec::new();
     for xid in made_by {
-        let newer =
-            format!("select pg_catalog.age('{xid}'::xid) <= pg_catalog.age('{}'::xid)", since & 0xffff_ffff);
+        let newer = format!("select {}", is_since(&format!("'{xid}'::xid"), since));
         if client.query_one(&newer, &[]).await.doing(what)?.get(0) {
             own.push(xid);
         }
@@ -44,7 +48,7 @@ pub(super) async fn saved(client: &Client, one: &Saved, since: u64) -> Result<Ve
         .chain(rest.iter().copied())
         .map(|name| format!("g.{}::text", quote::ident(name)))
         .collect();
-    let sql = format!("select {} from {table} g where not ({}) {own}", texts.join(", "), is_older(since));
+    let sql = format!("select {} from {table} g where {} {own}", texts.join(", "), is_since("g.xmin", since));
     let none: [&str; 0] = [];
     let rows = client.query_raw(&sql, none).await.doing(what)?;
     pin_mut!(rows);
@@ -134,14 +138,14 @@ async fn put(
     let lists: Vec<String> = (1..=batch.len()).map(|at| format!("${at}::text[]")).collect();
     let names: Vec<String> = (0..batch.len()).map(|at| format!("v{at}")).collect();
     let sql = format!(
-        "update {} g set {} from unnest({}) n({}) where {} and ({}) and {}",
+        "update {} g set {} from unnest({}) n({}) where {} and ({}) and not ({})",
         refill.table,
         set.join(", "),
         lists.join(", "),
         names.join(", "),
         is_it.join(" and "),
         differs.join(" or "),
-        is_older(since)
+        is_since("g.xmin", since)
     );
     let parameters: Vec<&(dyn ToSql + Sync)> =
         batch.iter().map(|column| column as &(dyn ToSql + Sync)).collect();

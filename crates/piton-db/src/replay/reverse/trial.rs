@@ -1,10 +1,12 @@
 //! Tries on a migrated copy whether its down migrations restore what was there.
 
 use super::super::layout::{Generated, Layout, Table};
+use super::super::session;
 use super::held::{self, Held};
 use super::judge::{self, Goes};
 use super::rows::refill_since;
-use super::{Reverse, SCHEMA, is_older, session};
+use super::{Reverse, SCHEMA};
+use crate::capture::is_since;
 use crate::changes::{self, Kind, Presence};
 use crate::error::Doing;
 use crate::fingerprint::Structure;
@@ -69,9 +71,9 @@ impl Trial {
         };
         for refill in &reverse.refill {
             let sql = format!(
-                "select not exists (select from {} g where not ({}))",
+                "select not exists (select from {} g where {})",
                 refill.migrated,
-                is_older(since)
+                is_since("g.xmin", since)
             );
             let what = || format!("look who wrote the rows of {}", refill.table);
             if !of_copy.query_one(&sql, &[]).await.doing(what)?.get::<_, bool>(0) {
