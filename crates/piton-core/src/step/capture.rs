@@ -1,7 +1,7 @@
 //! What keeps every write after the backup: a slot of the server's log, or triggers where the log cannot be read.
 
-use piton_db::capture::{self, Keyless, Source, WalStatus, triggers};
-use piton_db::{Database, DbError};
+use piton_db::Database;
+use piton_db::capture::{self, Keyless, Source, triggers};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -150,38 +150,16 @@ async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<
     Ok(whole)
 }
 
+pub(super) fn not_let_go() -> String {
+    "what kept the database's writes cannot be let go".into()
+}
+
 /// Lets go of everything that keeps writes, on the environment's database.
 async fn end(ctx: &Ctx<'_, '_>, by: &Means, whole: &[Keyless]) -> Result<Value, Fault> {
     let database = super::database_of(ctx.settings())?;
     capture::tell_whole(&database, whole, false)
         .await
         .or_fault(|| "the database's log cannot be made to tell as little as before".into())?;
-    let_go(&database, &by.source()).await?;
+    by.source().let_go(&database).await.or_fault(not_let_go)?;
     Ok(Value::Null)
-}
-
-/// Lets go of what keeps a database's writes.
-pub(super) async fn let_go(database: &Database, source: &Source) -> Result<(), Fault> {
-    match source {
-        Source::Log { slot } => {
-            capture::drop_slot(database, slot).await.or_fault(|| format!("the slot {slot} cannot be dropped"))
-        }
-        Source::Triggers => triggers::remove(database)
-            .await
-            .or_fault(|| "the triggers that noted the database's writes cannot be dropped".into()),
-    }
-}
-
-/// Says why not every write is kept any more; `None` while all are.
-pub(super) async fn lost(database: &Database, source: &Source) -> Result<Option<String>, DbError> {
-    Ok(match source {
-        Source::Log { slot } => match capture::lag(database, slot).await? {
-            Some(lag) if lag.wal_status != WalStatus::Lost => None,
-            _ => Some("the server has let go of the log that it had to keep".into()),
-        },
-        Source::Triggers => match triggers::state(database).await? {
-            Some(state) => state.lost().map(str::to_owned),
-            None => Some("somebody has dropped what noted the writes".into()),
-        },
-    })
 }

@@ -9,7 +9,7 @@ use piton_db::replay::{self, Replay};
 use piton_db::{Database, DbError};
 use tokio::task::JoinHandle;
 
-use super::capture::{captured, lost};
+use super::capture::captured;
 use super::rehearse::Rehearsed;
 use super::{Ctx, Step};
 use crate::fault::{Fault, OrFault};
@@ -83,7 +83,7 @@ impl Followed {
 
     /// Says why not every write is kept any more; a server that cannot be asked has lost nothing yet.
     pub(super) async fn lost(&self) -> Option<String> {
-        lost(&self.live, &self.source).await.unwrap_or_default()
+        self.source.lost(&self.live).await.unwrap_or_default()
     }
 }
 

@@ -177,7 +177,8 @@ impl Rewind<'_, '_, '_> {
                     .await
                     .or_fault(|| "the notes of a replay cannot be removed".into())?;
                 // A slot would keep its database from being dropped; triggers would note for nobody.
-                super::capture::let_go(&self.live.with_name(self.replaced), &followed.source).await?;
+                let replaced = self.live.with_name(self.replaced);
+                followed.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
                 json!({
                     "rewound": true,
                     "carried_back": finished.written,

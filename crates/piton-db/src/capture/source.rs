@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::{Lsn, Message, Stream, triggers};
+use super::{Lsn, Message, Stream, WalStatus, drop_slot, lag, triggers};
 use crate::{Database, DbError};
 
 /// Where the writes of a live database are read from.
@@ -70,6 +70,34 @@ impl Source {
         match self {
             Self::Log { .. } => Box::pin(super::now(client)).await,
             Self::Triggers => Box::pin(triggers::now(client)).await,
+        }
+    }
+
+    /// Says why not every write is kept any more; `None` while all are.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn lost(&self, database: &Database) -> Result<Option<String>, DbError> {
+        Ok(match self {
+            Self::Log { slot } => match lag(database, slot).await? {
+                Some(lag) if lag.wal_status != WalStatus::Lost => None,
+                _ => Some("the server has let go of the log that it had to keep".into()),
+            },
+            Self::Triggers => match triggers::state(database).await? {
+                Some(state) => state.lost().map(str::to_owned),
+                None => Some("somebody has dropped what noted the writes".into()),
+            },
+        })
+    }
+
+    /// Has no more writes kept: drops the slot, or the triggers and what they have noted; nothing is done twice.
+    ///
+    /// # Errors
+    /// As [`drop_slot`] and [`triggers::remove`].
+    pub async fn let_go(&self, database: &Database) -> Result<(), DbError> {
+        match self {
+            Self::Log { slot } => drop_slot(database, slot).await,
+            Self::Triggers => triggers::remove(database).await,
         }
     }
 }

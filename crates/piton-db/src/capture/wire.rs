@@ -40,7 +40,7 @@ const ROOM: usize = 8 * 1024 * 1024;
 const COPY_BOTH_TAG: u8 = b'W';
 
 /// What the app's own limits would end, and what would change a value's text or a type's name, besides [`PINNED`].
-const FURTHER: [(&str, &str); 6] = [
+const FURTHER: [(&str, &str); 7] = [
     ("search_path", ""),
     ("quote_all_identifiers", "off"),
     ("statement_timeout", "0"),
@@ -49,6 +49,8 @@ const FURTHER: [(&str, &str); 6] = [
     // A reader that was stopped and is ended by the server keeps its checkpoints waiting until it takes what was sent: it is given
     // up before that may come.
     ("wal_sender_timeout", "15s"),
+    // One that is ended while it waits does not look at that any more.
+    ("tcp_user_timeout", "15s"),
 ];
 
 /// Why the server does not go on.

@@ -137,7 +137,12 @@ async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
             Target::Nowhere => (Kind::Row, written(table).collect::<Vec<_>>()),
             Target::Place(mapped) => (Kind::NewColumns, new_columns(map, table, mapped)),
         };
-        lines.extend(read(replaced, table, &columns, &rows, kind).await?);
+        // What was noted before a migration gave a column another type is text of the old one.
+        let always = |column: &Column| {
+            let then = map.stages.iter().filter_map(|stage| stage.table(oid)?.column(&column.name));
+            then.into_iter().all(|then| then.bare == column.bare)
+        };
+        lines.extend(read(replaced, table, always, &columns, &rows, kind).await?);
     }
     Ok(lines)
 }
@@ -174,16 +179,24 @@ async fn rows_aside(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
             // The key is asked for by the columns that have become of it.
             let asked = Table { identity: Identity::Columns(own), ..table.clone() };
             let columns: Vec<&Column> = written(&asked).collect();
-            lines.extend(read(replaced, &asked, &columns, &rows, Kind::Row).await?);
+            let alike = |column: &Column| {
+                let became = |at: &&usize| {
+                    mapped.columns[**at].is_some_and(|at| table.columns[at].name == column.name)
+                };
+                let was = key.iter().find(became);
+                was.is_some_and(|was| map.places[place].table.columns[*was].bare == column.bare)
+            };
+            lines.extend(read(replaced, &asked, alike, &columns, &rows, Kind::Row).await?);
         }
     }
     Ok(lines)
 }
 
-/// Reads columns of rows by their keys.
+/// Reads columns of rows by their keys; `is_its_text` tells whether a key's text is of the type that its column has.
 async fn read(
     client: &Client,
     table: &Table,
+    is_its_text: impl Fn(&Column) -> bool,
     columns: &[&Column],
     rows: &[Key],
     kind: Kind,
@@ -195,8 +208,13 @@ async fn read(
     }
     let text = |column: &&Column| format!("g.{}::text", quote::ident(&column.name));
     let texts: Vec<String> = key.iter().chain(columns).map(text).collect();
-    let same = key.iter().enumerate();
-    let same = same.map(|(at, column)| format!("g.{}::text = n.k{at}", quote::ident(&column.name)));
+    let same = key.iter().enumerate().map(|(at, column)| {
+        let name = format!("g.{}", quote::ident(&column.name));
+        match is_its_text(column) {
+            true => is_key(column, &name, &format!("n.k{at}::{}", column.bare)),
+            false => format!("{name}::text = n.k{at}"),
+        }
+    });
     let positions: Vec<usize> = (0..key.len()).collect();
     let sql = format!(
         "select {} from {} join {} g on {}",
@@ -218,6 +236,15 @@ async fn read(
         values: (key.len()..).zip(columns).map(|(at, column)| (column.name.clone(), row.get(at))).collect(),
     };
     Ok(found.iter().map(line).collect())
+}
+
+/// Returns the condition that a key's column has a value of its type: as values, which an index finds, where no other schema is needed
+/// to compare them.
+fn is_key(column: &Column, name: &str, value: &str) -> String {
+    match column.builtin {
+        true => format!("{name} = {value}"),
+        false => format!("{name}::text = ({value})::text"),
+    }
 }
 
 /// Puts what a rescue file holds into a database that has been migrated again, in one transaction; done again, it finds all there.
@@ -319,15 +346,15 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
     let mut parameters: Vec<Option<&str>> = values.values().map(Option::as_deref).collect();
     parameters.extend(line.key.values().map(|value| Some(value.as_str())));
     let parameter = |at: usize, column: &&Column| format!("${at}::text::{}", column.bare);
-    let same = |from: usize, columns: &[&Column]| -> Vec<String> {
-        let one = |(at, column): (usize, &&Column)| {
-            let name = quote::ident(&column.name);
-            format!("{name}::text is not distinct from ({})::text", parameter(at, column))
-        };
-        (from..).zip(columns).map(one).collect()
-    };
-    let here = same(columns.len() + 1, &key).join(" and ");
-    let just_so = same(1, &columns).join(" and ");
+    let here = (columns.len() + 1..)
+        .zip(&key)
+        .map(|(at, column)| is_key(column, &quote::ident(&column.name), &parameter(at, column)));
+    let here = here.collect::<Vec<_>>().join(" and ");
+    let just_so = (1..).zip(&columns).map(|(at, column)| {
+        let name = quote::ident(&column.name);
+        format!("{name}::text is not distinct from ({})::text", parameter(at, column))
+    });
+    let just_so = just_so.collect::<Vec<_>>().join(" and ");
     let look = format!("select {just_so} from {} where {here}", table.quoted());
     let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
         parameters.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();

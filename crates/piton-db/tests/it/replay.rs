@@ -1,7 +1,7 @@
 use std::sync::OnceLock;
 
 use piton_db::capture::triggers::{install, remove};
-use piton_db::capture::{Snapshot, Source, create_slot, drop_slot, slot_name, snapshot};
+use piton_db::capture::{Snapshot, Source, create_slot, slot_name, snapshot};
 use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
@@ -152,10 +152,7 @@ impl Scene {
     }
 
     async fn let_go(&self) {
-        match &self.source {
-            Source::Log { slot } => drop_slot(&self.live, slot).await.unwrap(),
-            Source::Triggers => remove(&self.live).await.unwrap(),
-        }
+        self.source.let_go(&self.live).await.unwrap();
     }
 
     async fn golden(&self, sql: &str) -> String {

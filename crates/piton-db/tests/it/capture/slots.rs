@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use piton_db::capture::{
-    Lsn, Message, Stream, WalStatus, create_slot, drop_slot, lag, missing, now, slot_name, snapshot,
+    Lsn, Message, Source, Stream, WalStatus, create_slot, drop_slot, lag, missing, now, slot_name, snapshot,
 };
 use piton_db::{Database, DbError, replication};
 use piton_exec::Secret;
@@ -119,6 +119,38 @@ async fn what_was_confirmed_is_forgotten_and_nothing_else() {
     let mut stream = Stream::open(&live, &slot, first[2].end).await.unwrap();
     assert_eq!(transactions(told(&mut stream, &live).await).len(), 0, "the caller knows better");
     drop_slot(&live, &slot).await.unwrap();
+}
+
+/// The server waits for a reader that it ends; its other work waits with it.
+#[tokio::test]
+async fn a_reader_that_is_stopped_keeps_no_checkpoint_waiting() {
+    let settings = [("wal_sender_timeout", "0"), ("max_slot_wal_keep_size", "16MB")];
+    let Some(cluster) = start(false, &settings).await else { return };
+    let live = database(&cluster, "postgres");
+    let slot = slot_name("stopped");
+    create_slot(&live, &slot).await.unwrap();
+    let source = Source::log(&slot);
+    let reader = source.open(&live, Lsn::default()).await.unwrap();
+    // More than is on its way between them; nobody takes it.
+    let much = "create table t as select repeat(md5(i::text), 30) as v from generate_series(1, 60000) i";
+    run(&live, much).await;
+    let client = live.connect().await.unwrap();
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'WalSenderWriteData'";
+    // Not for a moment alone, in which the way between them grows.
+    let blocked = async {
+        let mut seen = 0;
+        while seen < 100 {
+            seen = if number(&client, waits).await == 1 { seen + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), blocked).await.unwrap();
+    assert_eq!(source.lost(&live).await.unwrap(), None);
+    tokio::time::timeout(Duration::from_secs(50), run(&live, "checkpoint")).await.unwrap();
+    let lost = source.lost(&live).await.unwrap();
+    assert_eq!(lost.as_deref(), Some("the server has let go of the log that it had to keep"));
+    drop(reader);
+    source.let_go(&live).await.unwrap();
 }
 
 /// Waits for a place, and returns how long it took.

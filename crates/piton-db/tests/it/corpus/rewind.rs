@@ -80,11 +80,7 @@ pub(super) async fn with_rewind(
         interrupted: 0,
     };
     let mut outcome = life.outcome(crew, &place.twin).await;
-    let let_go = match &life.source {
-        Source::Log { slot } => capture::drop_slot(&place.live, slot).await,
-        Source::Triggers => triggers::remove(&place.live).await,
-    };
-    if let Err(error) = let_go {
+    if let Err(error) = life.source.let_go(&place.live).await {
         outcome.problems.push(told(&error));
     }
     life.drop_database(&life.golden).await;
