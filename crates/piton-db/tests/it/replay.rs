@@ -228,6 +228,26 @@ async fn what_the_migration_itself_writes_is_left_out(by: By) {
     assert_eq!(aside, [("10".to_owned(), "the migration has made the row")]);
 }
 
+/// A publication of all tables comes with the backup, and is of those as well that a replay keeps its place in.
+#[tokio::test]
+async fn a_copy_of_which_everything_is_published_follows() {
+    let setup =
+        "create table t (id int primary key, n int); insert into t select i, i from generate_series(1, 5) i;
+                 create publication everything for all tables";
+    let Some(scene) = Scene::new(By::Log, "replay_published", setup).await else { return };
+    let offer = scene.migrate("alter table t add column x int; create table made (id int primary key)").await;
+    assert_eq!(offer.obstacles, [""; 0]);
+    run(&scene.live, "insert into made values (1), (2); insert into t values (6, 6)").await;
+    scene.replay().await.unwrap();
+    run(
+        &scene.live,
+        "delete from made where id = 1; update t set n = 10 where id = 1; delete from t where id in (2, 6)",
+    )
+    .await;
+    scene.rewind().await;
+    assert_eq!(scene.golden("select * from t").await, "(1,10) (3,3) (4,4) (5,5)");
+}
+
 async fn a_changed_meaning_is_refused_and_a_fitting_type_is_not(by: By) {
     let setup = "create table t (id int primary key, price numeric(10, 2), at timestamptz, mail text, n int);
                  insert into t select i, i, '2026-01-01', 'A' || i, i from generate_series(1, 5) i";

@@ -33,6 +33,10 @@ pub async fn missing(client: &Client) -> Result<Vec<Missing>, DbError> {
                 what: format!("the transaction {of} is prepared and keeps its locks"),
                 mend: format!("COMMIT PREPARED {of}, or ROLLBACK PREPARED {of}"),
             },
+            "publication" => Missing {
+                what: format!("the publication {of} of all tables would send what triggers note, and keep it from being removed"),
+                mend: format!("CREATE PUBLICATION … FOR TABLES IN SCHEMA … in place of {of}, or give the user REPLICATION and have wal_level = logical"),
+            },
             _ => Missing {
                 what: format!("the user does not own {of} and can put no trigger on it"),
                 mend: mend_owner(&of),
@@ -49,6 +53,8 @@ const FACTS: &str = "
     union all
     select 'prepared', pg_catalog.quote_literal(gid) from pg_catalog.pg_prepared_xacts
     where database = pg_catalog.current_database()
+    union all
+    (select 'publication', pg_catalog.quote_ident(pubname) from pg_catalog.pg_publication where puballtables order by 2 limit 1)
     union all
     (select 'owner', pg_catalog.format('%I.%I', n.nspname, c.relname)
      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -116,6 +116,11 @@ async fn a_prepared_transaction_and_a_strangers_schema_are_refused() {
 async fn what_a_user_lacks_is_named() {
     let Some((cluster, live)) = fresh("triggers_lacks").await else { return };
     run(&live, "create table t (id int); drop role if exists triggers_plain; create role triggers_plain login; grant create on database triggers_lacks to triggers_plain").await;
+    run(&live, "create publication everything for all tables").await;
+    let lacks = missing(&live.connect().await.unwrap()).await.unwrap();
+    assert_eq!(lacks.len(), 1);
+    assert!(lacks[0].what.starts_with("the publication everything of all tables"), "{lacks:?}");
+    run(&live, "drop publication everything").await;
     assert_eq!(missing(&live.connect().await.unwrap()).await.unwrap(), []);
     let plain =
         Database::parse(&piton_exec::Secret::from(cluster.url_as("triggers_plain", "", &live.dbname)))
