@@ -12,6 +12,7 @@ use super::own::{self, Own};
 use super::route::{Route, Routes};
 use super::sql::{self, Shape};
 use super::state::{self, SetAside};
+use super::touched::{self, Touched};
 use crate::capture::{Change, Name, Tuple, Value};
 use crate::error::{Doing, SqlError};
 use crate::{DbError, Session, quote};
@@ -30,8 +31,7 @@ pub(super) struct Applier {
     pub(super) waiting: usize,
     order: u64,
     aside: HashSet<(usize, Key)>,
-    /// Rows that may hold what the golden copy has no place for, by table and key, and whether they are there.
-    new: HashMap<(u32, Key), bool>,
+    touched: Touched,
     /// Whether the changes that are taken up are the migration's.
     of_migration: bool,
     /// The places in which the migration has written rows of its own.
@@ -56,7 +56,7 @@ impl Applier {
         let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
         let nets = places.iter().map(|_| Net::default()).collect();
         let (waiting, order, statements) = (0, 0, HashMap::new());
-        let (new, of_migration) = (HashMap::new(), false);
+        let (touched, of_migration) = (Touched::read(&client).await?, false);
         Ok(Self {
             client,
             routes,
@@ -65,7 +65,7 @@ impl Applier {
             waiting,
             order,
             aside,
-            new,
+            touched,
             of_migration,
             own_places,
             statements,
@@ -95,7 +95,7 @@ impl Applier {
                 Value::Null | Value::Unchanged => None,
             };
             if let Some(parts) = new.key.iter().map(part).collect::<Option<Vec<_>>>() {
-                self.new.insert((new.oid, parts.join("\0")), whole);
+                self.touched.note(new.oid, parts.join("\0"), whole);
             }
         }
         let Route::Place { place, form, sources, is_unclear, .. } = &*route else { return Ok(Told::Nothing) };
@@ -183,7 +183,7 @@ impl Applier {
             Change::Truncate { tables } => {
                 self.flush().await?;
                 for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
-                    state::untouch_all(&self.client, oid).await?;
+                    touched::forget(&self.client, oid).await?;
                 }
                 for (place, leaf) in self.routes.emptied(tables)? {
                     self.empty(place, leaf).await?;
@@ -237,12 +237,7 @@ impl Applier {
             }
         }
         self.waiting = 0;
-        if !self.new.is_empty() {
-            let (there, gone): (Vec<_>, Vec<_>) = self.new.drain().partition(|(_, is_there)| *is_there);
-            state::touch(&self.client, there.into_iter().map(|(row, _)| row)).await?;
-            state::untouch(&self.client, gone.into_iter().map(|(row, _)| row)).await?;
-        }
-        Ok(())
+        self.touched.flush(&self.client).await
     }
 
     async fn flush_place(&mut self, place: usize, rows: HashMap<Key, Effect>) -> Result<(), DbError> {

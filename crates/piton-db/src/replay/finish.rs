@@ -53,6 +53,9 @@ impl Applier {
             }
         }
         self.retry(live).await?;
+        // What follows looks at whole tables.
+        let looking = "reset enable_seqscan; reset enable_mergejoin";
+        self.client.batch_execute(looking).await.doing(|| "look at whole tables".into())?;
         let mut finished = Finished::default();
         finished.aside.extend(state::aside(&self.client).await?.into_iter().map(Aside::from));
         loop {

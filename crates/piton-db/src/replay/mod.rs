@@ -5,6 +5,7 @@
 //! is older than the backup, leaves out what the backup holds and what the migration itself has written, and applies the rest.
 //! Where it stands lies in the golden copy, in the transaction of the rows: whatever dies, it goes on from there.
 
+mod ahead;
 mod apply;
 mod down;
 mod evaluate;
@@ -19,19 +20,21 @@ pub mod reverse;
 mod route;
 mod sql;
 mod state;
+mod touched;
 mod watch;
 
 use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use self::ahead::Ahead;
 use self::apply::Applier;
 use self::evaluate::Evaluator;
 use self::layout::Layout;
 use self::map::Map;
 use self::route::{Castable, Routes};
 use self::state::Mark;
-use crate::capture::{Change, Lsn, Message, Reading, Snapshot, Source};
+use crate::capture::{Change, Lsn, Message, Snapshot, Source};
 use crate::error::Doing;
 use crate::migrate::RecordTables;
 use crate::target::pin;
@@ -108,7 +111,7 @@ pub struct Replay {
     source: Source,
     applier: Applier,
     /// `None` between two sessions.
-    stream: Option<Reading>,
+    stream: Option<Ahead>,
     sees: Snapshot,
     /// Transactions of the migration that were told from the app's only after a part of them was written.
     own: HashSet<u32>,
@@ -154,7 +157,9 @@ impl Replay {
         own: HashSet<u32>,
     ) -> Result<Self, DbError> {
         let client = session(golden).await?;
-        let replaying = "set session_replication_role = replica; set application_name = 'piton replay'";
+        // Every row is found by its key, whatever the planner believes of a copy that nobody has analyzed.
+        let replaying = "set session_replication_role = replica; set application_name = 'piton replay'; set enable_seqscan = off;
+                         set enable_mergejoin = off";
         client.batch_execute(replaying).await.needing(
             || "replay into the golden copy".into(),
             || {
@@ -172,7 +177,7 @@ impl Replay {
         let castable = castable(&client, &map).await?;
         let routes = Routes::new(map, castable, seen, altered, applied);
         let applier = Applier::new(client, routes, Evaluator::new(live)).await?;
-        let stream = Some(source.open(live, reached).await?);
+        let stream = Some(Ahead::new(source.open(live, reached).await?));
         let (golden, live, source) = (golden.clone(), live.clone(), source.clone());
         Ok(Self { golden, live, source, applier, stream, sees, own, written, open: false, reached })
     }
@@ -284,10 +289,16 @@ impl Replay {
     /// Commits what waits, together with the mark, and lets the server forget it.
     async fn commit(&mut self) -> Result<(), DbError> {
         self.begin().await?;
-        self.applier.flush().await?;
-        let Applier { client, routes, .. } = &self.applier;
-        state::advance(client, self.reached, routes, self.written).await?;
-        self.applier.client.batch_execute("commit").await.doing(|| "commit a block".into())?;
+        let (applier, reached, written) = (&mut self.applier, self.reached, self.written);
+        let block = async {
+            applier.flush().await?;
+            state::advance(&applier.client, reached, &applier.routes, written).await?;
+            applier.client.batch_execute("commit").await.doing(|| "commit a block".into())
+        };
+        match &mut self.stream {
+            Some(stream) => stream.during(block).await?,
+            None => block.await?,
+        }
         self.open = false;
         if let Some(stream) = &mut self.stream {
             stream.confirm(self.reached);

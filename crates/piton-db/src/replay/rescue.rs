@@ -13,7 +13,7 @@ use super::layout::{Column, Generated, Identity, Layout, Table};
 use super::map::{Map, Mapped, Target};
 use super::net::Key;
 use super::state::{self, Mark};
-use super::{session, sql};
+use super::{session, sql, touched};
 use crate::error::Doing;
 use crate::{Database, DbError, files, quote};
 
@@ -129,8 +129,8 @@ fn write_line(text: &mut Vec<u8>, line: &impl Serialize) -> Result<(), DbError> 
 async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Line>, DbError> {
     let mut lines = Vec::new();
     let last = map.stages.len() - 1;
-    let touched = state::touched(now).await?;
-    for (oid, rows) in touched {
+    for (oid, rows) in touched::all(now).await? {
+        let rows: Vec<Key> = rows.into_iter().collect();
         let Some(table) = map.stages[last].table(oid) else { continue };
         let (kind, columns) = match map.target(last, oid) {
             Target::Record => continue,

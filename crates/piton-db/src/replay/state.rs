@@ -1,6 +1,6 @@
 //! Where a replay stands, kept in the golden copy itself: in the same transaction as the rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
@@ -22,8 +22,7 @@ const TABLES: &str = "
     create index on piton_replay.aside using hash (key);
     create table piton_replay.own (place text not null, key text not null, filled text not null);
     create index on piton_replay.own using hash (key);
-    create table piton_replay.touched (oid oid not null, key text not null);
-    create unique index on piton_replay.touched (oid, pg_catalog.md5(key));
+    create table piton_replay.touched (number int8 generated always as identity, tab oid not null, is_there bool not null, keys bytea[] not null);
     create table piton_replay.switched_off (off text not null, put_back text not null);
     -- A publication of all tables, which comes with the backup, has no row removed from a table that cannot tell which.
     alter table piton_replay.mark replica identity full;
@@ -210,50 +209,6 @@ pub(super) async fn advance(
         .await
         .map(drop)
         .doing(|| "note where the replay stands".into())
-}
-
-/// Notes rows of live tables, by key, that hold what the golden copy has no place for.
-pub(super) async fn touch(client: &Client, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
-    let sql =
-        "insert into piton_replay.touched select * from unnest($1::oid[], $2::text[]) on conflict do nothing";
-    for_rows(client, sql, rows).await
-}
-
-/// Forgets rows that are there no more.
-pub(super) async fn untouch(client: &Client, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
-    let sql = "delete from piton_replay.touched t using unnest($1::oid[], $2::text[]) gone(oid, key)
-               where t.oid = gone.oid and pg_catalog.md5(t.key) = pg_catalog.md5(gone.key)";
-    for_rows(client, sql, rows).await
-}
-
-async fn for_rows(client: &Client, sql: &str, rows: impl Iterator<Item = (u32, Key)>) -> Result<(), DbError> {
-    let (oids, keys): (Vec<u32>, Vec<String>) = rows.map(|(oid, key)| (oid, stored(&key))).unzip();
-    if oids.is_empty() {
-        return Ok(());
-    }
-    client.execute(sql, &[&oids, &keys]).await.map(drop).doing(|| "note rows that are new".into())
-}
-
-/// Forgets all rows of a table that was emptied.
-pub(super) async fn untouch_all(client: &Client, oid: u32) -> Result<(), DbError> {
-    client
-        .execute("delete from piton_replay.touched where oid = $1", &[&oid])
-        .await
-        .map(drop)
-        .doing(|| "forget rows of a table that was emptied".into())
-}
-
-/// Reads them, by table.
-pub(super) async fn touched(client: &Client) -> Result<BTreeMap<u32, Vec<Key>>, DbError> {
-    let rows = client
-        .query("select oid, key from piton_replay.touched order by oid, key", &[])
-        .await
-        .doing(|| "read which rows are new".into())?;
-    let mut touched: BTreeMap<u32, Vec<Key>> = BTreeMap::new();
-    for row in rows {
-        touched.entry(row.get(0)).or_default().push(loaded(row.get(1))?);
-    }
-    Ok(touched)
 }
 
 /// Returns a key as it is kept: a JSON list of its columns' texts.

@@ -1,0 +1,58 @@
+use std::collections::VecDeque;
+use std::pin::pin;
+
+use crate::DbError;
+use crate::capture::{Lsn, Message, Reading};
+
+/// How many messages may have been read before somebody takes them.
+const MOST: usize = 50_000;
+
+/// The writes of a live database, read on while what was read before is written.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    reading: Reading,
+    messages: VecDeque<Message>,
+    /// Why it ended, behind the messages.
+    ended: Option<DbError>,
+}
+
+impl Ahead {
+    pub(super) fn new(reading: Reading) -> Self {
+        Self { reading, messages: VecDeque::new(), ended: None }
+    }
+
+    /// Waits for the next message, as [`Reading::next`].
+    pub(super) async fn next(&mut self) -> Result<Message, DbError> {
+        match (self.messages.pop_front(), self.ended.take()) {
+            (Some(message), ended) => {
+                self.ended = ended;
+                Ok(message)
+            }
+            (None, Some(ended)) => Err(ended),
+            (None, None) => self.reading.next().await,
+        }
+    }
+
+    /// Reads until the work is done.
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                message = self.reading.next(), if self.ended.is_none() && self.messages.len() < MOST => match message {
+                    Ok(message) => self.messages.push_back(message),
+                    Err(error) => self.ended = Some(error),
+                },
+            }
+        }
+    }
+
+    pub(super) fn confirm(&mut self, upto: Lsn) {
+        self.reading.confirm(upto);
+    }
+
+    pub(super) fn ask(&mut self) {
+        self.reading.ask();
+    }
+}
