@@ -18,7 +18,7 @@ use piton_testkit::bench::{Report, Row};
 use piton_testkit::postgres::{Cluster, Options};
 use tokio::sync::oneshot;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const SLOT: &str = "piton_bench";
 const GOAL: f64 = 0.97;
 const GOAL_OF_TRIGGERS: f64 = 0.85;
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn measure(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
     let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
-    let (seconds, scale) = (variable("PITON_BENCH_SECONDS", "20"), variable("PITON_BENCH_SCALE", "20"));
+    let (seconds, scale) = (variable("PITON_BENCH_SECONDS", "10"), variable("PITON_BENCH_SCALE", "20"));
     cluster.create_database("bank").await;
     let bank = Database::parse(&Secret::from(cluster.url("postgres")))?.with_name("bank");
     let pgbench = |arguments: &[&str]| {

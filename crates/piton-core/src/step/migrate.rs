@@ -285,7 +285,8 @@ fn in_the_way(ctx: &Ctx<'_, '_>, database: &Database, blockers: &[Blocker]) -> F
 impl Act for Migrate {
     fn words(&self, site: &Site<'_>) -> Words {
         let undo = if self.undo {
-            "the golden copy takes its place, if nothing is lost by it or a person asks; else it stays"
+            "with every later write, as the rehearsal has shown; else the golden copy, if nothing is lost by it or a person \
+             asks; else it stays"
         } else {
             "the database before takes its place"
         };

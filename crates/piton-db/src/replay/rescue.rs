@@ -1,12 +1,12 @@
 //! What the old structure has no place for: written to a file when a migration has gone back, and loaded when it comes again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::apply::{as_parameters, keys};
 use super::layout::{Column, Generated, Identity, Layout, Table};
@@ -261,6 +261,7 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
     client.batch_execute("begin").await.doing(what)?;
     let layout = Layout::read(&client).await?;
     let mut result = Loaded::default();
+    let mut statements = Statements::default();
     // A row may refer to a later one.
     let mut waiting = lines;
     loop {
@@ -268,7 +269,7 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
         let before = waiting.len();
         for line in waiting {
             client.batch_execute("savepoint line").await.doing(what)?;
-            match put(&client, &layout, &line).await {
+            match put(&client, &mut statements, &layout, &line).await {
                 Ok(Put::Loaded) => result.loaded += 1,
                 Ok(Put::There) => result.there += 1,
                 Ok(Put::Left(why)) => result.left.push(line.words(&why)),
@@ -321,7 +322,27 @@ impl Line {
     }
 }
 
-async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbError> {
+/// Statements by their text: the lines of one table ask for the same.
+#[derive(Default)]
+struct Statements(HashMap<String, Statement>);
+
+impl Statements {
+    async fn of(&mut self, client: &Client, sql: String) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.0.get(&sql) {
+            return Ok(statement.clone());
+        }
+        let statement = client.prepare(&sql).await?;
+        self.0.insert(sql, statement.clone());
+        Ok(statement)
+    }
+}
+
+async fn put(
+    client: &Client,
+    statements: &mut Statements,
+    layout: &Layout,
+    line: &Line,
+) -> Result<Put, DbError> {
     let Some(table) = layout.named(&line.schema, &line.table) else {
         return Ok(Put::Left("there is no such table".into()));
     };
@@ -359,6 +380,7 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
     let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
         parameters.iter().map(|value| value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let what = || format!("load a row of {}", table.quoted());
+    let look = statements.of(client, look).await.doing(what)?;
     let found: Option<bool> = client.query_opt(&look, &parameters).await.doing(what)?.map(|row| row.get(0));
     let names: Vec<String> = columns.iter().map(|column| quote::ident(&column.name)).collect();
     let texts: Vec<String> = (1..).zip(&columns).map(|(at, column)| parameter(at, column)).collect();
@@ -370,6 +392,7 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
             let set = names.iter().zip(&texts).map(|(name, text)| format!("{name} = {text}"));
             let set = set.collect::<Vec<_>>().join(", ");
             let update = format!("update {} set {set} where {here}", table.quoted());
+            let update = statements.of(client, update).await.doing(what)?;
             client.execute(&update, &parameters).await.doing(what)?;
             Ok(Put::Loaded)
         }
@@ -385,6 +408,7 @@ async fn put(client: &Client, layout: &Layout, line: &Line) -> Result<Put, DbErr
                     .collect::<Vec<_>>()
                     .join(" and ")
             );
+            let insert = statements.of(client, insert).await.doing(what)?;
             client.execute(&insert, &parameters).await.doing(what)?;
             Ok(Put::Loaded)
         }

@@ -525,6 +525,38 @@ async fn a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end(by: By) {
 }
 
 /// Writes of the new release come back when its migration does, and nothing that was written in between is overwritten.
+/// The lists of what was written anew are worked out when they have grown, and forget what is gone.
+#[tokio::test]
+async fn rows_of_a_new_table_are_known_however_many() {
+    let setup = "create table t (id int primary key)";
+    let Some(scene) = Scene::new(By::Log, "replay_many", setup).await else { return };
+    scene.migrate("create table made (id int primary key, n int)").await;
+    for part in 0..3 {
+        run(
+            &scene.live,
+            &format!(
+                "insert into made select i, 0 from generate_series(1 + {part} * 50000, 50000 + {part} * 50000) i"
+            ),
+        )
+        .await;
+        run(&scene.live, "delete from made where id % 3 = 0; update made set n = n + 1 where id % 100 = 1")
+            .await;
+        scene.replay().await.unwrap();
+    }
+    run(&scene.live, "delete from made where id <= 1000; insert into made values (3, 3), (4, 4)").await;
+    let lists = "select count(*) < 60 as few from piton_replay.touched where is_there";
+    assert_eq!(scene.golden(lists).await, "(t)");
+    scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("rescue.jsonl");
+    let rescued = rescue(&scene.golden, &scene.live, &file).await.unwrap().unwrap();
+    let there =
+        scene.live.connect().await.unwrap().query_one("select count(*) from made", &[]).await.unwrap();
+    assert_eq!(rescued.rows, there.get::<_, i64>(0).unsigned_abs());
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
+}
+
 async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     let setup =
         "create table t (id int primary key, n int); insert into t select i, i from generate_series(1, 6) i";
