@@ -367,6 +367,9 @@ impl Act for Migrate {
             let replaced = live.with_name(&self.replaced);
             let rescued = super::rescue::save(ctx, &live, &replaced).await?;
             replay::give_up(&live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
+            if let Some(followed) = Followed::of(ctx, &live, &self.golden) {
+                followed.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
+            }
             let replaced = rewind.put_away(before.lossless.as_deref()).await?;
             let rescued = rescued.map(
                 |(file, rescued)| json!({ "file": file, "rows": rescued.rows, "values": rescued.values }),

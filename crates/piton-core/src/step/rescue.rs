@@ -22,8 +22,10 @@ pub struct LoadRescued {
 /// How a rescue file ends that is still to be loaded.
 const WAITING: &str = "jsonl";
 
-/// How one ends that was loaded.
-const LOADED: &str = "loaded";
+/// Returns where a release puts the whole of a file away that it has loaded.
+fn away(ctx: &Ctx<'_, '_>, file: &Path) -> PathBuf {
+    file.with_extension(format!("{}.loaded", ctx.plan.id))
+}
 
 /// Lists an environment's rescue files that wait to be loaded, oldest first.
 pub(crate) fn waiting(folder: &Path) -> Vec<PathBuf> {
@@ -73,10 +75,15 @@ impl Act for LoadRescued {
             let result = result.or_fault(|| format!("{} cannot be loaded", file.display()))?;
             loaded += result.loaded;
             there += result.there;
+            let cannot = || format!("{} cannot be put away", file.display());
+            let away = away(ctx, file);
+            if !away.exists() {
+                fs_err::hard_link(file, &away).or_fault(cannot)?;
+            }
             if result.left.is_empty() {
-                fs_err::rename(file, file.with_extension(LOADED))
-                    .or_fault(|| format!("{} cannot be put away", file.display()))?;
+                fs_err::remove_file(file).or_fault(cannot)?;
             } else {
+                result.write_left(file).or_fault(cannot)?;
                 left.push(json!({ "file": file, "rows": result.left }));
             }
         }
@@ -94,7 +101,7 @@ impl Act for LoadRescued {
             return Ok(Value::Null);
         }
         for file in &self.files {
-            let away = file.with_extension(LOADED);
+            let away = away(ctx, file);
             if away.exists() {
                 fs_err::rename(&away, file).or_fault(|| format!("{} cannot be put back", file.display()))?;
             }

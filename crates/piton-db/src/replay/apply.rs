@@ -281,6 +281,10 @@ impl Applier {
             };
             let form = if effect.fate == Fate::Gone { 0 } else { effect.form };
             let shape = Shape { form, columns, rewritten };
+            if effect.replaces {
+                let gone = Effect::new(Fate::Gone, 0, Vec::new(), effect.order);
+                groups.entry((Fate::Gone, Shape::default())).or_default().push((row.clone(), gone));
+            }
             groups.entry((effect.fate, shape)).or_default().push((row, effect));
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
@@ -306,7 +310,7 @@ impl Applier {
         let table = &self.routes.map.places[place].table;
         for (key, effect) in rows.iter_mut() {
             let Some(row) = own.get_mut(key) else { continue };
-            if effect.fate == Fate::Gone {
+            if effect.fate == Fate::Gone || effect.replaces {
                 row.forget();
                 continue;
             }
@@ -568,10 +572,10 @@ impl Applier {
     pub(super) async fn empty(&mut self, place: usize, leaf: Option<u32>) -> Result<(), DbError> {
         let map = &self.routes.map;
         let leaf = leaf.and_then(|leaf| map.golden.table(leaf));
-        let table = leaf.unwrap_or(&map.places[place].table).quoted();
+        let table = leaf.unwrap_or(&map.places[place].table).own_rows();
         // No TRUNCATE: tables that refer to it would refuse, or go with it.
         self.client
-            .batch_execute(&format!("delete from {}{table}", if leaf.is_some() { "only " } else { "" }))
+            .batch_execute(&format!("delete from {table}"))
             .await
             .doing(|| format!("empty {table}"))?;
         if leaf.is_none() {

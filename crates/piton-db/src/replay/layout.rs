@@ -122,6 +122,11 @@ impl Table {
         crate::quote::qualified(&self.schema, &self.name)
     }
 
+    /// Names its own rows and no heir's, as a statement that reads or changes them has to.
+    pub(super) fn own_rows(&self) -> String {
+        format!("{}{}", if self.partitioned { "" } else { "only " }, self.quoted())
+    }
+
     /// Tells whether rows that are written to the one look in the stream like rows of the other.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let columns = |table: &Self| -> Vec<(i16, String, String)> {

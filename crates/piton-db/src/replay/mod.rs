@@ -157,9 +157,10 @@ impl Replay {
         own: HashSet<u32>,
     ) -> Result<Self, DbError> {
         let client = session(golden).await?;
-        // Every row is found by its key, whatever the planner believes of a copy that nobody has analyzed.
+        // Every row is found by its key, whatever the planner believes of a copy that nobody has analyzed. And the server is told to
+        // forget what it told only when the golden copy has it on the disk.
         let replaying = "set session_replication_role = replica; set application_name = 'piton replay'; set enable_seqscan = off;
-                         set enable_mergejoin = off";
+                         set enable_mergejoin = off; set synchronous_commit = local";
         client.batch_execute(replaying).await.needing(
             || "replay into the golden copy".into(),
             || {

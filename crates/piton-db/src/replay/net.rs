@@ -54,13 +54,15 @@ pub(super) struct Effect {
     pub(super) cells: Vec<Cell>,
     /// The columns that held another value in between: what they hold in the end was written.
     pub(super) rewritten: BTreeSet<usize>,
+    /// Whether it is another row than the one that had its key before: nothing of that one stays.
+    pub(super) replaces: bool,
     /// When it was last touched, for those that have to be done in order.
     pub(super) order: u64,
 }
 
 impl Effect {
     pub(super) fn new(fate: Fate, form: usize, cells: Vec<Cell>, order: u64) -> Self {
-        Self { fate, form, cells, rewritten: BTreeSet::new(), order }
+        Self { fate, form, cells, rewritten: BTreeSet::new(), replaces: false, order }
     }
 }
 
@@ -112,7 +114,10 @@ impl Net {
             }
             // Nothing can be changed in a row that is not there.
             (Fate::Gone, Fate::Patched) => {}
-            _ => *before = effect,
+            _ => {
+                let replaces = effect.fate == Fate::Put && (before.fate == Fate::Gone || before.replaces);
+                *before = Effect { replaces, ..effect };
+            }
         }
     }
 
@@ -150,7 +155,14 @@ mod tests {
         assert_eq!(net(&[patch.clone(), effect(Patched, [Some("d"), None])]), (Patched, row("d", "c")));
         assert_eq!(net(&[put.clone(), gone.clone()]).0, Gone);
         assert_eq!(net(&[gone.clone(), put.clone()]), (Put, row("a", "b")));
-        assert_eq!(net(&[put, gone, patch]).0, Gone);
+        assert_eq!(net(&[put.clone(), gone.clone(), patch.clone()]).0, Gone);
+        let replaces = |effects: &[Effect]| {
+            let mut net = Net::default();
+            effects.iter().for_each(|effect| net.add("1".into(), effect.clone()));
+            net.rows["1"].replaces
+        };
+        assert!(replaces(&[patch.clone(), gone.clone(), put.clone(), patch.clone()]));
+        assert!(!replaces(&[put.clone(), patch]) && !replaces(&[gone.clone(), put, gone]));
     }
 
     #[test]

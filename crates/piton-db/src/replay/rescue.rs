@@ -78,6 +78,24 @@ pub struct Loaded {
     pub there: u64,
     /// What could not be loaded without overwriting something, in words: the file still has it.
     pub left: Vec<String>,
+    /// The same, as the file has it.
+    #[serde(skip)]
+    lines: Vec<Line>,
+}
+
+impl Loaded {
+    fn leave(&mut self, line: Line, why: &str) {
+        self.left.push(line.words(why));
+        self.lines.push(line);
+    }
+
+    /// Writes what was left into a file that a later release loads: what is in must not be put in once more, over what is written then.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_left(&self, file: &Path) -> Result<(), DbError> {
+        write(&self.lines, file).map(drop)
+    }
 }
 
 /// Writes down what of the replaced database has no place in the one that has taken its place; `None` when there is nothing.
@@ -269,19 +287,22 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
         let before = waiting.len();
         for line in waiting {
             client.batch_execute("savepoint line").await.doing(what)?;
-            match put(&client, &mut statements, &layout, &line).await {
+            let put = put(&client, &mut statements, &layout, &line).await;
+            // One that is not released would keep a lock of its own to the end, of which a server has thousands for all.
+            let end = if put.is_ok() { "release line" } else { "rollback to line; release line" };
+            match put {
                 Ok(Put::Loaded) => result.loaded += 1,
                 Ok(Put::There) => result.there += 1,
-                Ok(Put::Left(why)) => result.left.push(line.words(&why)),
+                Ok(Put::Left(why)) => result.leave(line, &why),
                 Err(error) => {
                     let Some(why) = super::apply::refusal(&error) else { return Err(error) };
-                    client.batch_execute("rollback to line").await.doing(what)?;
                     refused.push((line, why));
                 }
             }
+            client.batch_execute(end).await.doing(what)?;
         }
         if refused.is_empty() || refused.len() == before {
-            result.left.extend(refused.iter().map(|(line, why)| line.words(why)));
+            refused.into_iter().for_each(|(line, why)| result.leave(line, &why));
             break;
         }
         waiting = refused.into_iter().map(|(line, _)| line).collect();

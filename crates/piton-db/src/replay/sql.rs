@@ -12,7 +12,7 @@ const COMPARED_AS_TEXT: [&str; 9] =
     ["json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"];
 
 /// Which columns of a place a group of rows tells of, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) form: usize,
     /// The columns besides the key.
@@ -65,7 +65,12 @@ fn unchanged(column: &Column, bare: &str, full: &str, from: &str) -> String {
 
 /// Removes rows.
 pub(super) fn delete(place: &Place, key: &[usize]) -> String {
-    format!("delete from {} g using {} where {}", place.table.quoted(), rows(key, &[]), same_key(place, key))
+    format!(
+        "delete from {} g using {} where {}",
+        place.table.own_rows(),
+        rows(key, &[]),
+        same_key(place, key)
+    )
 }
 
 /// Changes rows where they are.
@@ -88,7 +93,7 @@ pub(super) fn update(place: &Place, key: &[usize], shape: &Shape, form: &Form) -
     let set: Vec<String> = shape.columns.iter().filter_map(set).collect();
     format!(
         "update {} g set {} from {} where {}",
-        place.table.quoted(),
+        place.table.own_rows(),
         set.join(", "),
         rows(key, &shape.columns),
         same_key(place, key)
@@ -133,7 +138,7 @@ pub(super) fn missing(place: &Place, key: &[usize]) -> String {
     format!(
         "select n.i from {} where not exists (select from {} g where {})",
         rows(key, &[]),
-        place.table.quoted(),
+        place.table.own_rows(),
         same_key(place, key)
     )
 }
@@ -165,7 +170,7 @@ pub(super) fn lossy(place: &Place, key: &[usize], shape: &Shape, form: &Form) ->
         format!(
             "select n.i from {} left join {} g on {} where {}",
             rows(key, &shape.columns),
-            place.table.quoted(),
+            place.table.own_rows(),
             if key.is_empty() { "false".into() } else { same_key(place, key) },
             lost.join(" or ")
         )
@@ -185,7 +190,7 @@ pub(super) fn read(place: &Place, key: &[usize], columns: &[usize]) -> String {
         "select n.i{} from {} join {} g on {}",
         texts.collect::<String>(),
         rows(key, &[]),
-        place.table.quoted(),
+        place.table.own_rows(),
         same_key(place, key)
     )
 }
@@ -207,7 +212,7 @@ pub(super) fn one_like(place: &Place, columns: &[usize], form: &Form, set: Optio
             alike.push(format!("({own})::text is not distinct from ({told})::text"));
         }
     }
-    let table = place.table.quoted();
+    let table = place.table.own_rows();
     let one = format!(
         "(select g.tableoid, g.ctid from {table} g where {} limit 1)",
         if alike.is_empty() { "true".into() } else { alike.join(" and ") }

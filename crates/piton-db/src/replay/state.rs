@@ -172,11 +172,11 @@ pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), Db
     Ok((golden, layouts))
 }
 
-/// Reads where the replay stands.
+/// Reads where the replay stands; waits for a session that was left while it committed.
 pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
     let row = client
         .query_one(
-            "select reached, seen, sees, way, record, written, altered, applied from piton_replay.mark",
+            "select reached, seen, sees, way, record, written, altered, applied from piton_replay.mark for update",
             &[],
         )
         .await

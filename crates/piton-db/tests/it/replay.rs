@@ -60,6 +60,8 @@ by_both! {
     a_large_transaction_of_the_migration_is_known_in_the_end
     a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end
     what_the_old_structure_cannot_hold_is_saved_and_loaded_again
+    a_row_with_the_key_of_one_that_is_gone_has_nothing_of_it
+    rows_of_an_heir_are_left_alone
 }
 
 /// A live database, its golden copy, and the source that is older than it.
@@ -525,6 +527,35 @@ async fn a_replay_that_is_cut_off_anywhere_goes_on_to_the_same_end(by: By) {
 }
 
 /// Writes of the new release come back when its migration does, and nothing that was written in between is overwritten.
+async fn a_row_with_the_key_of_one_that_is_gone_has_nothing_of_it(by: By) {
+    let setup = "create table t (mail text primary key, phone text, name text, plan text);
+                 insert into t values ('a@example.org', '123', 'Ann', null), ('b@example.org', '456', 'Bob', null)";
+    let Some(scene) = Scene::new(by, "replay_replaced", setup).await else { return };
+    let migration = "alter table t drop column phone; update t set plan = 'free' where plan is null";
+    scene.migrate(migration).await;
+    run(
+        &scene.live,
+        "begin; delete from t where name = 'Ann'; insert into t values ('a@example.org', 'Eve', 'free'); commit;
+         begin; update t set name = 'Rob' where name = 'Bob'; commit",
+    )
+    .await;
+    scene.rewind().await;
+    let rows = "(a@example.org,,Eve,free) (b@example.org,456,Rob,)";
+    assert_eq!(scene.golden("select * from t").await, rows);
+}
+
+async fn rows_of_an_heir_are_left_alone(by: By) {
+    let setup = "create table t (id int primary key, n int); create table heir (more int, primary key (id)) inherits (t);
+                 insert into t select i, 0 from generate_series(1, 4) i; insert into heir select i, 0, 0 from generate_series(1, 4) i";
+    let Some(scene) = Scene::new(by, "replay_heir", setup).await else { return };
+    scene.migrate("alter table t add column x int; alter table heir add column y int").await;
+    run(&scene.live, "delete from only t where id = 1; update only t set n = 1 where id = 2; update heir set n = 2, more = 2 where id = 3; delete from heir where id = 4")
+        .await;
+    scene.rewind().await;
+    assert_eq!(scene.golden("select * from only t").await, "(2,1) (3,0) (4,0)");
+    assert_eq!(scene.golden("select * from heir").await, "(1,0,0) (2,0,0) (3,2,2)");
+}
+
 /// The lists of what was written anew are worked out when they have grown, and forget what is gone.
 #[tokio::test]
 async fn rows_of_a_new_table_are_known_however_many() {

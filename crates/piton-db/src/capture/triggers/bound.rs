@@ -215,10 +215,11 @@ impl Tender {
         if !lay_all(&self.client, &bound).await? {
             return Ok(());
         }
+        // Behind the old bound some functions have noted nothing more: it stays, and tells.
         // A migration that has read the bound holds it; one that did so before may have written the old one into a function.
         let sql = format!(
             "begin; set local lock_timeout = 100; select from piton_capture.state for update;
-             update piton_capture.state set bound = '{bound}' where not exists (
+             update piton_capture.state set bound = '{bound}' where bound > pg_catalog.pg_current_wal_insert_lsn() and not exists (
                  select from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
                  where p.pronamespace = 'piton_capture'::regnamespace and t.tgname = '!piton_capture_row'
                    and pg_catalog.strpos(p.prosrc, '''{bound}''') = 0); commit"
