@@ -163,13 +163,13 @@ impl Rewind<'_, '_, '_> {
         };
         let leaving = self.look_at_objects().await?;
         if let (Some(why), false) = (leaving.what_stands_in_the_way(), self.ctx.database) {
-            return Ok(Some(json!({ "kept": true, "why": why })));
+            return self.stays(why).map(Some);
         }
         let mut hold = Hold::new(self.ctx).await?;
         let attempt = self.swap_followed(&mut hold, followed, replay, &leaving, note).await;
         let lapsed = hold.end().await?;
         Ok(Some(match attempt? {
-            Carried::Kept(why) => json!({ "kept": true, "why": why }),
+            Carried::Kept(why) => self.stays(why)?,
             Carried::Back { finished, lossless, cut_off } => {
                 let rescued =
                     super::rescue::save(self.ctx, self.live, &self.live.with_name(self.replaced)).await?;
@@ -191,6 +191,23 @@ impl Rewind<'_, '_, '_> {
                 })
             }
         }))
+    }
+
+    /// Lets the migration stay where nobody has asked for the database; whoever has is told why, and may say it again.
+    fn stays(&self, why: String) -> Result<Value, Fault> {
+        let environment = &self.ctx.plan.environment;
+        if self.ctx.database {
+            let again = format!(
+                "piton resume {environment} tries it again, piton rollback {environment} leaves the migration"
+            );
+            return Err(Fault::surroundings("the golden copy could not take its place")
+                .because(why)
+                .hint(again));
+        }
+        match self.ctx.undecided {
+            true => Err(undecided(environment).because(why)),
+            false => Ok(json!({ "kept": true, "why": why })),
+        }
     }
 
     /// Carries the last writes back while requests wait and nobody writes, and lets the databases change places.

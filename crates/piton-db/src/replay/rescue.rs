@@ -1,6 +1,6 @@
 //! What the old structure has no place for: written to a file when a migration has gone back, and loaded when it comes again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
@@ -280,6 +280,7 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
     let layout = Layout::read(&client).await?;
     let mut result = Loaded::default();
     let mut statements = Statements::default();
+    let tables: Vec<_> = lines.iter().map(|line| (line.schema.clone(), line.table.clone())).collect();
     // A row may refer to a later one.
     let mut waiting = lines;
     loop {
@@ -307,8 +308,34 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
         }
         waiting = refused.into_iter().map(|(line, _)| line).collect();
     }
+    let tables: BTreeSet<(String, String)> = tables.into_iter().collect();
+    for (schema, table) in tables {
+        if let Some(table) = layout.named(&schema, &table) {
+            move_sequences(&client, &layout, table).await?;
+        }
+    }
     client.batch_execute("commit").await.doing(what)?;
     Ok(result)
+}
+
+/// Moves the sequences of a table's columns on behind what stands in them, so that no number is given twice.
+async fn move_sequences(client: &Client, layout: &Layout, table: &Table) -> Result<(), DbError> {
+    for sequence in &layout.sequences {
+        let Some((_, column)) = sequence.owner.as_ref().filter(|(owner, _)| *owner == table.oid) else {
+            continue;
+        };
+        let name = quote::qualified(&sequence.schema, &sequence.name);
+        let (end, further) = if sequence.ascends { ("max", ">") } else { ("min", "<") };
+        let sql = format!(
+            "select pg_catalog.setval({}::regclass, used) from (select {end}({})::bigint as used from {}) t, {name} s
+             where used {further} s.last_value or used = s.last_value and not s.is_called",
+            quote::literal(&name),
+            quote::ident(column),
+            table.quoted(),
+        );
+        client.execute(&sql, &[]).await.doing(|| format!("move the sequence {name} on"))?;
+    }
+    Ok(())
 }
 
 fn lines_of(file: &Path) -> Result<Vec<Line>, DbError> {

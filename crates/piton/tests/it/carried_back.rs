@@ -121,6 +121,31 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     assert_eq!(stage.sql(&production, left), [""; 0]);
 }
 
+/// What keeps a database from going back for a moment does not take the way back from who has asked for it.
+#[test]
+fn who_writes_past_the_proxy_keeps_the_database_waiting_for_a_word() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    let production = stage.database("production");
+    std::thread::scope(|scope| {
+        let past = "begin; update items set note = 'past' where id = 'old-1'; select pg_sleep(20); commit";
+        let writer = scope.spawn(|| stage.sql(&production, past));
+        let sleeps = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+        stage.eventually("somebody writes", || stage.sql("postgres", sleeps) == ["1"]);
+        let said = stage.piton(&["rollback", "production", "--database"]).expect(4);
+        said.says("somebody writes to the database past the proxy").says("--database --yes puts it back");
+        writer.join().unwrap();
+    });
+    deploy.wait().expect(4);
+    let said = stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0);
+    said.says("rewound to the backup with");
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    assert_back(&stage);
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+    assert_eq!(stage.sql(&production, "select note from items where id = 'old-1'"), ["past"]);
+}
+
 /// A table without a key is followed as well: its log tells whole rows meanwhile.
 #[test]
 fn a_table_without_a_key_goes_back_with_its_changes() {
