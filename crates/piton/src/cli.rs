@@ -56,7 +56,8 @@ pub(crate) enum Command {
     Resume(Resume),
     /// Undo a release that is under way
     ///
-    /// Takes every step back, at whichever it stands: traffic first. The migration stays when a row was written since the backup.
+    /// Takes every step back, at whichever it stands: traffic first. A migration goes back with every later write, as its rehearsal
+    /// has shown, and stays where one would be lost.
     Abort(Yes),
     /// Keep a release at its present share of traffic until `continue`
     Hold(Environment),
@@ -67,9 +68,9 @@ pub(crate) enum Command {
     Continue(Continue),
     /// Send traffic back to the release before, then stop the new one
     ///
-    /// As abort, and with --database whatever was written since the backup: the traffic goes back at once, then the rows that
-    /// would leave are counted, and a question is asked. A release that has settled cannot go back this way: deploy an older commit
-    /// with --ref.
+    /// As abort; and with --database a migration that would lose rows waits for a word: the traffic goes back at once, then the rows
+    /// that would leave are counted, and a question is asked. A release that has settled cannot go back this way: deploy an older
+    /// commit with --ref.
     ///
     /// With --to an older database takes the live one's place: a backup is restored and proved beside it, what was written since is
     /// counted, and refused without --accept-loss. The rows that are lost are written into a file first, and the replaced
@@ -257,7 +258,7 @@ pub(crate) struct Yes {
 pub(crate) struct Rollback {
     #[command(flatten)]
     pub(crate) target: Environment,
-    /// Put the database back, too: what was written since the backup leaves it, and is kept beside it
+    /// Put the database back, too, also where rows would be lost by it: they are counted, and kept beside it
     #[arg(long)]
     pub(crate) database: bool,
     /// Put an older database in place: a backup's identifier or the end of it, `latest`, or the name of a database that was kept

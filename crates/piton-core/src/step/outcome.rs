@@ -233,7 +233,7 @@ impl Step {
                 let mut words = match (text("replaced"), written) {
                     ("", _) => "rewound to the backup, which holds every row".to_owned(),
                     (name, Some(written)) => format!(
-                        "rewound to the backup with {} since then; the database it replaced is kept as {name}",
+                        "the old structure is back, with every write since the backup ({}); the database it replaced is kept as {name}",
                         words::counted(written, "write")
                     ),
                     (name, None) => {

@@ -166,7 +166,7 @@ impl Rewind<'_, '_, '_> {
             return self.stays(why).map(Some);
         }
         let mut hold = Hold::new(self.ctx).await?;
-        let attempt = self.swap_followed(&mut hold, followed, replay, &leaving, note).await;
+        let attempt = Box::pin(self.swap_followed(&mut hold, followed, replay, &leaving, note)).await;
         let lapsed = hold.end().await?;
         Ok(Some(match attempt? {
             Carried::Kept(why) => self.stays(why)?,

@@ -33,6 +33,19 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Returns how many bytes its values have.
+    pub fn size(&self) -> usize {
+        let size = |tuple: &Tuple| tuple.values.iter().map(Value::size).sum();
+        match self {
+            Self::Insert { new, .. } => size(new),
+            Self::Update { old, new, .. } => old.as_ref().map_or(0, size) + size(new),
+            Self::Delete { old, .. } => old.as_ref().map_or(0, size),
+            Self::Truncate { .. } => 0,
+        }
+    }
+}
+
 /// A table's schema and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -70,4 +83,13 @@ pub enum Value {
     Text(String),
     /// As it was: a large value that lies outside of the row, and that an UPDATE did not touch.
     Unchanged,
+}
+
+impl Value {
+    fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Null | Self::Unchanged => 0,
+        }
+    }
 }

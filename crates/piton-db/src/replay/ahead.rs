@@ -7,18 +7,22 @@ use crate::capture::{Lsn, Message, Reading};
 /// How many messages may have been read before somebody takes them.
 const MOST: usize = 50_000;
 
+/// How many bytes of rows these may have.
+const MOST_BYTES: usize = 64 << 20;
+
 /// The writes of a live database, read on while what was read before is written.
 #[derive(Debug)]
 pub(super) struct Ahead {
     reading: Reading,
     messages: VecDeque<Message>,
+    bytes: usize,
     /// Why it ended, behind the messages.
     ended: Option<DbError>,
 }
 
 impl Ahead {
     pub(super) fn new(reading: Reading) -> Self {
-        Self { reading, messages: VecDeque::new(), ended: None }
+        Self { reading, messages: VecDeque::new(), bytes: 0, ended: None }
     }
 
     /// Waits for the next message, as [`Reading::next`].
@@ -26,6 +30,7 @@ impl Ahead {
         match (self.messages.pop_front(), self.ended.take()) {
             (Some(message), ended) => {
                 self.ended = ended;
+                self.bytes -= size(&message);
                 Ok(message)
             }
             (None, Some(ended)) => Err(ended),
@@ -40,12 +45,19 @@ impl Ahead {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                message = self.reading.next(), if self.ended.is_none() && self.messages.len() < MOST => match message {
-                    Ok(message) => self.messages.push_back(message),
+                message = self.reading.next(), if self.has_room() => match message {
+                    Ok(message) => {
+                        self.bytes += size(&message);
+                        self.messages.push_back(message);
+                    }
                     Err(error) => self.ended = Some(error),
                 },
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.ended.is_none() && self.messages.len() < MOST && self.bytes < MOST_BYTES
     }
 
     pub(super) fn confirm(&mut self, upto: Lsn) {
@@ -54,5 +66,12 @@ impl Ahead {
 
     pub(super) fn ask(&mut self) {
         self.reading.ask();
+    }
+}
+
+fn size(message: &Message) -> usize {
+    match message {
+        Message::Change { change, .. } => change.size(),
+        _ => 0,
     }
 }

@@ -20,6 +20,9 @@ use crate::{DbError, Session, quote};
 /// How many rows go with one statement.
 const ROWS: usize = 5_000;
 
+/// How many bytes of them: the server takes less than a gigabyte at once.
+const BYTES: usize = 16 << 20;
+
 /// The golden copy and what is about to be written to it.
 #[derive(Debug)]
 pub(super) struct Applier {
@@ -29,6 +32,8 @@ pub(super) struct Applier {
     nets: Vec<Net>,
     /// How many changes are waiting in the nets.
     pub(super) waiting: usize,
+    /// How many bytes these have.
+    pub(super) bytes: usize,
     order: u64,
     aside: HashSet<(usize, Key)>,
     touched: Touched,
@@ -55,7 +60,7 @@ impl Applier {
         let aside = aside.into_iter().filter_map(|row| Some((place_of(&row.place)?, row.key))).collect();
         let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
         let nets = places.iter().map(|_| Net::default()).collect();
-        let (waiting, order, statements) = (0, 0, HashMap::new());
+        let (waiting, bytes, order, statements) = (0, 0, 0, HashMap::new());
         let (touched, of_migration) = (Touched::read(&client).await?, false);
         Ok(Self {
             client,
@@ -63,6 +68,7 @@ impl Applier {
             evaluator,
             nets,
             waiting,
+            bytes,
             order,
             aside,
             touched,
@@ -111,6 +117,7 @@ impl Applier {
     /// Takes up a change of the app's.
     pub(super) async fn take(&mut self, change: &Change) -> Result<(), DbError> {
         self.order += 1;
+        self.bytes += change.size();
         match change {
             Change::Insert { table, new } => {
                 if let Told::Row { place, form, cells, is_unclear } = self.told(table, new, true)? {
@@ -236,7 +243,7 @@ impl Applier {
                 self.flush_place(place, rows).await?;
             }
         }
-        self.waiting = 0;
+        (self.waiting, self.bytes) = (0, 0);
         self.touched.flush(&self.client).await
     }
 
@@ -292,7 +299,7 @@ impl Applier {
             a.cmp(b).then(rows[0].1.order.cmp(&others[0].1.order))
         });
         for ((fate, shape), rows) in groups {
-            for block in rows.chunks(ROWS) {
+            for block in blocks(&rows) {
                 self.write(place, fate, &shape, block).await?;
             }
         }
@@ -702,6 +709,22 @@ impl Applier {
     }
 }
 
+/// Divides rows into those that go with one statement.
+fn blocks(mut rows: &[(Key, Effect)]) -> impl Iterator<Item = &[(Key, Effect)]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, effect): &&(Key, Effect)| {
+            let fits = bytes < BYTES;
+            bytes += effect.size();
+            fits
+        };
+        let count = rows.iter().take(ROWS).take_while(fits).count();
+        let (block, rest) = rows.split_at(count);
+        rows = rest;
+        (count > 0).then_some(block)
+    })
+}
+
 fn writing() -> String {
     "write rows into the golden copy".to_owned()
 }
@@ -735,4 +758,20 @@ pub(super) fn refusal(error: &DbError) -> Option<String> {
         (None, None) => "a value does not fit its old type".to_owned(),
     };
     Some(format!("{what} ({})", said.code().code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_statement_has_too_many_rows_or_bytes() {
+        let row = |bytes: usize| {
+            (Key::new(), Effect::new(Fate::Put, 0, vec![Cell::Text("x".repeat(bytes)), Cell::Null], 0))
+        };
+        let counts = |rows: &[(Key, Effect)]| blocks(rows).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(counts(&vec![row(1); 2 * ROWS + 1]), [ROWS, ROWS, 1]);
+        assert_eq!(counts(&[row(1), row(BYTES), row(2 * BYTES), row(1)]), [2, 1, 1]);
+        assert_eq!(counts(&[]), [0; 0]);
+    }
 }

@@ -54,6 +54,9 @@ const BLOCK: usize = 5_000;
 /// How many changes of one transaction are held in memory.
 const HELD: usize = 50_000;
 
+/// How many bytes of rows are held in memory, of one transaction and of one block.
+const HELD_BYTES: usize = 64 << 20;
+
 /// Makes a golden copy ready to be kept in step, right before the first migration; done again, it changes nothing.
 ///
 /// `sees` is what the backup's snapshot sees; `way` is what the rehearsal decided.
@@ -126,6 +129,7 @@ pub struct Replay {
 struct Under {
     xid: u32,
     changes: Vec<Change>,
+    bytes: usize,
     /// Whether the backup holds it.
     seen: bool,
     /// Whether it is the migration's.
@@ -222,7 +226,7 @@ impl Replay {
                 Message::Begin { xid, own } => {
                     let own = own || self.own.contains(&xid) || self.applier.routes.changes_layout(xid);
                     let seen = self.sees.sees(xid);
-                    under = Some(Under { xid, changes: Vec::new(), seen, own, written: false });
+                    under = Some(Under { xid, changes: Vec::new(), bytes: 0, seen, own, written: false });
                 }
                 Message::Change { lsn, change } => {
                     let Some(under) = under.as_mut().filter(|under| !under.seen) else { continue };
@@ -235,8 +239,9 @@ impl Replay {
                         }
                         under.own = true;
                     }
+                    under.bytes += change.size();
                     under.changes.push(change);
-                    if under.changes.len() >= HELD {
+                    if under.changes.len() >= HELD || under.bytes >= HELD_BYTES {
                         under.written = true;
                         self.write(under).await?;
                     }
@@ -247,7 +252,7 @@ impl Replay {
                     }
                     self.applier.routes.committed(xid);
                     self.reached = self.reached.max(end);
-                    if self.applier.waiting >= BLOCK {
+                    if self.applier.waiting >= BLOCK || self.applier.bytes >= HELD_BYTES {
                         self.commit().await?;
                     }
                 }
@@ -266,6 +271,7 @@ impl Replay {
         }
         self.begin().await?;
         let changes = std::mem::take(&mut under.changes);
+        under.bytes = 0;
         if under.own {
             return self.applier.note_own(&changes).await;
         }

@@ -21,6 +21,14 @@ impl Cell {
         }
     }
 
+    fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Inputs(inputs) => inputs.iter().map(Self::size).sum(),
+            Self::Kept | Self::Null => 0,
+        }
+    }
+
     /// Takes over what is told anew.
     fn become_told(&mut self, told: Self) {
         match (self, told) {
@@ -61,6 +69,11 @@ pub(super) struct Effect {
 }
 
 impl Effect {
+    /// Returns how many bytes its cells have.
+    pub(super) fn size(&self) -> usize {
+        self.cells.iter().map(Cell::size).sum()
+    }
+
     pub(super) fn new(fate: Fate, form: usize, cells: Vec<Cell>, order: u64) -> Self {
         Self { fate, form, cells, rewritten: BTreeSet::new(), replaces: false, order }
     }

@@ -257,11 +257,12 @@ impl Routes {
 
     fn meaning(&self, place: usize) -> Meaning {
         let Place { downs, changed_by, .. } = &self.map.places[place];
-        if downs.is_empty()
-            || !self.altered.contains(&place) && !changed_by.iter().any(|xid| self.seen.contains(xid))
-        {
+        let begun = self.altered.contains(&place) || changed_by.iter().any(|xid| self.seen.contains(xid));
+        // Whatever was seen of it: the log names no subtransaction, which the catalogue may, and a table may have been empty.
+        let over = !self.migrates() && self.is_applied;
+        if downs.is_empty() || !begun && !over {
             Meaning::Old
-        } else if downs.values().all(|down| down.at_once) || !self.migrates() && self.is_applied {
+        } else if downs.values().all(|down| down.at_once) && begun || over {
             Meaning::New
         } else {
             Meaning::Unclear

@@ -50,7 +50,7 @@ fn goes_back_by_itself(stage: &Stage) -> Value {
     let report = stage.finish(load);
     said.says("every write is kept from here on")
         .says("way back: the golden copy with every later write, by itself")
-        .says("rewound to the backup with");
+        .says("the old structure is back, with every write since the backup (");
     assert_no_failures_but_of(&report, "v2");
     assert_back(stage);
     let production = stage.database("production");
@@ -79,7 +79,7 @@ fn a_bad_release_that_counts_in_another_unit_goes_back_by_itself_with_every_writ
     let said = stage.piton(&["deploy", "production"]).expect(3);
     let report = stage.finish(load);
     said.says("way back: the golden copy with every later write, by itself")
-        .says("rewound to the backup with");
+        .says("the old structure is back, with every write since the backup (");
     assert_no_failures_but_of(&report, "v2");
     assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
     let stands = "select price || ': ' || (count(*) > 5) from items group by price order by price";
@@ -94,7 +94,7 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     let written = "select count(*) > 20 from receipts";
     stage.eventually("writes of the new release", || stage.sql(&production, written) == ["t"]);
     let said = stage.piton(&["rollback", "production", "--database"]).expect(0);
-    said.says("rewound to the backup with").says("for the next attempt");
+    said.says("the old structure is back, with every write since the backup (").says("for the next attempt");
     deploy.wait().expect(3);
     let report = stage.finish(load);
     assert_no_failures_but_of(&report, "no release");
@@ -138,7 +138,7 @@ fn who_writes_past_the_proxy_keeps_the_database_waiting_for_a_word() {
     });
     deploy.wait().expect(4);
     let said = stage.piton(&["rollback", "production", "--database", "--yes"]).expect(0);
-    said.says("rewound to the backup with");
+    said.says("the old structure is back, with every write since the backup (");
     let report = stage.finish(load);
     assert_no_failures_but_of(&report, "no release");
     assert_back(&stage);
@@ -166,7 +166,10 @@ fn a_table_without_a_key_goes_back_with_its_changes() {
         "update labels set tag = 'changed' where item = 'i1'; delete from labels where item = 'i2'; insert into labels values ('i9', 't9', 'n'), (null, null, 'n');
          update labels set tag = 'was null' where item is null",
     );
-    stage.piton(&["rollback", "production", "--database"]).expect(0).says("rewound to the backup with");
+    stage
+        .piton(&["rollback", "production", "--database"])
+        .expect(0)
+        .says("the old structure is back, with every write since the backup (");
     deploy.wait().expect(3);
     stage.finish(load);
     let rows = "select string_agg(coalesce(item, '-') || ' ' || tag, ', ' order by item, tag) from tags where item is null or item in ('i1', 'i2', 'i9')";
