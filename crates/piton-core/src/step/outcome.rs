@@ -169,7 +169,12 @@ impl Step {
                     let rows = texts(left, "rows");
                     format!("not loaded of {file}: {}", words::some(&rows, 3))
                 });
-                words.collect()
+                let fired = outcome.get("fired") == Some(&Value::Bool(true));
+                let fired = fired.then(|| {
+                    "triggers fired once more for what came in; with GRANT SET ON PARAMETER session_replication_role TO the role they do not"
+                        .to_owned()
+                });
+                words.chain(fired).collect()
             }
             Step::Prune(_) => {
                 joined("not_removed").into_iter().map(|texts| format!("not removed: {texts}")).collect()

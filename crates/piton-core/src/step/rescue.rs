@@ -64,7 +64,7 @@ impl Act for LoadRescued {
 
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
-        let (mut loaded, mut there, mut left) = (0, 0, Vec::new());
+        let (mut loaded, mut there, mut left, mut fired) = (0, 0, Vec::new(), false);
         for file in &self.files {
             if !file.exists() {
                 // A killed attempt was done with it.
@@ -75,6 +75,7 @@ impl Act for LoadRescued {
             let result = result.or_fault(|| format!("{} cannot be loaded", file.display()))?;
             loaded += result.loaded;
             there += result.there;
+            fired |= result.fired;
             let cannot = || format!("{} cannot be put away", file.display());
             let away = away(ctx, file);
             if !away.exists() {
@@ -87,7 +88,7 @@ impl Act for LoadRescued {
                 left.push(json!({ "file": file, "rows": result.left }));
             }
         }
-        Ok(json!({ "loaded": loaded, "there": there, "left": left }))
+        Ok(json!({ "loaded": loaded, "there": there, "left": left, "fired": fired }))
     }
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {

@@ -340,6 +340,9 @@ impl<'a> Written<'a> {
             kind,
             key: key.collect(),
             values,
+            written: Vec::new(),
+            // Nothing tells whether a migration or somebody has filled a new column.
+            unsure: if kind == LineKind::NewColumns { self.shape.new.clone() } else { Vec::new() },
         };
         spool.add(&self.table.quoted(), &line)
     }

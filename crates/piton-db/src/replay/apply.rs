@@ -7,12 +7,13 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::evaluate::Evaluator;
+use super::left::{self, Left};
 use super::net::{Cell, Effect, Fate, Key, Net, key_of, parts};
 use super::own::{self, Own};
 use super::route::{Route, Routes};
 use super::sql::{self, Shape};
 use super::state::{self, SetAside};
-use super::touched::{self, Touched};
+use super::touched::{self, State, Touched};
 use crate::capture::{Change, Name, Tuple, Value};
 use crate::error::{Doing, SqlError};
 use crate::{DbError, Session, quote};
@@ -37,8 +38,6 @@ pub(super) struct Applier {
     order: u64,
     aside: HashSet<(usize, Key)>,
     touched: Touched,
-    /// Whether the changes that are taken up are the migration's.
-    of_migration: bool,
     /// The places in which the migration has written rows of its own.
     own_places: HashSet<usize>,
     statements: HashMap<String, Statement>,
@@ -46,9 +45,30 @@ pub(super) struct Applier {
 
 /// A change with the row's columns in the order of its place.
 enum Told {
+    /// It has none.
     Nothing,
-    Record,
-    Row { place: usize, form: usize, cells: Vec<Cell>, is_unclear: bool },
+    Row {
+        place: usize,
+        form: usize,
+        cells: Vec<Cell>,
+        is_unclear: bool,
+    },
+}
+
+/// The table and the key of a row in which something is new.
+type Named = (u32, Key);
+
+impl Told {
+    fn of(route: &Route, tuple: &Tuple) -> Self {
+        let Route::Place { place, form, sources, is_unclear, .. } = route else { return Self::Nothing };
+        let value = |at: usize| match tuple.values.get(at) {
+            Some(Value::Text(text)) => Cell::Text(text.clone()),
+            Some(Value::Null) => Cell::Null,
+            Some(Value::Unchanged) | None => Cell::Kept,
+        };
+        let cells = sources.iter().map(|source| source.cell(value)).collect();
+        Self::Row { place: *place, form: *form, cells, is_unclear: *is_unclear }
+    }
 }
 
 impl Applier {
@@ -61,7 +81,7 @@ impl Applier {
         let own_places = own::places(&client).await?.iter().filter_map(|name| place_of(name)).collect();
         let nets = places.iter().map(|_| Net::default()).collect();
         let (waiting, bytes, order, statements) = (0, 0, 0, HashMap::new());
-        let (touched, of_migration) = (Touched::read(&client).await?, false);
+        let touched = Touched::read(&client).await?;
         Ok(Self {
             client,
             routes,
@@ -72,7 +92,6 @@ impl Applier {
             order,
             aside,
             touched,
-            of_migration,
             own_places,
             statements,
         })
@@ -89,29 +108,22 @@ impl Applier {
         Ok(matches!(*self.routes.find(table, &tuple.columns, whole)?, Route::Record))
     }
 
-    fn told(&mut self, table: &Arc<Name>, tuple: &Tuple, whole: bool) -> Result<Told, DbError> {
-        let route = match self.of_migration {
-            true => self.routes.find_in_between(table, &tuple.columns, whole),
-            false => self.routes.find(table, &tuple.columns, whole)?,
-        };
-        let (Route::Place { new, .. } | Route::Nowhere { new }) = &*route else { return Ok(Told::Record) };
-        if let (Some(new), false) = (new, self.of_migration) {
-            let part = |at: &usize| match &tuple.values[*at] {
-                Value::Text(text) => Some(text.as_str()),
-                Value::Null | Value::Unchanged => None,
-            };
-            if let Some(parts) = new.key.iter().map(part).collect::<Option<Vec<_>>>() {
-                self.touched.note(new.oid, parts.join("\0"), whole);
-            }
+    /// Finds what a row of the app's means, and what of it is new.
+    fn told(
+        &mut self,
+        table: &Arc<Name>,
+        tuple: &Tuple,
+        whole: bool,
+    ) -> Result<(Told, Option<Named>), DbError> {
+        let route = self.routes.find(table, &tuple.columns, whole)?;
+        let named = route.what_is_new().and_then(|new| Some((new.oid, new.key_of(tuple)?)));
+        Ok((Told::of(&route, tuple), named))
+    }
+
+    fn touch(&mut self, row: Option<Named>, state: State) {
+        if let Some((table, key)) = row {
+            self.touched.note(table, key, state);
         }
-        let Route::Place { place, form, sources, is_unclear, .. } = &*route else { return Ok(Told::Nothing) };
-        let value = |at: usize| match tuple.values.get(at) {
-            Some(Value::Text(text)) => Cell::Text(text.clone()),
-            Some(Value::Null) => Cell::Null,
-            Some(Value::Unchanged) | None => Cell::Kept,
-        };
-        let cells = sources.iter().map(|source| source.cell(value)).collect();
-        Ok(Told::Row { place: *place, form: *form, cells, is_unclear: *is_unclear })
     }
 
     /// Takes up a change of the app's.
@@ -120,7 +132,9 @@ impl Applier {
         self.bytes += change.size();
         match change {
             Change::Insert { table, new } => {
-                if let Told::Row { place, form, cells, is_unclear } = self.told(table, new, true)? {
+                let (told, named) = self.told(table, new, true)?;
+                self.touch(named, State::Made);
+                if let Told::Row { place, form, cells, is_unclear } = told {
                     if is_unclear {
                         return self.leave_unclear(place, &cells).await;
                     }
@@ -132,17 +146,18 @@ impl Applier {
                 }
             }
             Change::Update { table, old, new } => {
-                // First what went: the row may be there again, under the same key.
+                let old = old.as_ref().map(|old| self.told(table, old, false)).transpose()?;
+                let (old, was) = old.map_or((None, None), |(old, was)| (Some(old), was));
+                let (told, named) = self.told(table, new, true)?;
+                if was != named {
+                    self.touch(was, State::Gone);
+                }
+                self.touch(named, State::Changed);
+                let Told::Row { place, form, mut cells, is_unclear } = told else { return Ok(()) };
+                // A key has the types of the whole row.
                 let old = match old {
-                    // A key has the types of the whole row.
-                    Some(old) => match self.told(table, old, false)? {
-                        Told::Row { cells, .. } => Some(cells),
-                        _ => None,
-                    },
-                    None => None,
-                };
-                let Told::Row { place, form, mut cells, is_unclear } = self.told(table, new, true)? else {
-                    return Ok(());
+                    Some(Told::Row { cells, .. }) => Some(cells),
+                    _ => None,
                 };
                 if is_unclear {
                     if let Some(key) = old.as_ref().and_then(|old| self.key(place, old))
@@ -179,7 +194,9 @@ impl Applier {
                         None => Ok(()),
                     };
                 };
-                if let Told::Row { place, form, cells, .. } = self.told(table, old, false)? {
+                let (told, named) = self.told(table, old, false)?;
+                self.touch(named, State::Gone);
+                if let Told::Row { place, form, cells, .. } = told {
                     let Some(key) = self.key(place, &cells) else {
                         self.flush().await?;
                         return self.without_key(place, form, Some(&cells), None).await;
@@ -191,6 +208,7 @@ impl Applier {
                 self.flush().await?;
                 for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
                     touched::forget(&self.client, oid).await?;
+                    left::forget(&self.client, oid).await?;
                 }
                 for (place, leaf) in self.routes.emptied(tables)? {
                     self.empty(place, leaf).await?;
@@ -601,21 +619,26 @@ impl Applier {
     /// has to be told from what was in them before.
     pub(super) async fn note_own(&mut self, changes: &[Change]) -> Result<(), DbError> {
         self.flush().await?;
-        self.of_migration = true;
-        let noted = self.note_images(changes).await;
-        self.of_migration = false;
-        noted
-    }
-
-    async fn note_images(&mut self, changes: &[Change]) -> Result<(), DbError> {
+        let mut left = Left::default();
         let mut images: HashMap<usize, HashMap<Key, Option<Vec<Cell>>>> = HashMap::new();
         for change in changes {
             let (table, tuple, goes) = match change {
                 Change::Insert { table, new } | Change::Update { table, new, .. } => (table, new, false),
                 Change::Delete { table, old: Some(old) } => (table, old, true),
-                _ => continue,
+                Change::Truncate { tables } => {
+                    left.flush(&self.client).await?;
+                    for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
+                        left::forget(&self.client, oid).await?;
+                    }
+                    continue;
+                }
+                Change::Delete { .. } => continue,
             };
-            let told = self.told(table, tuple, !goes)?;
+            let route = self.routes.find_in_between(table, &tuple.columns, !goes);
+            if let Some(new) = route.what_is_new() {
+                left.note(&self.client, new, tuple, !goes).await?;
+            }
+            let told = Told::of(&route, tuple);
             if let Told::Row { place, .. } = &told {
                 self.routes.altered(*place);
             }
@@ -637,6 +660,7 @@ impl Applier {
                 }
             }
         }
+        left.flush(&self.client).await?;
         for (place, images) in images {
             self.own_places.insert(place);
             let images: Vec<_> = images.into_iter().collect();

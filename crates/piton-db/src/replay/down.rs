@@ -198,6 +198,8 @@ async fn inspect(copy: &Client, live: &Table, is: &str) -> Result<Result<Seen, S
         made_of: None,
         builtin: row.get(7),
         not_null: false,
+        missing: None,
+        constant: None,
         has_default: false,
         generated: Generated::No,
         always_identity: false,

@@ -74,6 +74,10 @@ pub(super) struct Column {
     pub(super) not_null: bool,
     /// Whether it has a default, identity included.
     pub(super) has_default: bool,
+    /// What the rows hold that were there when it was added, as text, as long as none was written anew.
+    pub(super) missing: Option<String>,
+    /// Its default where that is a constant, as text.
+    pub(super) constant: Option<String>,
     /// Whether it is computed: nobody writes it.
     pub(super) generated: Generated,
     /// Whether only `OVERRIDING SYSTEM VALUE` writes it.
@@ -125,6 +129,14 @@ impl Table {
     /// Names its own rows and no heir's, as a statement that reads or changes them has to.
     pub(super) fn own_rows(&self) -> String {
         format!("{}{}", if self.partitioned { "" } else { "only " }, self.quoted())
+    }
+
+    /// Returns the columns that tell one row from all others, as far as there are any.
+    pub(super) fn names(&self) -> Option<&[String]> {
+        match &self.identity {
+            Identity::Columns(names) => Some(names),
+            Identity::Nothing | Identity::Whole => self.keys.first().map(Vec::as_slice),
+        }
     }
 
     /// Tells whether rows that are written to the one look in the stream like rows of the other.
@@ -191,6 +203,7 @@ impl Layout {
             })
             .collect();
         let at = |tables: &[Table], oid: u32| tables.binary_search_by_key(&oid, |table| table.oid).ok();
+        let mut defaults = Vec::new();
         for row in client.query(COLUMNS, &[]).await.doing(what)? {
             let Some(at) = at(&tables, row.get(0)) else { continue };
             let (generated, identity): (String, String) = (row.get(9), row.get(10));
@@ -210,7 +223,20 @@ impl Layout {
                 },
                 always_identity: identity == "a",
                 made_of: row.get(11),
+                missing: row.get(12),
+                constant: None,
             });
+            if let Some(default) = row.get::<_, Option<String>>(13) {
+                let column = tables[at].columns.len() - 1;
+                defaults.push((at, column, format!("({default})::{}", tables[at].columns[column].full)));
+            }
+        }
+        for some in defaults.chunks(DEFAULTS) {
+            let texts: Vec<String> = some.iter().map(|(.., default)| format!("({default})::text")).collect();
+            let row = client.query_one(&format!("select {}", texts.join(", ")), &[]).await.doing(what)?;
+            for (number, (table, column, _)) in some.iter().enumerate() {
+                tables[*table].columns[*column].constant = row.get(number);
+            }
         }
         for row in client.query(KEYS, &[]).await.doing(what)? {
             if let Some(at) = at(&tables, row.get(0)) {
@@ -260,6 +286,9 @@ fn xids(texts: &[String]) -> Vec<u32> {
     xids
 }
 
+/// How many defaults are asked for at once: a row has no more than 1,664 columns.
+const DEFAULTS: usize = 1_000;
+
 /// The tables, with what of the catalogue's rows tells who has made them as they are: the row type's row changes with the name and
 /// not with a GRANT.
 const TABLES: &str = "
@@ -297,8 +326,15 @@ const COLUMNS: &str = "
               where e.enumtypid = coalesce(nullif(t.typelem, 0), t.oid)),
              (select pg_catalog.string_agg(m.attname || ' ' || m.atttypid::regtype::text, ',' order by m.attnum)
               from pg_catalog.pg_type c join pg_catalog.pg_attribute m on m.attrelid = c.typrelid
-              where c.oid = coalesce(nullif(t.typelem, 0), t.oid) and c.typtype = 'c' and m.attnum > 0))
+              where c.oid = coalesce(nullif(t.typelem, 0), t.oid) and c.typtype = 'c' and m.attnum > 0)),
+           (a.attmissingval::text::text[])[1],
+           case when d.adbin::text !~ '(SQLVALUEFUNCTION|NEXTVALUEEXPR|SUBLINK|VAR) ' and not exists (
+             select from pg_catalog.regexp_matches(d.adbin::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') f(called)
+             join pg_catalog.pg_proc p on p.oid = f.called[1]::oid
+             where p.provolatile <> 'i' or p.pronamespace <> 'pg_catalog'::regnamespace)
+           then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end
     from pg_catalog.pg_attribute a
+    left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum and a.attgenerated = ''
     join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
     join pg_catalog.pg_type t on t.oid = a.atttypid
     where a.attnum > 0 and not a.attisdropped

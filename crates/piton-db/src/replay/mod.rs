@@ -11,6 +11,7 @@ mod down;
 mod evaluate;
 mod finish;
 mod layout;
+mod left;
 mod map;
 mod net;
 mod offer;

@@ -10,6 +10,7 @@ use super::apply::refusal;
 use super::down::{self, Down, Proved};
 use super::layout::{Column, Generated, Identity, Layout, Table};
 use super::map::{Map, Mapped, Way, whole_source};
+use super::rescue::new_columns;
 use super::route::{Castable, Conversion, conversion, form_of};
 use super::watch::Own;
 use super::{castable, session, sql};
@@ -375,6 +376,11 @@ impl Judge<'_> {
                         "{name} is unlogged: no log tells what is written to it, so that it comes back as the migration has left it"
                     ));
                 }
+                if place.key.is_none() && !new_columns(map, live, mapped).is_empty() {
+                    self.offer.costs.push(format!(
+                        "{name} has no key by which what is written into its new columns could be saved"
+                    ));
+                }
                 match (&live.identity, live.partitioned) {
                     (_, true) | (Identity::Whole, _) => {}
                     (Identity::Nothing, _) => {
@@ -650,7 +656,7 @@ async fn each(
     Ok(())
 }
 
-fn hash_of(text: &str) -> u64 {
+pub(super) fn hash_of(text: &str) -> u64 {
     let hash = blake3::hash(text.as_bytes());
     let [bytes, ..] = hash.as_bytes().as_chunks::<8>().0 else { return 1 };
     // Nothing but NULL has its number.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::layout::{Column, Generated, Identity, Table};
+use super::layout::{Column, Generated, Table};
 use super::map::{Map, Mapped, Place, Target, fits};
-use super::net::Cell;
-use super::rescue::new_columns;
+use super::net::{Cell, Key};
+use super::rescue::{NewIn, new_in};
 use crate::DbError;
-use crate::capture::{self, Lsn, Name};
+use crate::capture::{self, Lsn, Name, Tuple, Value};
 
 /// How the values of a live column become those of the golden one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +68,16 @@ pub(super) enum Route {
         is_unclear: bool,
         new: Option<New>,
     },
+}
+
+impl Route {
+    /// Returns what is new in the rows.
+    pub(super) fn what_is_new(&self) -> Option<&New> {
+        match self {
+            Self::Record => None,
+            Self::Nowhere { new } | Self::Place { new, .. } => new.as_ref(),
+        }
+    }
 }
 
 /// Where a row has what becomes of a column.
@@ -144,13 +154,38 @@ enum Meaning {
     New,
 }
 
-/// What names a row that holds something new.
+/// What of a row is new.
 #[derive(Clone, Debug)]
 pub(super) struct New {
     /// Its table.
     pub(super) oid: u32,
-    /// Where the row that the stream tells has the columns of its key.
-    pub(super) key: Vec<usize>,
+    /// Where the row that the stream tells has the columns of its key; `None` where nothing names it but itself.
+    pub(super) key: Option<Vec<usize>>,
+    /// Where it has the columns that are new, with their names; those of the key left out.
+    pub(super) columns: Vec<(usize, String)>,
+}
+
+impl New {
+    /// Finds what is new in the rows of a table that are told with these columns; `None` where it could not be saved.
+    fn of(new: &NewIn<'_>, live: &Table, told: &[capture::Column]) -> Option<Self> {
+        let position = |name: &String| told.iter().position(|told| told.name == *name);
+        let key = match &new.key {
+            Some(names) => Some(names.iter().map(position).collect::<Option<Vec<_>>>()?),
+            None => None,
+        };
+        let column = |column: &&Column| Some((position(&column.name)?, column.name.clone()));
+        Some(Self { oid: live.oid, key, columns: new.columns.iter().filter_map(column).collect() })
+    }
+
+    /// Returns the key of a row, which is empty where nothing names it; `None` where it is not told.
+    pub(super) fn key_of(&self, tuple: &Tuple) -> Option<Key> {
+        let part = |at: &usize| match &tuple.values[*at] {
+            Value::Text(text) => Some(text.as_str()),
+            Value::Null | Value::Unchanged => None,
+        };
+        let key = self.key.as_deref().unwrap_or_default();
+        Some(key.iter().map(part).collect::<Option<Vec<_>>>()?.join("\0"))
+    }
 }
 
 /// Finds routes, and knows which layout is valid.
@@ -430,17 +465,12 @@ impl Routes {
     fn route_of(&mut self, stage: usize, oid: u32, columns: &[capture::Column]) -> Route {
         let Some(live) = self.map.stages[stage].table(oid) else { return Route::Nowhere { new: None } };
         let position = |name: &String| columns.iter().position(|told| told.name == *name);
-        let key = match &live.identity {
-            Identity::Columns(names) => names.iter().map(position).collect::<Option<Vec<_>>>(),
-            Identity::Nothing | Identity::Whole => None,
-        };
-        let new = key.map(|key| New { oid, key });
+        let new = new_in(&self.map, stage, live).and_then(|new| New::of(&new, live, columns));
         let mapped = match self.map.target(stage, oid) {
             Target::Record => return Route::Record,
             Target::Nowhere => return Route::Nowhere { new },
             Target::Place(mapped) => mapped,
         };
-        let new = new.filter(|_| !new_columns(&self.map, live, mapped).is_empty());
         let Meant { form, from, is_unclear } = self.meant(live, mapped);
         let position = |at: usize| position(&live.columns[at].name);
         let sources = from.iter().map(|told| told.moved(position)).collect();

@@ -22,7 +22,8 @@ const TABLES: &str = "
     create index on piton_replay.aside using hash (key);
     create table piton_replay.own (place text not null, key text not null, filled text not null);
     create index on piton_replay.own using hash (key);
-    create table piton_replay.touched (number int8 generated always as identity, tab oid not null, is_there bool not null, keys bytea[] not null);
+    create table piton_replay.touched (number int8 generated always as identity, tab oid not null, state int2 not null, keys bytea[] not null);
+    create table piton_replay.left_by (number int8 generated always as identity, tab oid not null, is_there bool not null, mixed bool not null, columns text[] not null, keys bytea[] not null, marks int8[] not null);
     create table piton_replay.switched_off (off text not null, put_back text not null);
     -- A publication of all tables, which comes with the backup, has no row removed from a table that cannot tell which.
     alter table piton_replay.mark replica identity full;
@@ -30,6 +31,7 @@ const TABLES: &str = "
     alter table piton_replay.aside replica identity full;
     alter table piton_replay.own replica identity full;
     alter table piton_replay.touched replica identity full;
+    alter table piton_replay.left_by replica identity full;
     alter table piton_replay.switched_off replica identity full;";
 
 /// The number of the golden copy's own layout, among those of the live database.

@@ -2,7 +2,7 @@
 //!
 //! Each block adds what it has touched as a list, which costs next to nothing; what the lists come to is worked out when they have grown.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
 
@@ -13,11 +13,48 @@ use crate::error::Doing;
 /// How many keys are added, at least, before the lists are worked out.
 const MANY: u64 = 100_000;
 
+/// What somebody other than the migration has done to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// It was put there: all that it holds is theirs.
+    Made,
+    /// It was written to.
+    Changed,
+    /// It was removed.
+    Gone,
+}
+
+impl State {
+    /// Returns the number by which it is kept.
+    fn number(self) -> i16 {
+        match self {
+            Self::Made => 1,
+            Self::Changed => 2,
+            Self::Gone => 3,
+        }
+    }
+
+    fn of(number: i16) -> Result<Self, DbError> {
+        [Self::Made, Self::Changed, Self::Gone]
+            .into_iter()
+            .find(|state| state.number() == number)
+            .ok_or_else(|| DbError::Replay("its notes of rows that were written anew cannot be read".into()))
+    }
+
+    /// Returns what a row is that was in this state before, if in any, and came into another one.
+    fn after(self, before: Option<Self>) -> Self {
+        match (before, self) {
+            (Some(Self::Made), Self::Changed) => Self::Made,
+            (_, state) => state,
+        }
+    }
+}
+
 /// The rows that were touched since the last block, and how far the lists in the golden copy have grown.
 #[derive(Debug)]
 pub(super) struct Touched {
-    /// By table and key, and whether they are there.
-    rows: HashMap<(u32, Key), bool>,
+    /// By table and key.
+    rows: HashMap<(u32, Key), State>,
     /// How many keys were added since the lists were worked out.
     added: u64,
     /// How many there were then.
@@ -33,9 +70,10 @@ impl Touched {
         Ok(Self { rows: HashMap::new(), added: row.get::<_, i64>(0).unsigned_abs(), kept: 0 })
     }
 
-    /// Takes note of a row that was written, or is there no more.
-    pub(super) fn note(&mut self, table: u32, key: Key, is_there: bool) {
-        self.rows.insert((table, key), is_there);
+    /// Takes note of what came to a row.
+    pub(super) fn note(&mut self, table: u32, key: Key, state: State) {
+        let entry = self.rows.entry((table, key));
+        entry.and_modify(|before| *before = state.after(Some(*before))).or_insert(state);
     }
 
     /// Adds them to the lists, in the transaction that is open.
@@ -44,14 +82,14 @@ impl Touched {
             return Ok(());
         }
         self.added += self.rows.len() as u64;
-        let mut lists: BTreeMap<(u32, bool), Vec<Vec<u8>>> = BTreeMap::new();
-        for ((table, key), is_there) in self.rows.drain() {
-            lists.entry((table, is_there)).or_default().push(key.into_bytes());
+        let mut lists: BTreeMap<(u32, State), Vec<Vec<u8>>> = BTreeMap::new();
+        for ((table, key), state) in self.rows.drain() {
+            lists.entry((table, state)).or_default().push(key.into_bytes());
         }
-        let add = "insert into piton_replay.touched (tab, is_there, keys) values ($1, $2, $3)";
-        for ((table, is_there), keys) in lists {
+        let add = "insert into piton_replay.touched (tab, state, keys) values ($1, $2, $3)";
+        for ((table, state), keys) in lists {
             client
-                .execute(add, &[&table, &is_there, &keys])
+                .execute(add, &[&table, &state.number(), &keys])
                 .await
                 .doing(|| "note rows that were written anew".into())?;
         }
@@ -63,20 +101,29 @@ impl Touched {
     }
 }
 
-/// Works out what the lists come to, and puts that in their place; returns how many rows it is.
+/// Works out what the lists come to, as [`State::after`] has it, and puts that in their place; returns how many rows it is.
+///
+/// A row that is gone says something only where the migration had written it.
 async fn condense(client: &Client) -> Result<u64, DbError> {
     let row = client
         .query_one(
             "with lists as (delete from piton_replay.touched returning *),
              rows as (
-                select distinct on (l.tab, k.key) l.tab, k.key, l.is_there
-                from lists l cross join pg_catalog.unnest(l.keys) k(key) order by l.tab, k.key, l.number desc),
-             counted as (select tab, key, pg_catalog.row_number() over (partition by tab order by key) / 5000 as part from rows where is_there),
+                select l.tab, k.key,
+                       (pg_catalog.array_agg(l.state order by l.number desc))[1] as last,
+                       (pg_catalog.array_agg(l.state order by l.number desc) filter (where l.state <> $2))[1] as before
+                from lists l cross join pg_catalog.unnest(l.keys) k(key) group by l.tab, k.key),
+             states as (
+                select tab, key, case when last = $2 and before = $1 then $1 else last end as state from rows
+                where last <> $3 or exists (select from piton_replay.left_by w where w.tab = rows.tab)),
+             counted as (
+                select tab, state, key, pg_catalog.row_number() over (partition by tab, state order by key) / 5000 as part
+                from states),
              put as (
-                insert into piton_replay.touched (tab, is_there, keys)
-                select tab, true, pg_catalog.array_agg(key) from counted group by tab, part)
+                insert into piton_replay.touched (tab, state, keys)
+                select tab, state, pg_catalog.array_agg(key) from counted group by tab, state, part)
              select count(*) from counted",
-            &[],
+            &[&State::Made.number(), &State::Changed.number(), &State::Gone.number()],
         )
         .await
         .doing(|| "work out which rows were written anew".into())?;
@@ -93,21 +140,38 @@ pub(super) async fn forget(client: &Client, table: u32) -> Result<(), DbError> {
 }
 
 /// Reads them, by table.
-pub(super) async fn all(client: &Client) -> Result<BTreeMap<u32, BTreeSet<Key>>, DbError> {
+pub(super) async fn all(client: &Client) -> Result<BTreeMap<u32, BTreeMap<Key, State>>, DbError> {
     let lists = client
-        .query("select tab, is_there, keys from piton_replay.touched order by number", &[])
+        .query("select tab, state, keys from piton_replay.touched order by number", &[])
         .await
         .doing(|| "read which rows were written anew".into())?;
-    let mut touched: BTreeMap<u32, BTreeSet<Key>> = BTreeMap::new();
+    let mut touched: BTreeMap<u32, BTreeMap<Key, State>> = BTreeMap::new();
     for list in lists {
         let rows = touched.entry(list.get(0)).or_default();
+        let state = State::of(list.get(1))?;
         for key in list.get::<_, Vec<Vec<u8>>>(2) {
-            let key = Key::from_utf8(key).map_err(|error| DbError::Replay(error.to_string()))?;
-            match list.get(1) {
-                true => rows.insert(key),
-                false => rows.remove(&key),
-            };
+            let key = key_of(key)?;
+            let before = rows.get(&key).copied();
+            rows.insert(key, state.after(before));
         }
     }
     Ok(touched)
+}
+
+/// Tells which of these rows of a table are noted.
+pub(super) async fn among(client: &Client, table: u32, keys: &[Vec<u8>]) -> Result<Vec<Key>, DbError> {
+    let rows = client
+        .query(
+            "select distinct k.key from piton_replay.touched l cross join pg_catalog.unnest(l.keys) k(key)
+             where l.tab = $1 and k.key = any($2)",
+            &[&table, &keys],
+        )
+        .await
+        .doing(|| "read which rows were written anew".into())?;
+    rows.iter().map(|row| key_of(row.get(0))).collect()
+}
+
+/// Reads a key as it is kept.
+pub(super) fn key_of(kept: Vec<u8>) -> Result<Key, DbError> {
+    Key::from_utf8(kept).map_err(|error| DbError::Replay(error.to_string()))
 }

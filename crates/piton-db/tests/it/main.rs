@@ -16,6 +16,7 @@ mod mask;
 mod migrate;
 mod rehearsal;
 mod replay;
+mod rescue;
 mod shared;
 mod soak;
 mod swap;

@@ -75,7 +75,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    async fn new(by: By, name: &str, setup: &str) -> Option<Self> {
+    pub(crate) async fn new(by: By, name: &str, setup: &str) -> Option<Self> {
         Some(Self::on(cluster()?, by, name, setup).await)
     }
 
@@ -140,7 +140,7 @@ impl Scene {
         offer
     }
 
-    async fn replay(&self) -> Result<Replay, DbError> {
+    pub(crate) async fn replay(&self) -> Result<Replay, DbError> {
         let mut replay = Replay::resume(&self.golden, &self.live, &self.source).await?;
         let upto = self.source.now(&self.live.connect().await.unwrap()).await?;
         replay.reach(upto).await?;
@@ -154,11 +154,11 @@ impl Scene {
         finished
     }
 
-    async fn let_go(&self) {
+    pub(crate) async fn let_go(&self) {
         self.source.let_go(&self.live).await.unwrap();
     }
 
-    async fn golden(&self, sql: &str) -> String {
+    pub(crate) async fn golden(&self, sql: &str) -> String {
         let client = self.golden.connect().await.unwrap();
         let sql =
             format!("select coalesce(string_agg(row_::text, ' ' order by row_::text), '') from ({sql}) row_");
@@ -175,7 +175,7 @@ async fn clone(to: &Database, from: &str) {
 }
 
 /// What a tool runs that records its work in the same transaction.
-fn recorded(migration: &str) -> String {
+pub(crate) fn recorded(migration: &str) -> String {
     format!(
         "set piton.migrating = on; begin; {migration}; insert into piton.migrations select count(*) from piton.migrations; commit"
     )
@@ -599,7 +599,7 @@ async fn rows_of_a_new_table_are_known_however_many() {
         scene.replay().await.unwrap();
     }
     run(&scene.live, "delete from made where id <= 1000; insert into made values (3, 3), (4, 4)").await;
-    let lists = "select count(*) < 60 as few from piton_replay.touched where is_there";
+    let lists = "select count(*) < 60 as few from piton_replay.touched where state <> 3";
     assert_eq!(scene.golden(lists).await, "(t)");
     scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
     let file = tempfile::tempdir().unwrap();
@@ -636,7 +636,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     assert_eq!(
         (rescued.rows, rescued.values),
         (7, 4),
-        "three orders, three that were seen and one that did not fit; four notes"
+        "three orders, three that were seen and one that did not fit; four notes, of which one may be the migration's"
     );
     give_up(&scene.golden).await.unwrap();
     scene.let_go().await;
@@ -660,7 +660,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     assert_eq!(
         first.left,
         [
-            r#"id 3 of "public"."t": another row has its key"#,
+            r#"id 3 of "public"."t": the row is there as the old structure held it, and not as it was written last"#,
             r#"id 4 of "public"."orders": it violates "orders_t_fkey" (23503)"#
         ]
     );

@@ -60,7 +60,9 @@ pub(super) async fn saved(
         let values = rest.iter().enumerate().map(|(at, name)| ((*name).clone(), row.get(one.key.len() + at)));
         let kind = if one.whole { Kind::Row } else { Kind::NewColumns };
         let (schema, table, values) = (one.schema.clone(), one.table.clone(), values.collect());
-        lines.push(Line { schema, table, kind, key, values });
+        // A row that somebody has written to has the migration's values as well.
+        let unsure = if one.whole { Vec::new() } else { rest.iter().map(|name| (*name).clone()).collect() };
+        lines.push(Line { schema, table, kind, key, values, written: Vec::new(), unsure });
     }
     Ok(lines)
 }

@@ -1,0 +1,414 @@
+//! How a rescue file is loaded.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::super::apply::refusal;
+use super::super::layout::{Column, Layout, Table};
+use super::super::session;
+use super::checks::{self, Checks};
+use super::{Kind, Line, is_key, lines_of, write};
+use crate::error::Doing;
+use crate::{Database, DbError, Session, quote};
+
+/// What came of loading a rescue file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Rows that were put in or completed.
+    pub loaded: u64,
+    /// Rows that are there already, just so.
+    pub there: u64,
+    /// What could not be loaded without overwriting something, in words: the file still has it.
+    pub left: Vec<String>,
+    /// Whether triggers have fired once more, because the role may not keep them from it.
+    pub fired: bool,
+    /// The same as what was left, as the file has it.
+    #[serde(skip)]
+    lines: Vec<Line>,
+}
+
+impl Loaded {
+    fn leave(&mut self, line: Line, why: &str) {
+        self.left.push(line.words(why));
+        self.lines.push(line);
+    }
+
+    /// Writes what was left into a file that a later release loads: what is in must not be put in once more, over what is written then.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_left(&self, file: &Path) -> Result<(), DbError> {
+        write(&self.lines, file).map(drop)
+    }
+}
+
+/// Puts what a rescue file holds into a database that has been migrated again, in one transaction; done again, it finds all there.
+///
+/// Nothing that is there is overwritten but what the migration itself has put into new columns: nobody else can have written them
+/// before the release is started. A row that does not fit is left and named. Triggers do not fire, where the role may keep them from it:
+/// what they did when the row was written first is in the file, or has gone back with the rest.
+///
+/// # Errors
+/// [`DbError::Replay`] when the file is of another format or damaged; or when the database cannot be written.
+pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
+    let client = session(database).await?;
+    let lines = lines_of(file)?;
+    let what = || format!("load {}", file.display());
+    let is_quiet = client.batch_execute("set session_replication_role = replica").await.is_ok();
+    client.batch_execute("begin").await.doing(what)?;
+    let layout = Layout::read(&client).await?;
+    let tables: BTreeSet<_> = lines.iter().map(|line| (line.schema.clone(), line.table.clone())).collect();
+    let tables: Vec<&Table> = tables.iter().filter_map(|(schema, name)| layout.named(schema, name)).collect();
+    let mut result = Loaded::default();
+    result.fired = !is_quiet && checks::have_triggers(&client, &tables).await?;
+    let mut loader = Loader {
+        client,
+        layout: &layout,
+        checks: Checks::default(),
+        statements: HashMap::new(),
+        nameless: HashMap::new(),
+    };
+    if is_quiet {
+        loader.checks = Checks::read(&loader.client, &layout, &tables).await?;
+    }
+    // A row may refer to a later one.
+    let mut waiting = lines;
+    loop {
+        let mut refused = Vec::new();
+        let before = waiting.len();
+        for line in waiting {
+            loader.client.batch_execute("savepoint line").await.doing(what)?;
+            let put = loader.put(&line).await;
+            // One that is not released would keep a lock of its own to the end, of which a server has thousands for all.
+            let is_in = matches!(put, Ok(Put::Loaded | Put::There | Put::Partly(..) | Put::Left(_)));
+            let end = if is_in { "release line" } else { "rollback to line; release line" };
+            match put {
+                Ok(Put::Loaded) => result.loaded += 1,
+                Ok(Put::There) => result.there += 1,
+                Ok(Put::Partly(rest, why)) => {
+                    result.loaded += 1;
+                    result.leave(rest, &why);
+                }
+                Ok(Put::Left(why)) => result.leave(line, &why),
+                Ok(Put::Refused(why)) => refused.push((line, why)),
+                Err(error) => {
+                    let Some(why) = refusal(&error) else { return Err(error) };
+                    refused.push((line, why));
+                }
+            }
+            loader.client.batch_execute(end).await.doing(what)?;
+        }
+        if refused.is_empty() || refused.len() == before {
+            refused.into_iter().for_each(|(line, why)| result.leave(line, &why));
+            break;
+        }
+        waiting = refused.into_iter().map(|(line, _)| line).collect();
+    }
+    for table in tables {
+        move_sequences(&loader.client, &layout, table).await?;
+    }
+    loader.client.batch_execute("commit").await.doing(what)?;
+    Ok(result)
+}
+
+/// Moves the sequences of a table's columns on behind what stands in them, so that no number is given twice.
+async fn move_sequences(client: &Client, layout: &Layout, table: &Table) -> Result<(), DbError> {
+    for sequence in &layout.sequences {
+        let Some((_, column)) = sequence.owner.as_ref().filter(|(owner, _)| *owner == table.oid) else {
+            continue;
+        };
+        let name = quote::qualified(&sequence.schema, &sequence.name);
+        let (end, further) = if sequence.ascends { ("max", ">") } else { ("min", "<") };
+        let sql = format!(
+            "select pg_catalog.setval({}::regclass, used) from (select {end}({})::bigint as used from {}) t, {name} s
+             where used {further} s.last_value or used = s.last_value and not s.is_called",
+            quote::literal(&name),
+            quote::ident(column),
+            table.quoted(),
+        );
+        client.execute(&sql, &[]).await.doing(|| format!("move the sequence {name} on"))?;
+    }
+    Ok(())
+}
+
+/// What came of one line.
+enum Put {
+    Loaded,
+    There,
+    /// Some of it is in, and this is left.
+    Partly(Line, String),
+    Left(String),
+    /// It may fit when others are in.
+    Refused(String),
+}
+
+/// Puts lines into a migrated database.
+struct Loader<'a> {
+    client: Session,
+    layout: &'a Layout,
+    checks: Checks,
+    /// By their text: the lines of one table ask for the same.
+    statements: HashMap<String, Statement>,
+    /// By table: how often each of its rows is there, of which nothing but itself names one, and no line stands for it yet.
+    nameless: HashMap<u32, HashMap<Vec<Option<String>>, u64>>,
+}
+
+/// A line's place in the table, and the parameters by which a statement tells it.
+struct Spot<'a> {
+    table: &'a Table,
+    /// The columns of the line's values, as these are ordered.
+    columns: Vec<&'a Column>,
+    values: Vec<Option<&'a str>>,
+    key: Vec<(&'a Column, &'a str)>,
+}
+
+impl<'a> Spot<'a> {
+    /// Finds it; `None` where a column is not there.
+    fn of(table: &'a Table, line: &'a Line) -> Option<Self> {
+        let column = |name: &String| table.column(name);
+        let columns = line.values.keys().map(column).collect::<Option<_>>()?;
+        let key = line.key.iter().map(|(name, value)| Some((column(name)?, value.as_str())));
+        Some(Self {
+            table,
+            columns,
+            values: line.values.values().map(Option::as_deref).collect(),
+            key: key.collect::<Option<_>>()?,
+        })
+    }
+
+    /// Returns the condition that a row is the line's, of which [`Spot::naming`] are the parameters.
+    fn here(&self) -> String {
+        let is_key = |(at, (column, _)): (usize, &(&Column, &str))| {
+            is_key(column, &quote::ident(&column.name), &parameter(at, column))
+        };
+        let is_so = |(at, column): (usize, &&Column)| {
+            let name = quote::ident(&column.name);
+            format!("{name}::text is not distinct from ({})::text", parameter(at, column))
+        };
+        let here: Vec<String> = match self.key.is_empty() {
+            true => self.columns.iter().enumerate().map(is_so).collect(),
+            false => self.key.iter().enumerate().map(is_key).collect(),
+        };
+        here.join(" and ")
+    }
+
+    /// Returns the parameters that tell the row: its key, or all of it where it has none.
+    fn naming(&self) -> Vec<Option<&'a str>> {
+        match self.key.is_empty() {
+            true => self.values.clone(),
+            false => self.parameters([].iter()),
+        }
+    }
+
+    /// Returns the parameters of the key and of these values.
+    fn parameters<'b>(&'b self, values: impl Iterator<Item = &'b Option<&'a str>>) -> Vec<Option<&'a str>> {
+        self.key.iter().map(|(_, value)| Some(*value)).chain(values.copied()).collect()
+    }
+
+    /// Numbers columns behind the key.
+    fn numbered<'b>(&self, columns: &'b [&'a Column]) -> impl Iterator<Item = (usize, &'b &'a Column)> {
+        (self.key.len()..).zip(columns)
+    }
+}
+
+/// Returns a text parameter as a value of a column's type.
+fn parameter(at: usize, column: &Column) -> String {
+    format!("${}::text::{}", at + 1, column.bare)
+}
+
+impl Loader<'_> {
+    async fn query(
+        &mut self,
+        table: &Table,
+        sql: &str,
+        parameters: &[Option<&str>],
+    ) -> Result<Vec<Row>, DbError> {
+        let what = || format!("load a row of {}", table.quoted());
+        let statement = match self.statements.get(sql) {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = self.client.prepare(sql).await.doing(what)?;
+                self.statements.insert(sql.to_owned(), statement.clone());
+                statement
+            }
+        };
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            parameters.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        self.client.query(&statement, &parameters).await.doing(what)
+    }
+
+    async fn put(&mut self, line: &Line) -> Result<Put, DbError> {
+        let layout = self.layout;
+        let Some(table) = layout.named(&line.schema, &line.table) else {
+            return Ok(Put::Left("there is no such table".into()));
+        };
+        let Some(spot) = Spot::of(table, line) else {
+            return Ok(Put::Left("a column of it is not there".into()));
+        };
+        match line.kind {
+            Kind::Row | Kind::Unfit if line.key.is_empty() => self.put_nameless(&spot).await,
+            Kind::Row | Kind::Unfit | Kind::NewColumns => self.put_named(line, &spot).await,
+            Kind::Changed => Ok(Put::Left("the row was changed, and another state of it is there".into())),
+            Kind::Deleted => {
+                let look = format!("select 1 from {} where {}", table.quoted(), spot.here());
+                let found = self.query(table, &look, &spot.naming()).await?;
+                Ok(match found.is_empty() {
+                    true => Put::There,
+                    false => Put::Left("the row was removed, and is there again".into()),
+                })
+            }
+        }
+    }
+
+    /// Puts a row in that its key names, or writes what of it somebody had written.
+    async fn put_named(&mut self, line: &Line, spot: &Spot<'_>) -> Result<Put, DbError> {
+        // Of each column whether it is just so, and what it holds.
+        let compared = spot.numbered(&spot.columns).map(|(at, column)| {
+            let name = quote::ident(&column.name);
+            format!("{name}::text is not distinct from ({})::text, {name}::text", parameter(at, column))
+        });
+        let texts: Vec<String> = std::iter::once("true".to_owned()).chain(compared).collect();
+        let look = format!("select {} from {} where {}", texts.join(", "), spot.table.quoted(), spot.here());
+        let found = self.query(spot.table, &look, &spot.parameters(spot.values.iter())).await?;
+        let Some(found) = found.first() else {
+            return match line.kind {
+                Kind::NewColumns => Ok(Put::Left("the row is gone".into())),
+                _ => self.insert(spot).await,
+            };
+        };
+        let is_so = |at: usize| found.get::<_, bool>(1 + 2 * at);
+        let name = |at: usize| &spot.columns[at].name;
+        let others: Vec<usize> = (0..spot.columns.len()).filter(|at| !is_so(*at)).collect();
+        if others.is_empty() {
+            return Ok(Put::There);
+        }
+        match line.kind {
+            Kind::Unfit => {
+                return Ok(Put::Left(
+                    "the row is there as the old structure held it, and not as it was written last".into(),
+                ));
+            }
+            Kind::Row if others.iter().any(|at| !line.written.contains(name(*at))) => {
+                return Ok(Put::Left("another row has its key".into()));
+            }
+            _ => {}
+        }
+        // What may be the earlier migration's own must not go over what this one has made.
+        let is_free = |at: usize| {
+            let now = found.get::<_, Option<&str>>(2 + 2 * at);
+            let Column { missing, constant, .. } = spot.columns[at];
+            now.is_none() || [missing, constant].contains(&&now.map(str::to_owned))
+        };
+        let is_taken = |at: &usize| line.unsure.contains(name(*at)) && !is_free(*at);
+        let (taken, rest): (Vec<usize>, Vec<usize>) = others.into_iter().partition(is_taken);
+        let (given, set): (Vec<usize>, Vec<usize>) =
+            rest.into_iter().partition(|at| spot.columns[*at].always_identity);
+        if !set.is_empty()
+            && let Some(refused) = self.update(spot, &set).await?
+        {
+            return Ok(refused);
+        }
+        let why = if taken.is_empty() {
+            "only the server itself numbers it"
+        } else {
+            "the migration has put another value there, and nobody knows whether the file's is not an earlier migration's"
+        };
+        let left: Vec<usize> = [taken, given].concat();
+        if left.is_empty() {
+            return Ok(Put::Loaded);
+        }
+        let named: Vec<String> = left.iter().map(|at| quote::ident(name(*at))).collect();
+        let why = format!("{}: {why}", named.join(", "));
+        if set.is_empty() {
+            return Ok(Put::Left(why));
+        }
+        let is_left = |column: &String| left.iter().any(|at| name(*at) == column);
+        let mut rest = line.clone();
+        if line.kind == Kind::NewColumns {
+            rest.values.retain(|column, _| is_left(column));
+        }
+        rest.unsure.retain(is_left);
+        Ok(Put::Partly(rest, why))
+    }
+
+    /// Writes columns of the row that is there; tells why it may not be.
+    async fn update(&mut self, spot: &Spot<'_>, set: &[usize]) -> Result<Option<Put>, DbError> {
+        let columns: Vec<&Column> = set.iter().map(|at| spot.columns[*at]).collect();
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let here = spot.here();
+        for referred in self.checks.referred(spot.table, &names, &here) {
+            let found = self.query(spot.table, &referred.sql, &spot.naming()).await?;
+            if !found.is_empty() {
+                return Ok(Some(Put::Left(format!("a row refers to what it holds now ({})", referred.name))));
+            }
+        }
+        let assigned: Vec<String> = spot
+            .numbered(&columns)
+            .map(|(at, column)| format!("{} = {}", quote::ident(&column.name), parameter(at, column)))
+            .collect();
+        let update = format!("update {} set {} where {here}", spot.table.quoted(), assigned.join(", "));
+        let values = set.iter().map(|at| &spot.values[*at]);
+        self.query(spot.table, &update, &spot.parameters(values)).await?;
+        self.check(spot, &names).await
+    }
+
+    async fn insert(&mut self, spot: &Spot<'_>) -> Result<Put, DbError> {
+        let key: Vec<&Column> = spot.key.iter().map(|(column, _)| *column).collect();
+        let all: Vec<&Column> = key.into_iter().chain(spot.columns.iter().copied()).collect();
+        let names: Vec<String> = all.iter().map(|column| quote::ident(&column.name)).collect();
+        let values: Vec<String> = all.iter().enumerate().map(|(at, column)| parameter(at, column)).collect();
+        let insert = format!(
+            "insert into {} ({}) overriding system value values ({})",
+            spot.table.quoted(),
+            names.join(", "),
+            values.join(", ")
+        );
+        self.query(spot.table, &insert, &spot.parameters(spot.values.iter())).await?;
+        let names: Vec<&str> = all.iter().map(|column| column.name.as_str()).collect();
+        Ok(self.check(spot, &names).await?.unwrap_or(Put::Loaded))
+    }
+
+    /// Looks for what only a trigger of the server's own would have noticed.
+    async fn check(&mut self, spot: &Spot<'_>, columns: &[&str]) -> Result<Option<Put>, DbError> {
+        for check in self.checks.of(spot.table, columns, &spot.here()) {
+            let found = self.query(spot.table, &check.sql, &spot.naming()).await?;
+            if found.is_empty() == check.is_needed {
+                let why = format!("it violates {} ({})", quote::ident(&check.name), check.code);
+                return Ok(Some(Put::Refused(why)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a row in that nothing names but itself, if it is not there as often as it is in the file.
+    async fn put_nameless(&mut self, spot: &Spot<'_>) -> Result<Put, DbError> {
+        let table = spot.table;
+        let texts: Vec<String> =
+            spot.columns.iter().map(|column| format!("{}::text", quote::ident(&column.name))).collect();
+        if !self.nameless.contains_key(&table.oid) {
+            let count = format!(
+                "select {}, count(*) from {} group by {}",
+                texts.join(", "),
+                table.quoted(),
+                texts.join(", ")
+            );
+            let mut there = HashMap::new();
+            for row in self.query(table, &count, &[]).await? {
+                let values = (0..texts.len()).map(|at| row.get::<_, Option<String>>(at)).collect();
+                there.insert(values, row.get::<_, i64>(texts.len()).unsigned_abs());
+            }
+            self.nameless.insert(table.oid, there);
+        }
+        let row: Vec<Option<String>> = spot.values.iter().map(|value| value.map(str::to_owned)).collect();
+        let there = self.nameless.get_mut(&table.oid).and_then(|there| there.get_mut(&row));
+        if let Some(count) = there.filter(|count| **count > 0) {
+            *count -= 1;
+            return Ok(Put::There);
+        }
+        self.insert(spot).await
+    }
+}

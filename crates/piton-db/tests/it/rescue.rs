@@ -1,0 +1,228 @@
+use std::path::PathBuf;
+
+use piton_db::replay::{Loaded, Rescued, give_up, load, rescue};
+
+use crate::replay::{By, Scene, recorded};
+use crate::run;
+
+/// A scene whose migration goes back and comes again, with the file that it has left.
+struct Again {
+    scene: Scene,
+    folder: tempfile::TempDir,
+}
+
+impl Again {
+    async fn new(by: By, name: &str, setup: &str) -> Option<Self> {
+        let scene = Scene::new(by, name, setup).await?;
+        Some(Self { scene, folder: tempfile::tempdir().unwrap() })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("rescue.jsonl")
+    }
+
+    /// Follows to the end and saves what does not go back.
+    async fn back(&self) -> Rescued {
+        let scene = &self.scene;
+        scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+        let rescued = rescue(&scene.golden, &scene.live, &self.file()).await.unwrap();
+        give_up(&scene.golden).await.unwrap();
+        scene.let_go().await;
+        rescued.unwrap_or_default()
+    }
+
+    async fn load(&self) -> Loaded {
+        load(&self.scene.golden, &self.file()).await.unwrap()
+    }
+}
+
+/// Makes two tests of each.
+macro_rules! by_both {
+    ($($test:ident)*) => {
+        mod log {
+            $(#[tokio::test] async fn $test() { super::$test(super::By::Log).await })*
+        }
+        mod triggers {
+            $(#[tokio::test] async fn $test() { super::$test(super::By::Triggers).await })*
+        }
+    };
+}
+
+by_both! {
+    what_the_migration_alone_has_written_is_not_put_back
+    what_may_be_the_migrations_is_put_only_where_nothing_is
+    a_row_that_the_migration_made_keeps_what_somebody_wrote
+    rows_without_a_key_are_saved_and_come_in_once
+    new_columns_of_a_table_that_tells_whole_rows_are_saved
+}
+
+async fn what_the_migration_alone_has_written_is_not_put_back(by: By) {
+    let setup = "create table t (id int primary key, name text, price numeric);
+                 insert into t select i, 'n' || i, i from generate_series(1, 6) i";
+    let Some(again) = Again::new(by, "rescue_backfill", setup).await else { return };
+    let migration = |factor: i32| {
+        format!(
+            "alter table t add cents int, add kind text default 'plain', add more text; update t set cents = price * {factor}"
+        )
+    };
+    again.scene.migrate(&migration(10)).await;
+    run(
+        &again.scene.live,
+        "update t set name = 'new' where id = 1; update t set cents = 7 where id = 2; update t set kind = 'rare' where id = 3;
+         insert into t values (7, 'n7', 7, 70, 'plain', 'x'); update t set id = 60, more = 'y' where id = 6",
+    )
+    .await;
+    let rescued = again.back().await;
+    assert_eq!((rescued.rows, rescued.values), (0, 4), "of row 1 nobody has written anything new");
+    run(&again.scene.golden, &recorded(&migration(100))).await;
+    let loaded = again.load().await;
+    assert_eq!(loaded.left, [""; 0]);
+    assert_eq!(
+        again.scene.golden("select id, cents, kind, more from t where id <> 60").await,
+        "(1,100,plain,) (2,7,plain,) (3,300,rare,) (4,400,plain,) (5,500,plain,) (7,70,plain,x)"
+    );
+    assert_eq!(again.scene.golden("select id, more from t where id = 60").await, "(60,y)");
+    assert_eq!(again.load().await.loaded, 0, "done again, it finds all there");
+}
+
+async fn what_may_be_the_migrations_is_put_only_where_nothing_is(by: By) {
+    let setup =
+        "create table t (id int primary key, n int); insert into t select i, i from generate_series(1, 4) i";
+    let Some(again) = Again::new(by, "rescue_unsure", setup).await else { return };
+    // All rows are written anew, of which no log tells.
+    let volatile = "alter table t add token text default 'token ' || random(), add note text";
+    again.scene.migrate(volatile).await;
+    run(
+        &again.scene.live,
+        "update t set token = 'mine' where id = 1; update t set note = 'n' where id = 2; insert into t values (5, 5, 'new', null)",
+    )
+    .await;
+    assert_eq!(again.back().await.values, 3);
+    run(&again.scene.golden, &recorded(volatile)).await;
+    let loaded = again.load().await;
+    assert_eq!(loaded.left.len(), 2, "{loaded:?}");
+    assert!(
+        loaded.left[0]
+            .starts_with("id 1 of \"public\".\"t\": \"token\": the migration has put another value there"),
+        "{loaded:?}"
+    );
+    assert_eq!(again.scene.golden("select id, note from t where note <> ''").await, "(2,n)");
+    assert_eq!(
+        again.scene.golden("select token from t where id = 5").await,
+        "(new)",
+        "that row is somebody's alone"
+    );
+    loaded.write_left(&again.file()).unwrap();
+    let text = std::fs::read_to_string(again.file()).unwrap();
+    assert!(!text.contains(r#""note":"n""#), "what is in is not loaded again: {text}");
+}
+
+async fn a_row_that_the_migration_made_keeps_what_somebody_wrote(by: By) {
+    let setup = "create table t (id int primary key); insert into t select i from generate_series(1, 5) i";
+    let Some(again) = Again::new(by, "rescue_made", setup).await else { return };
+    let migration = |theme: &str| {
+        format!(
+            "create table settings (t int primary key references t, theme text, since date default '2026-01-01');
+             insert into settings select id, '{theme}' from t; update settings set theme = theme || '!' where t = 1"
+        )
+    };
+    again.scene.migrate(&migration("light")).await;
+    run(
+        &again.scene.live,
+        "update settings set theme = 'dark' where t = 1; update settings set theme = theme where t = 2;
+         delete from settings where t in (3, 4); insert into t values (6); insert into settings values (6, 'dark'), (4, 'own')",
+    )
+    .await;
+    assert_eq!(again.back().await.rows, 4);
+    run(&again.scene.golden, "delete from t where id = 5").await;
+    run(&again.scene.golden, &recorded(&migration("grey"))).await;
+    let loaded = again.load().await;
+    assert_eq!(
+        loaded.left,
+        [
+            r#"t 3 of "public"."settings": the row was removed, and is there again"#,
+            r#"t 4 of "public"."settings": another row has its key"#,
+            r#"t 6 of "public"."settings": another row has its key"#
+        ]
+    );
+    let rows =
+        "(1,dark,2026-01-01) (2,grey,2026-01-01) (3,grey,2026-01-01) (4,grey,2026-01-01) (6,grey,2026-01-01)";
+    // Row 6 was somebody's alone; what the migration makes now under its key may be another thing.
+    assert_eq!(again.scene.golden("select * from settings").await, rows);
+}
+
+async fn rows_without_a_key_are_saved_and_come_in_once(by: By) {
+    let setup = "create table t (id int primary key)";
+    let Some(again) = Again::new(by, "rescue_keyless", setup).await else { return };
+    let migration = "create table log (what text, n int); insert into log values ('made', 1), ('made', 1), ('made', null)";
+    again.scene.migrate(migration).await;
+    run(&again.scene.live, "insert into log values ('made', 1), ('seen', 2), ('seen', 2), (null, null)")
+        .await;
+    assert_eq!(again.back().await.rows, 4);
+    run(&again.scene.golden, &recorded(migration)).await;
+    // One of them is there already: it does not come in once more than the file has it.
+    run(&again.scene.golden, "insert into log values ('seen', 2)").await;
+    for (loaded, there) in [(2, 2), (0, 4)] {
+        let result = again.load().await;
+        assert_eq!((result.loaded, result.there), (loaded, there), "{result:?}");
+        let rows = "(,) (made,) (made,1) (made,1) (seen,2) (seen,2)";
+        assert_eq!(again.scene.golden("select * from log").await, rows);
+    }
+}
+
+async fn new_columns_of_a_table_that_tells_whole_rows_are_saved(by: By) {
+    let setup = "create table t (id int primary key, n int); alter table t replica identity full;
+                 create table bare (n int); alter table bare replica identity full; insert into t select i, i from generate_series(1, 3) i; insert into bare values (1)";
+    let Some(again) = Again::new(by, "rescue_full", setup).await else { return };
+    let migration = "alter table t add note text; alter table bare add note text";
+    let offer = again.scene.migrate(migration).await;
+    let cost = r#""public"."bare" has no key by which what is written into its new columns could be saved"#;
+    assert!(offer.costs.contains(&cost.to_owned()), "{offer:?}");
+    run(
+        &again.scene.live,
+        "update t set note = 'a' where id = 1; update t set n = 5 where id = 2; insert into t values (4, 4, 'd')",
+    )
+    .await;
+    assert_eq!(again.back().await.values, 2);
+    run(&again.scene.golden, &recorded(migration)).await;
+    assert_eq!(again.load().await.left, [""; 0]);
+    assert_eq!(again.scene.golden("select * from t").await, "(1,1,a) (2,5,) (3,3,) (4,4,d)");
+}
+
+/// What a trigger did when the row was written first is in the file, or has gone back with the rest.
+#[tokio::test]
+async fn loading_fires_no_trigger_and_keeps_to_every_constraint() {
+    let setup = "create table t (id int primary key, total int default 0); insert into t select i from generate_series(1, 3) i";
+    let Some(again) = Again::new(By::Log, "rescue_triggers", setup).await else { return };
+    let migration = "
+        create table line (id int primary key, t int not null references t deferrable initially deferred, place int unique deferrable initially deferred, n int);
+        create table note (id int primary key, line int references line);
+        create function add_up() returns trigger language plpgsql as $$ begin update t set total = total + new.n where id = new.t; return null; end $$;
+        create trigger adds after insert on line for each row execute function add_up()";
+    again.scene.migrate(migration).await;
+    run(
+        &again.scene.live,
+        "insert into note values (1, null); insert into line values (1, 1, 1, 5), (2, 2, 2, 6), (3, 3, 3, 7);
+         update note set line = 1; insert into note values (2, 2)",
+    )
+    .await;
+    assert_eq!(again.back().await.rows, 5);
+    assert_eq!(again.scene.golden("select * from t").await, "(1,5) (2,6) (3,7)");
+    run(&again.scene.golden, "delete from t where id = 2").await;
+    run(&again.scene.golden, &recorded(migration)).await;
+    run(&again.scene.golden, "set session_replication_role = replica; insert into line values (9, 3, 3, 0)")
+        .await;
+    let loaded = again.load().await;
+    assert_eq!(
+        loaded.left,
+        [
+            r#"id 2 of "public"."line": it violates "line_t_fkey" (23503)"#,
+            r#"id 3 of "public"."line": it violates "line_place_key" (23505)"#,
+            r#"id 2 of "public"."note": it violates "note_line_fkey" (23503)"#
+        ]
+    );
+    assert!(!loaded.fired);
+    assert_eq!(again.scene.golden("select * from t").await, "(1,5) (3,7)", "nothing is added up twice");
+    assert_eq!(again.scene.golden("select * from note").await, "(1,1)");
+    assert_eq!(again.scene.golden("select * from line").await, "(1,1,1,5) (9,3,3,0)");
+}
