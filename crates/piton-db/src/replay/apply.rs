@@ -1,25 +1,23 @@
 //! Applies changes to the golden copy: in blocks, one net effect a row.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 
 use tokio_postgres::Statement;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::evaluate::Evaluator;
-use super::left::{self, Left};
-use super::net::{Cell, Effect, Fate, Key, Net, key_of, parts};
+use super::net::{Cell, Effect, Fate, Key, Net, parts};
 use super::own::{self, Own};
-use super::route::{Route, Routes};
+use super::route::Routes;
 use super::sql::{self, Shape};
 use super::state::{self, SetAside};
-use super::touched::{self, State, Touched};
-use crate::capture::{Change, Name, Tuple, Value};
+use super::touched::Touched;
 use crate::error::{Doing, SqlError};
 use crate::{DbError, Session, quote};
 
 /// How many rows go with one statement.
-const ROWS: usize = 5_000;
+pub(super) const ROWS: usize = 5_000;
 
 /// How many bytes of them: the server takes less than a gigabyte at once.
 const BYTES: usize = 16 << 20;
@@ -30,45 +28,17 @@ pub(super) struct Applier {
     pub(super) client: Session,
     pub(super) routes: Routes,
     pub(super) evaluator: Evaluator,
-    nets: Vec<Net>,
+    pub(super) nets: Vec<Net>,
     /// How many changes are waiting in the nets.
     pub(super) waiting: usize,
     /// How many bytes these have.
     pub(super) bytes: usize,
-    order: u64,
-    aside: HashSet<(usize, Key)>,
-    touched: Touched,
+    pub(super) order: u64,
+    pub(super) aside: HashSet<(usize, Key)>,
+    pub(super) touched: Touched,
     /// The places in which the migration has written rows of its own.
-    own_places: HashSet<usize>,
-    statements: HashMap<String, Statement>,
-}
-
-/// A change with the row's columns in the order of its place.
-enum Told {
-    /// It has none.
-    Nothing,
-    Row {
-        place: usize,
-        form: usize,
-        cells: Vec<Cell>,
-        is_unclear: bool,
-    },
-}
-
-/// The table and the key of a row in which something is new.
-type Named = (u32, Key);
-
-impl Told {
-    fn of(route: &Route, tuple: &Tuple) -> Self {
-        let Route::Place { place, form, sources, is_unclear, .. } = route else { return Self::Nothing };
-        let value = |at: usize| match tuple.values.get(at) {
-            Some(Value::Text(text)) => Cell::Text(text.clone()),
-            Some(Value::Null) => Cell::Null,
-            Some(Value::Unchanged) | None => Cell::Kept,
-        };
-        let cells = sources.iter().map(|source| source.cell(value)).collect();
-        Self::Row { place: *place, form: *form, cells, is_unclear: *is_unclear }
-    }
+    pub(super) own_places: HashSet<usize>,
+    pub(super) statements: HashMap<String, Statement>,
 }
 
 impl Applier {
@@ -95,162 +65,6 @@ impl Applier {
             own_places,
             statements,
         })
-    }
-
-    /// Tells whether a change writes the record of the tool that migrates.
-    pub(super) fn is_record(&mut self, change: &Change) -> Result<bool, DbError> {
-        let (table, tuple) = match change {
-            Change::Insert { table, new } | Change::Update { table, new, .. } => (table, new),
-            Change::Delete { table, old: Some(old) } => (table, old),
-            _ => return Ok(false),
-        };
-        let whole = !matches!(change, Change::Delete { .. });
-        Ok(matches!(*self.routes.find(table, &tuple.columns, whole)?, Route::Record))
-    }
-
-    /// Finds what a row of the app's means, and what of it is new.
-    fn told(
-        &mut self,
-        table: &Arc<Name>,
-        tuple: &Tuple,
-        whole: bool,
-    ) -> Result<(Told, Option<Named>), DbError> {
-        let route = self.routes.find(table, &tuple.columns, whole)?;
-        let named = route.what_is_new().and_then(|new| Some((new.oid, new.key_of(tuple)?)));
-        Ok((Told::of(&route, tuple), named))
-    }
-
-    fn touch(&mut self, row: Option<Named>, state: State) {
-        if let Some((table, key)) = row {
-            self.touched.note(table, key, state);
-        }
-    }
-
-    /// Takes up a change of the app's.
-    pub(super) async fn take(&mut self, change: &Change) -> Result<(), DbError> {
-        self.order += 1;
-        self.bytes += change.size();
-        match change {
-            Change::Insert { table, new } => {
-                let (told, named) = self.told(table, new, true)?;
-                self.touch(named, State::Made);
-                if let Told::Row { place, form, cells, is_unclear } = told {
-                    if is_unclear {
-                        return self.leave_unclear(place, &cells).await;
-                    }
-                    let Some(key) = self.key(place, &cells) else {
-                        self.flush().await?;
-                        return self.without_key(place, form, None, Some(&cells)).await;
-                    };
-                    self.add(place, key, form, Fate::Put, cells).await?;
-                }
-            }
-            Change::Update { table, old, new } => {
-                let old = old.as_ref().map(|old| self.told(table, old, false)).transpose()?;
-                let (old, was) = old.map_or((None, None), |(old, was)| (Some(old), was));
-                let (told, named) = self.told(table, new, true)?;
-                if was != named {
-                    self.touch(was, State::Gone);
-                }
-                self.touch(named, State::Changed);
-                let Told::Row { place, form, mut cells, is_unclear } = told else { return Ok(()) };
-                // A key has the types of the whole row.
-                let old = match old {
-                    Some(Told::Row { cells, .. }) => Some(cells),
-                    _ => None,
-                };
-                if is_unclear {
-                    if let Some(key) = old.as_ref().and_then(|old| self.key(place, old))
-                        && Some(&key) != self.key(place, &cells).as_ref()
-                    {
-                        self.add(place, key, form, Fate::Gone, old.unwrap_or_default()).await?;
-                    }
-                    return self.leave_unclear(place, &cells).await;
-                }
-                let Some(key) = self.key(place, &cells) else {
-                    self.flush().await?;
-                    let Some(old) = old else { return Err(self.no_identity(place)) };
-                    return self.without_key(place, form, Some(&old), Some(&cells)).await;
-                };
-                if let Some(old) = old {
-                    let old_key = self.key(place, &old).ok_or_else(|| self.no_identity(place))?;
-                    if old_key != key {
-                        self.flush().await?;
-                        return self.rekey(place, form, &old_key, &key, cells).await;
-                    }
-                    // What was told of before and is as before has not been written.
-                    for (cell, old) in cells.iter_mut().zip(&old) {
-                        if *old == *cell {
-                            *cell = Cell::Kept;
-                        }
-                    }
-                }
-                self.add(place, key, form, Fate::Patched, cells).await?;
-            }
-            Change::Delete { table, old } => {
-                let Some(old) = old else {
-                    return match self.routes.has_place(table) {
-                        Some(place) => Err(self.no_identity(place)),
-                        None => Ok(()),
-                    };
-                };
-                let (told, named) = self.told(table, old, false)?;
-                self.touch(named, State::Gone);
-                if let Told::Row { place, form, cells, .. } = told {
-                    let Some(key) = self.key(place, &cells) else {
-                        self.flush().await?;
-                        return self.without_key(place, form, Some(&cells), None).await;
-                    };
-                    self.add(place, key, form, Fate::Gone, cells).await?;
-                }
-            }
-            Change::Truncate { tables } => {
-                self.flush().await?;
-                for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
-                    touched::forget(&self.client, oid).await?;
-                    left::forget(&self.client, oid).await?;
-                }
-                for (place, leaf) in self.routes.emptied(tables)? {
-                    self.empty(place, leaf).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves a row of which nobody knows what it means to the end, when the live database has it as the migration has left it.
-    async fn leave_unclear(&mut self, place: usize, cells: &[Cell]) -> Result<(), DbError> {
-        let Some(key) = self.key(place, cells) else { return Err(self.no_identity(place)) };
-        let why = "it was written while the migration was changing what the table's columns mean";
-        self.set_aside(place, &key, why, false).await
-    }
-
-    fn key(&self, place: usize, cells: &[Cell]) -> Option<Key> {
-        key_of(cells, self.routes.map.places[place].key.as_ref()?)
-    }
-
-    fn no_identity(&self, place: usize) -> DbError {
-        let table = self.routes.map.places[place].table.quoted();
-        DbError::Replay(format!(
-            "a row of {table} was changed or removed, and the log does not tell which; ALTER TABLE {table} REPLICA IDENTITY FULL \
-             before a backup makes it tell"
-        ))
-    }
-
-    async fn add(
-        &mut self,
-        place: usize,
-        key: Key,
-        form: usize,
-        fate: Fate,
-        cells: Vec<Cell>,
-    ) -> Result<(), DbError> {
-        if self.nets[place].speaks_otherwise(&key, form) {
-            self.flush().await?;
-        }
-        self.nets[place].add(key, Effect::new(fate, form, cells, self.order));
-        self.waiting += 1;
-        Ok(())
     }
 
     /// Writes all that waits into the open transaction.
@@ -457,7 +271,7 @@ impl Applier {
     }
 
     /// Gives one row another key.
-    async fn rekey(
+    pub(super) async fn rekey(
         &mut self,
         place: usize,
         form: usize,
@@ -503,7 +317,7 @@ impl Applier {
     }
 
     /// Changes one row of a place without a key, found by all that is told of it.
-    async fn without_key(
+    pub(super) async fn without_key(
         &mut self,
         place: usize,
         form: usize,
@@ -611,62 +425,6 @@ impl Applier {
                 .execute("delete from piton_replay.aside where place = $1", &[&name])
                 .await
                 .doing(|| "forget rows that were set aside".into())?;
-        }
-        Ok(())
-    }
-
-    /// Takes note of rows that the migration itself has written: nothing of them is replayed, but what the app does to them later
-    /// has to be told from what was in them before.
-    pub(super) async fn note_own(&mut self, changes: &[Change]) -> Result<(), DbError> {
-        self.flush().await?;
-        let mut left = Left::default();
-        let mut images: HashMap<usize, HashMap<Key, Option<Vec<Cell>>>> = HashMap::new();
-        for change in changes {
-            let (table, tuple, goes) = match change {
-                Change::Insert { table, new } | Change::Update { table, new, .. } => (table, new, false),
-                Change::Delete { table, old: Some(old) } => (table, old, true),
-                Change::Truncate { tables } => {
-                    left.flush(&self.client).await?;
-                    for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
-                        left::forget(&self.client, oid).await?;
-                    }
-                    continue;
-                }
-                Change::Delete { .. } => continue,
-            };
-            let route = self.routes.find_in_between(table, &tuple.columns, !goes);
-            if let Some(new) = route.what_is_new() {
-                left.note(&self.client, new, tuple, !goes).await?;
-            }
-            let told = Told::of(&route, tuple);
-            if let Told::Row { place, .. } = &told {
-                self.routes.altered(*place);
-            }
-            if let Told::Row { place, cells, .. } = told
-                && let Some(key) = self.key(place, &cells)
-                && !self.aside.contains(&(place, key.clone()))
-            {
-                let rows = images.entry(place).or_default();
-                match rows.get_mut(&key) {
-                    // A large value that was not touched is as it was told before.
-                    Some(Some(before)) if !goes => {
-                        for (before, cell) in before.iter_mut().zip(cells) {
-                            if cell != Cell::Kept {
-                                *before = cell;
-                            }
-                        }
-                    }
-                    _ => drop(rows.insert(key, (!goes).then_some(cells))),
-                }
-            }
-        }
-        left.flush(&self.client).await?;
-        for (place, images) in images {
-            self.own_places.insert(place);
-            let images: Vec<_> = images.into_iter().collect();
-            for block in images.chunks(ROWS) {
-                own::note(&self.client, &self.routes.map.places[place], block).await?;
-            }
         }
         Ok(())
     }
@@ -779,6 +537,7 @@ pub(super) fn refusal(error: &DbError) -> Option<String> {
     let what = match (said.constraint(), said.column()) {
         (Some(constraint), _) => format!("it violates {}", quote::ident(constraint)),
         (None, Some(column)) => format!("{} has no value that fits", quote::ident(column)),
+        (None, None) if *said.code() == SqlState::CHECK_VIOLATION => "no partition takes it".to_owned(),
         (None, None) => "a value does not fit its old type".to_owned(),
     };
     Some(format!("{what} ({})", said.code().code()))

@@ -1,4 +1,5 @@
-//! Old values by down expressions: computed where the new types are, in the live database.
+//! What only the live database tells: old values by down expressions, which it computes because the new types are there, and what a
+//! table is that was made after the migration.
 
 use std::collections::HashMap;
 
@@ -8,13 +9,14 @@ use super::apply::Applier;
 use super::net::{Cell, Effect, Fate, Key};
 use super::route::Conversion;
 use super::session;
+use crate::capture::Name;
 use crate::error::Doing;
 use crate::{Database, DbError, Session};
 
 /// How many rows go with one statement.
 const ROWS: usize = 5_000;
 
-/// Computes values of rows that it is told, and can change nothing.
+/// Asks the live database, and can change nothing.
 #[derive(Debug)]
 pub(super) struct Evaluator {
     live: Database,
@@ -54,6 +56,17 @@ impl Evaluator {
             }
         }
         Ok(outcomes)
+    }
+
+    /// Returns the oid of the table of which another one is a partition, if it is any; `None` when there is no such table.
+    pub(super) async fn whole_of(&mut self, name: &Name) -> Result<Option<Option<u32>>, DbError> {
+        let sql = "select case when c.relispartition then pg_catalog.pg_partition_root(c.oid)::oid end
+                   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                   where n.nspname = $1 and c.relname = $2";
+        let (session, statement) = self.prepared(sql).await?;
+        let what = || format!("look what {} is", crate::quote::qualified(&name.schema, &name.name));
+        let row = session.query_opt(&statement, &[&name.schema, &name.name]).await.doing(what)?;
+        Ok(row.map(|row| row.get(0)))
     }
 
     async fn prepared(&mut self, sql: &str) -> Result<(&Session, Statement), DbError> {

@@ -18,6 +18,9 @@ pub struct Way {
     /// Columns of the golden copy whose values are computed.
     #[serde(default)]
     pub(super) downs: Vec<Proved>,
+    /// All tables after the migration, quoted: what else has come meanwhile is somebody's.
+    #[serde(default)]
+    pub(super) after: BTreeSet<String>,
 }
 
 impl Way {
@@ -34,6 +37,7 @@ impl Way {
             tables: golden.tables.iter().map(Table::quoted).collect(),
             columns: golden.tables.iter().flat_map(columns).collect(),
             downs: Vec::new(),
+            after: BTreeSet::new(),
         }
     }
 
@@ -63,6 +67,8 @@ pub(super) struct Map {
     pub(super) places: Vec<Place>,
     /// What each table of each stage means, by oid.
     targets: Vec<HashMap<u32, Target>>,
+    /// The tables that somebody has made while the migration ran.
+    others: HashSet<u32>,
 }
 
 /// A table of the golden copy that rows are written to: no partition, but what is divided into them.
@@ -130,7 +136,8 @@ impl Map {
             targets.push(targets_of(&golden, stage, &found, &at, record));
             before = Some(found);
         }
-        let mut map = Self { golden, stages, places, targets };
+        let others = others(&stages, way);
+        let mut map = Self { golden, stages, places, targets, others };
         for place in 0..map.places.len() {
             map.places[place].key = map.key_of(place);
             map.places[place].changed_by = map.changed_by(place);
@@ -146,6 +153,11 @@ impl Map {
             table.made_by.iter().filter(|xid| !was(xid)).copied().collect()
         };
         (1..self.stages.len()).flat_map(|stage| self.sources(stage, place).flat_map(made)).collect()
+    }
+
+    /// Tells whether somebody other than the migration has made a table.
+    pub(super) fn is_anothers(&self, table: &Table) -> bool {
+        self.others.contains(&table.oid)
     }
 
     /// Tells whether a live column is what a column of a place is computed from.
@@ -186,6 +198,15 @@ impl Map {
             (0..self.stages.len()).all(|stage| self.sources(stage, place).all(told)).then_some(key)
         })
     }
+}
+
+/// Finds the tables that came with the migration, are there at its end, and were not there at the end of its rehearsal.
+fn others(stages: &[Layout], way: &Way) -> HashSet<u32> {
+    let (Some(first), Some(last)) = (stages.first(), stages.last()) else { return HashSet::new() };
+    let is_another =
+        |table: &&Table| first.table(table.oid).is_none() && !way.after.contains(&table.quoted());
+    let others = last.tables.iter().filter(|_| !way.after.is_empty()).filter(is_another);
+    others.map(|table| table.oid).collect()
 }
 
 /// Returns the table of a stage that has all rows of a place, or any of those that have a part.

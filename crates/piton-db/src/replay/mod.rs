@@ -21,6 +21,7 @@ pub mod reverse;
 mod route;
 mod sql;
 mod state;
+mod take;
 mod touched;
 mod watch;
 

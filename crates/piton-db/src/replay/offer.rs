@@ -62,6 +62,7 @@ pub async fn offer(
         judge.place(&map, place).await?;
     }
     judge.offer.way.keep_replaced(&before, &after);
+    judge.offer.way.after = after.tables.iter().map(Table::quoted).collect();
     let map = Map::new(before.clone(), vec![before, after], &judge.offer.way, record);
     judge.shape(&map);
     judge.triggers(&map).await?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::layout::{Column, Generated, Table};
+use super::layout::{Column, Generated, Layout, Table};
 use super::map::{Map, Mapped, Place, Target, fits};
 use super::net::{Cell, Key};
 use super::rescue::{NewIn, new_in};
@@ -205,6 +205,8 @@ pub(super) struct Routes {
     passed: usize,
     /// Which table carries a name, and the stage at which it looks as it does.
     current: HashMap<Name, (usize, u32)>,
+    /// Tables that were made after the migration, each with the one of which it is a partition, if it is any.
+    later: HashMap<Name, Option<u32>>,
     forms: Vec<Form>,
     known: HashMap<(usize, usize, bool), Known>,
 }
@@ -234,9 +236,9 @@ impl Routes {
             }
         }
         let (current, forms, known) = (HashMap::new(), Vec::new(), HashMap::new());
-        let passed = 0;
+        let (passed, later) = (0, HashMap::new());
         let mut routes =
-            Self { map, castable, seen, awaited, altered, is_applied, passed, current, forms, known };
+            Self { map, castable, seen, awaited, altered, is_applied, passed, current, later, forms, known };
         routes.find_current();
         routes
     }
@@ -454,12 +456,37 @@ impl Routes {
         let candidates: Vec<_> = current.into_iter().chain(later.filter_map(named)).collect();
         match candidates.iter().find(|found| known(found)) {
             Some((at, oid)) => Ok((*at, Some(*oid))),
-            None if candidates.is_empty() => Ok((from, None)),
+            None if candidates.is_empty() => {
+                let whole = self.later.get(name).copied().flatten();
+                Ok((if whole.is_some() { self.map.stages.len() - 1 } else { from }, whole))
+            }
             None => Err(DbError::Replay(format!(
                 "{} was written to while it looked as it did neither before nor after a migration",
                 crate::quote::qualified(&name.schema, &name.name)
             ))),
         }
+    }
+
+    /// Tells whether no stage has a table of this name, and nobody has asked what it is.
+    pub(super) fn is_unknown(&self, name: &Name) -> bool {
+        let is_named = |stage: &Layout| stage.named(&name.schema, &name.name).is_some();
+        !self.later.contains_key(name) && !self.map.stages.iter().any(is_named)
+    }
+
+    /// Takes note of what a table is that was made after the migration: a partition of this one, or nothing that has a place.
+    pub(super) fn learn(&mut self, name: &Name, whole: Option<u32>) {
+        let last = self.map.stages.len() - 1;
+        let whole = whole.filter(|oid| self.map.stages[last].table(*oid).is_some());
+        self.later.insert(name.clone(), whole);
+        self.known.clear();
+    }
+
+    /// Returns a divided table of a place whose partition a table with these columns may have been.
+    pub(super) fn divided_like(&self, columns: &[capture::Column]) -> Option<&Table> {
+        let last = self.map.stages.len() - 1;
+        let places = (0..self.map.places.len()).flat_map(|place| self.map.sources(last, place));
+        let mut divided = places.map(|(table, _)| table).filter(|table| table.partitioned);
+        divided.find(|table| fits(table, columns, false))
     }
 
     fn route_of(&mut self, stage: usize, oid: u32, columns: &[capture::Column]) -> Route {
@@ -496,10 +523,12 @@ impl Routes {
     pub(super) fn emptied(&self, tables: &[Arc<Name>]) -> Result<Vec<(usize, Option<u32>)>, DbError> {
         let mut emptied = Vec::new();
         for name in tables {
-            let found = self.current.get(name);
-            let Some((at, oid)) = found else { continue };
-            let Target::Place(mapped) = self.map.target(*at, *oid) else { continue };
-            let is_part = self.map.stages[*at].table(*oid).is_some_and(|table| table.root.is_some());
+            let last = self.map.stages.len() - 1;
+            let later = || Some((last, self.later.get(name).copied().flatten()?));
+            let Some((at, oid)) = self.current.get(name).copied().or_else(later) else { continue };
+            let Target::Place(mapped) = self.map.target(at, oid) else { continue };
+            let is_part = self.later.contains_key(name)
+                || self.map.stages[at].table(oid).is_some_and(|table| table.root.is_some());
             if is_part && mapped.leaf.is_none() {
                 let whole = |other: &Arc<Name>| {
                     self.current.get(other).is_some_and(|(at, oid)| {
@@ -524,7 +553,8 @@ impl Routes {
 /// Returns the transactions that gave a table the layout that it has at a stage and did not have before it.
 fn makers<'a>(map: &'a Map, stage: usize, table: &'a Table) -> impl Iterator<Item = u32> + 'a {
     let before = stage.checked_sub(1).and_then(|at| map.stages[at].table(table.oid));
-    let changed = stage > 0 && before.is_none_or(|before| !before.looks_like(table));
+    let changed =
+        stage > 0 && !map.is_anothers(table) && before.is_none_or(|before| !before.looks_like(table));
     let new = move |xid: &&u32| before.is_none_or(|before| !before.made_by.contains(xid));
     table.made_by.iter().filter(move |_| changed).filter(new).copied()
 }

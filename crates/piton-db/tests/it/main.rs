@@ -1,6 +1,18 @@
 //! Every operation against a real server.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helper that fails has failed the test")]
 
+/// Makes two tests of each: one by the log, one by triggers.
+macro_rules! by_both {
+    ($($test:ident)*) => {
+        mod log {
+            $(#[tokio::test] async fn $test() { super::$test(crate::replay::By::Log).await })*
+        }
+        mod triggers {
+            $(#[tokio::test] async fn $test() { super::$test(crate::replay::By::Triggers).await })*
+        }
+    };
+}
+
 mod adapters;
 mod backup;
 mod blockers;
@@ -14,6 +26,7 @@ mod loss;
 mod made;
 mod mask;
 mod migrate;
+mod partitions;
 mod rehearsal;
 mod replay;
 mod rescue;

@@ -34,18 +34,6 @@ pub(crate) enum By {
     Triggers,
 }
 
-/// Makes two tests of each.
-macro_rules! by_both {
-    ($($test:ident)*) => {
-        mod log {
-            $(#[tokio::test] async fn $test() { super::$test(super::By::Log).await })*
-        }
-        mod triggers {
-            $(#[tokio::test] async fn $test() { super::$test(super::By::Triggers).await })*
-        }
-    };
-}
-
 by_both! {
     writes_before_while_and_after_a_migration_come_back
     what_the_migration_itself_writes_is_left_out
@@ -70,8 +58,8 @@ pub(crate) struct Scene {
     pub(crate) live: Database,
     pub(crate) golden: Database,
     pub(crate) source: Source,
-    sees: Snapshot,
-    record: RecordTables,
+    pub(crate) sees: Snapshot,
+    pub(crate) record: RecordTables,
 }
 
 impl Scene {
@@ -108,7 +96,7 @@ impl Scene {
     }
 
     /// Tries a migration on a copy.
-    async fn rehearse(&self, migration: &str, downs: &[Down]) -> Offer {
+    pub(crate) async fn rehearse(&self, migration: &str, downs: &[Down]) -> Offer {
         let copy = self.live.with_name(&format!("{}_copy", self.live.dbname));
         clone(&copy, &self.golden.dbname).await;
         let watch = Watch::begin(&copy, &self.source).await.unwrap();
@@ -147,7 +135,7 @@ impl Scene {
         Ok(replay)
     }
 
-    async fn rewind(&self) -> Finished {
+    pub(crate) async fn rewind(&self) -> Finished {
         let finished = self.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
         give_up(&self.golden).await.unwrap();
         self.let_go().await;

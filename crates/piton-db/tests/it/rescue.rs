@@ -36,18 +36,6 @@ impl Again {
     }
 }
 
-/// Makes two tests of each.
-macro_rules! by_both {
-    ($($test:ident)*) => {
-        mod log {
-            $(#[tokio::test] async fn $test() { super::$test(super::By::Log).await })*
-        }
-        mod triggers {
-            $(#[tokio::test] async fn $test() { super::$test(super::By::Triggers).await })*
-        }
-    };
-}
-
 by_both! {
     what_the_migration_alone_has_written_is_not_put_back
     what_may_be_the_migrations_is_put_only_where_nothing_is

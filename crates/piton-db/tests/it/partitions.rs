@@ -1,0 +1,70 @@
+use piton_db::replay::{note_applied, note_layout, prepare};
+
+use crate::replay::{By, Scene, recorded};
+use crate::run;
+
+by_both! {
+    a_partition_that_is_made_afterwards_loses_no_row_in_silence
+    a_partition_that_is_gone_or_emptied_is_no_table_of_nobody
+    who_makes_a_partition_while_a_migration_runs_is_not_the_migration
+}
+
+const SETUP: &str = "
+    create table m (id int, day date, n int, primary key (id, day)) partition by range (day);
+    create table m_2026 partition of m for values from ('2026-01-01') to ('2027-01-01');
+    insert into m values (1, '2026-05-05', 1)";
+
+const NEXT: &str = "create table m_2027 partition of m for values from ('2027-01-01') to ('2028-01-01')";
+
+async fn a_partition_that_is_made_afterwards_loses_no_row_in_silence(by: By) {
+    let Some(scene) = Scene::new(by, "partitions_later", SETUP).await else { return };
+    scene.migrate("alter table m add note text").await;
+    run(&scene.live, NEXT).await;
+    run(
+        &scene.live,
+        "create table scratch (id int primary key); insert into scratch values (1);
+         insert into m values (2, '2026-06-06', 2), (3, '2027-01-01', 3), (4, '2027-01-01', 4);
+         update m set n = 5 where id = 3; delete from m where id = 4",
+    )
+    .await;
+    let finished = scene.rewind().await;
+    assert_eq!(scene.golden("select * from m").await, "(1,2026-05-05,1) (2,2026-06-06,2)");
+    let aside: Vec<_> = finished.aside.iter().map(|row| (row.key.join(" "), row.why.as_str())).collect();
+    assert_eq!(aside, [("3 2027-01-01".to_owned(), "no partition takes it (23514)")]);
+}
+
+async fn a_partition_that_is_gone_or_emptied_is_no_table_of_nobody(by: By) {
+    let Some(scene) = Scene::new(by, "partitions_gone", SETUP).await else { return };
+    scene.migrate("alter table m add note text").await;
+    run(&scene.live, NEXT).await;
+    run(&scene.live, "insert into m values (3, '2027-01-01', 3)").await;
+    run(&scene.live, if matches!(by, By::Log) { "drop table m_2027" } else { "truncate m_2027" }).await;
+    let said = scene.replay().await.unwrap_err().to_string();
+    let why = match by {
+        By::Log => {
+            r#""public"."m_2027" was made after the migration, written to and removed, and may have been a partition of "public"."m""#
+        }
+        By::Triggers => r#""public"."m_2027" was emptied, a partition that the golden copy has not got"#,
+    };
+    assert!(said.contains(why), "{said}");
+    scene.let_go().await;
+}
+
+/// What somebody else makes while a migration runs does not make their transaction the migration's.
+async fn who_makes_a_partition_while_a_migration_runs_is_not_the_migration(by: By) {
+    let Some(scene) = Scene::new(by, "partitions_meanwhile", SETUP).await else { return };
+    let migration = "alter table m add note text; create table made (id int)";
+    let offer = scene.rehearse(migration, &[]).await;
+    prepare(&scene.golden, &scene.live, &scene.sees, &scene.record, &offer.way).await.unwrap();
+    run(&scene.live, &recorded(migration)).await;
+    run(
+        &scene.live,
+        &format!("begin; {NEXT}; insert into m values (2, '2026-06-06', 2), (3, '2027-01-01', 3); commit"),
+    )
+    .await;
+    note_layout(&scene.golden, &scene.live).await.unwrap();
+    note_applied(&scene.golden).await.unwrap();
+    let finished = scene.rewind().await;
+    assert_eq!(scene.golden("select * from m").await, "(1,2026-05-05,1) (2,2026-06-06,2)");
+    assert_eq!(finished.aside.len(), 1, "{finished:?}");
+}
