@@ -10,6 +10,7 @@ use piton_exec::Command;
 use tokio_postgres::Client;
 
 use crate::archive::{self, Archive};
+use crate::capture::Keyless;
 use crate::error::Doing;
 use crate::fingerprint::{Rows, Structure};
 use crate::identity;
@@ -41,6 +42,8 @@ pub struct DumpOptions {
     pub empty: BTreeSet<String>,
     /// What is masked, and with which key; `None` where the dump is a backup.
     pub mask: Option<(Mask, MaskKey)>,
+    /// The tables of which Piton has the log tell whole rows, until a release has settled.
+    pub whole: Vec<Keyless>,
     /// What belongs to the backup besides the database.
     pub beside: Beside,
 }
@@ -65,6 +68,7 @@ impl Default for DumpOptions {
             lock_wait: Duration::from_secs(10),
             empty: BTreeSet::new(),
             mask: None,
+            whole: Vec::new(),
             beside: Beside::default(),
         }
     }
@@ -239,6 +243,7 @@ async fn dump_claimed(
         collations,
         database_bytes: u64::try_from(size.get::<_, i64>(0)).ok(),
         files: sums.files,
+        whole: options.whole,
         mask: options.mask.as_ref().map(|(mask, _)| mask.hash()),
         archives,
         uncommitted: options.beside.uncommitted.map(|(what, _)| what),

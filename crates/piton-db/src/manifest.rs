@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::brought::Brought;
-use crate::capture::Snapshot;
+use crate::capture::{Keyless, Snapshot};
 use crate::fingerprint::{Rows, Structure};
 use crate::identity::Identity;
 use crate::large_objects::LargeObject;
@@ -127,6 +127,9 @@ pub struct Manifest {
     pub database_bytes: Option<u64>,
     /// Every file of the dump, by its path below the backup's folder.
     pub files: BTreeMap<String, FileSum>,
+    /// The tables of which Piton had the log tell whole rows while the dump was taken; a restored copy tells of them as before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<Keyless>,
     /// The hash of the mask, where the rows are masked: no backup, but what a copy for others is made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,

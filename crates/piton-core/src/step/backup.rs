@@ -168,7 +168,8 @@ impl Act for Backup {
         };
         let beside = if self.from.is_some() { Beside::default() } else { beside(ctx).await? };
         let empty = self.empty.clone();
-        let options = DumpOptions { jobs: JOBS, empty, mask, beside, ..DumpOptions::default() };
+        let whole = super::capture::captured(ctx).map(|captured| captured.whole).unwrap_or_default();
+        let options = DumpOptions { jobs: JOBS, empty, mask, whole, beside, ..DumpOptions::default() };
         if let Some(parent) = self.folder.parent() {
             // The environment's own folder: the one above may be anything, such as a person's home.
             files::private_folder(parent).map_err(|error| self.failed(ctx, &error))?;
@@ -590,6 +591,12 @@ impl Act for Proof {
         self.record(&manifest, &golden, &proof).await?;
         if ctx.plan.job == Job::Release && owners == Owners::Kept {
             may_take_its_place(ctx, &proof)?;
+        }
+        // The release that a copy is the way back of has its log tell whole rows still.
+        if ctx.plan.job != Job::Release {
+            piton_db::capture::tell_whole(&golden, &manifest.whole, false)
+                .await
+                .or_fault(|| "the restored copy's log cannot be made to tell as little as before".into())?;
         }
         let versions: Vec<String> = proof.versions.iter().map(ToString::to_string).collect();
         let mut outcome = json!({

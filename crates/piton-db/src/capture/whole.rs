@@ -10,6 +10,15 @@ use crate::{Database, DbError, quote};
 /// How long one table is waited for: whoever comes behind waits as long.
 const LOCK_WAIT: &str = "1s";
 
+/// What a table is called that is meant by its oid or by its name, where it has no key and its log tells what it should not any more.
+const NOW: &str = "
+    select q.name from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)) q(name)
+    where c.relkind = 'r' and c.relreplident::text = $3
+      and (c.oid = $1 or c.oid = pg_catalog.to_regclass($2)::oid)
+      and not exists (select from pg_catalog.pg_index i 
+                      where i.indrelid = c.oid and i.indisprimary and i.indimmediate and i.indisvalid)";
+
 /// A table without a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keyless {
@@ -49,7 +58,9 @@ pub async fn without_identity(client: &Client) -> Result<Vec<Keyless>, DbError> 
 
 /// Lets the log tell the whole row before a change of these tables, or with `whole` false no more than it usually does.
 ///
-/// A table that is locked, gone or another's is left as it is: one each, so that none is held while another is waited for.
+/// A table that is locked, gone or another's is left as it is: one each, so that none is held while another is waited for. Where it tells
+/// less again, one is known by its oid, if it has another name since, or by its name, in a copy that was restored; one that has a key
+/// since, or tells something else, is left as it is, too.
 ///
 /// # Errors
 /// When the database is away.
@@ -58,22 +69,23 @@ pub async fn tell_whole(database: &Database, tables: &[Keyless], whole: bool) ->
     let limit = format!("set lock_timeout = '{LOCK_WAIT}'");
     client.batch_execute(&limit).await.doing(|| "limit the wait for locks".into())?;
     for Keyless { oid, name } in tables {
-        let now = "select pg_catalog.format('%I.%I', n.nspname, c.relname)
-                   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                   where c.oid = $1 and c.relkind = 'r'";
-        let row = client.query_opt(now, &[oid]).await.doing(|| format!("look for {name}"))?;
-        let table = &row.map_or_else(|| name.clone(), |row| row.get(0));
-        let what = || format!("let the log tell of {table}");
-        let identity = if whole { "full" } else { "default" };
-        let altered = client.batch_execute(&format!("alter table {table} replica identity {identity}")).await;
-        let passable = |error: &tokio_postgres::Error| {
-            let passable =
-                [SqlState::LOCK_NOT_AVAILABLE, SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE];
-            error.code().is_some_and(|code| passable.contains(code))
-        };
-        match altered {
-            Err(error) if passable(&error) => tracing::debug!(%error, table, "its log tells no row"),
-            altered => altered.doing(what)?,
+        let (before, identity) = if whole { ("d", "full") } else { ("f", "default") };
+        let rows = client.query(NOW, &[oid, name, &before]).await.doing(|| format!("look for {name}"))?;
+        for row in rows {
+            let table: &str = row.get(0);
+            let alter = format!("alter table {table} replica identity {identity}");
+            let passable = |error: &tokio_postgres::Error| {
+                let passable = [
+                    SqlState::LOCK_NOT_AVAILABLE,
+                    SqlState::UNDEFINED_TABLE,
+                    SqlState::INSUFFICIENT_PRIVILEGE,
+                ];
+                error.code().is_some_and(|code| passable.contains(code))
+            };
+            match client.batch_execute(&alter).await {
+                Err(error) if passable(&error) => tracing::debug!(%error, table, "its log tells no row"),
+                altered => altered.doing(|| format!("let the log tell of {table}"))?,
+            }
         }
     }
     Ok(())

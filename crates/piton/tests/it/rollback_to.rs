@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::{
-    RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, is_of_this_half, live_stage_in_turn, watched,
+    RECEIPTS, WRITES_RECEIPTS, assert_no_failures_but_of, following_stage, is_of_this_half,
+    live_stage_in_turn, watched,
 };
 
 /// A load that reads nothing which may be lost.
@@ -422,4 +423,26 @@ fn requests_go_on_where_counting_takes_longer_than_they_may_wait() {
     let told: BTreeSet<String> =
         rows.iter().map(|row| row["key"]["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(told, lost);
+}
+
+/// While a release is under way its log tells whole rows of tables without a key; what was dumped then must not go on so.
+#[test]
+fn a_backup_of_a_release_comes_back_with_what_the_log_told_before() {
+    let Some(stage) = following_stage() else { return };
+    let production = stage.database("production");
+    let owner = stage.role("production");
+    stage.sql(
+        &production,
+        &format!("set role \"{owner}\"; create table plain (n int); insert into plain values (1)"),
+    );
+    let identity = "select relreplident::text from pg_class where relname = 'plain'";
+    stage.commit("v2", &[RECEIPTS, WRITES_RECEIPTS]);
+    let load = load(&stage);
+    stage.piton(&["deploy", "production"]).expect(0).says("every write is kept from here on");
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    assert_eq!(stage.sql(&production, identity), ["d"]);
+    let state = back(&stage, "latest", "100000").expect(0).json();
+    assert!(!state["loss"].to_string().contains("plain"), "{}", state["loss"]);
+    assert_eq!(stage.sql(&production, identity), ["d"]);
+    assert_eq!(stage.sql(&production, "select n from plain"), ["1"]);
 }
