@@ -121,7 +121,8 @@ impl Lost {
         };
         let since = match to {
             Older::Backup { .. } => "since the backup",
-            Older::Kept { .. } => "since it was replaced",
+            // Nobody has kept what took its place as it was then.
+            Older::Kept { .. } => "since it was replaced, or other than in it already then",
         };
         let would_be = if writes == 1 {
             "1 write would be".into()

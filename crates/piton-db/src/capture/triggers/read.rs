@@ -20,11 +20,17 @@ const AHEAD: usize = 16;
 /// How many messages make a piece.
 const PIECE: usize = 500;
 
+/// How many bytes of rows are enough for one, however few messages they are.
+const PIECE_BYTES: usize = 4 << 20;
+
 /// How often it is looked for another window, when nobody asks.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How many changes of a transaction are held to put them in order.
 const HELD: usize = 500_000;
+
+/// How many bytes of them.
+const HELD_BYTES: usize = 256 << 20;
 
 /// The writes of one database as triggers have noted them, each transaction as a whole, and none before one that it waited for.
 ///
@@ -108,7 +114,7 @@ impl Store {
         let (sender, pieces) = mpsc::channel(AHEAD);
         let (confirmed, told) = watch::channel(0);
         let asked = Arc::new(tokio::sync::Notify::new());
-        let reader = Reader { client, layouts: HashMap::new(), piece: Vec::new(), sender };
+        let reader = Reader { client, layouts: HashMap::new(), piece: Vec::new(), bytes: 0, sender };
         tokio::spawn(reader.run(from.into(), asked.clone()));
         tokio::spawn(tender.run(told));
         Ok(Self { pieces, piece: Vec::new().into_iter(), confirmed, asked })
@@ -243,6 +249,13 @@ struct Noted {
     new: Option<String>,
 }
 
+impl Noted {
+    /// Returns how many bytes its rows have.
+    fn size(&self) -> usize {
+        [&self.old, &self.new].into_iter().flatten().map(String::len).sum()
+    }
+}
+
 /// What divides the windows: `$1` is the snapshot before, `$2` this one.
 const WINDOW: &str = "
     c.xid >= pg_catalog.pg_snapshot_xmin($1::text::pg_snapshot) and c.xid < pg_catalog.pg_snapshot_xmax($2::text::pg_snapshot)
@@ -254,6 +267,8 @@ struct Reader {
     client: Session,
     layouts: HashMap<i64, Layout>,
     piece: Vec<Message>,
+    /// How many bytes of rows are in the piece.
+    bytes: usize,
     sender: mpsc::Sender<Piece>,
 }
 
@@ -301,7 +316,13 @@ impl Reader {
 
     async fn send(&mut self) -> Result<(), Gone> {
         let piece = std::mem::take(&mut self.piece);
+        self.bytes = 0;
         self.sender.send(Ok(piece)).await.map_err(|_| Gone)
+    }
+
+    /// Tells whether the piece is large enough to be sent.
+    fn is_full(&self) -> bool {
+        self.piece.len() >= PIECE || self.bytes >= PIECE_BYTES
     }
 
     /// Tells the next window; false when there is none yet.
@@ -358,13 +379,20 @@ impl Reader {
                 if told >= place.told {
                     self.piece.push(Message::Begin { xid: xid as u32, own });
                 }
-                under =
-                    Some(Under { xid, own, held, noted: Vec::new(), tables: Vec::new(), at: Lsn::default() });
+                under = Some(Under {
+                    xid,
+                    own,
+                    held,
+                    noted: Vec::new(),
+                    bytes: 0,
+                    tables: Vec::new(),
+                    at: Lsn::default(),
+                });
             }
             let Some(under) = &mut under else { continue };
             if told >= place.told {
                 self.take(under, &row)?;
-                if self.piece.len() >= PIECE {
+                if self.is_full() {
                     self.send().await?;
                 }
             }
@@ -396,7 +424,8 @@ impl Reader {
                 self.tell_emptied(under);
                 let step = Step { layout, old: row.get(5), new: row.get(6) };
                 let noted = Noted { lsn, step, old, new };
-                if under.held && under.noted.len() < HELD {
+                if under.held && under.noted.len() < HELD && under.bytes < HELD_BYTES {
+                    under.bytes += noted.size();
                     under.noted.push(noted);
                 } else if under.held && !under.own {
                     return Err(DbError::Replay(
@@ -416,6 +445,7 @@ impl Reader {
         let layout = self.layouts.get(&noted.step.layout);
         let layout = layout.ok_or_else(|| DbError::Replay("a row's columns were not noted".into()))?;
         if let Some(change) = layout.change(noted)? {
+            self.bytes += noted.size();
             self.piece.push(Message::Change { lsn: noted.lsn, change });
         }
         Ok(())
@@ -430,6 +460,7 @@ impl Reader {
 
     fn tell_held(&mut self, under: &mut Under) -> Result<(), DbError> {
         let noted = std::mem::take(&mut under.noted);
+        under.bytes = 0;
         let steps: Vec<Step> = noted.iter().map(|noted| noted.step.clone()).collect();
         for at in made(&steps) {
             self.tell(&noted[at])?;
@@ -442,7 +473,7 @@ impl Reader {
             self.tell_emptied(&mut under);
             self.tell_held(&mut under)?;
             self.piece.push(Message::Commit { xid: under.xid as u32, end: end.into() });
-            if self.piece.len() >= PIECE {
+            if self.is_full() {
                 self.send().await?;
             }
         }
@@ -490,6 +521,8 @@ struct Under {
     /// Whether its changes are held until they can be put in order.
     held: bool,
     noted: Vec<Noted>,
+    /// How many bytes of rows these have.
+    bytes: usize,
     /// Tables that were emptied together.
     tables: Vec<Arc<Name>>,
     at: Lsn,

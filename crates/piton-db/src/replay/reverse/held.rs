@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::super::apply::refusal;
 use super::super::layout::Layout;
-use super::super::rescue::{self, Rescued};
+use super::super::rescue::{self, Line, Rescued};
 use super::super::session;
 use super::rows::saved;
 use super::{Reverse, SCHEMA};
@@ -99,11 +99,19 @@ impl Held {
     /// # Errors
     /// When the database cannot be read.
     pub async fn obstacle(&self, reverse: &Reverse, backup: &Snapshot) -> Result<Option<String>, DbError> {
+        self.obstacle_since(reverse, backup.oldest()).await
+    }
+
+    pub(super) async fn obstacle_since(
+        &self,
+        reverse: &Reverse,
+        since: u64,
+    ) -> Result<Option<String>, DbError> {
         for refill in &reverse.refill {
             let sql = format!(
                 "select exists (select from {} g where {})",
                 refill.migrated,
-                is_since("g.xmin", backup.oldest())
+                is_since("g.xmin", since)
             );
             let what = || format!("look whether {} was written to", refill.table);
             if self.session.query_one(&sql, &[]).await.doing(what)?.get(0) {
@@ -146,12 +154,16 @@ impl Held {
         backup: &Snapshot,
         file: &Path,
     ) -> Result<Option<Rescued>, DbError> {
+        rescue::write(&self.lines(reverse, backup.oldest()).await?, file)
+    }
+
+    pub(super) async fn lines(&self, reverse: &Reverse, since: u64) -> Result<Vec<Line>, DbError> {
         let layout = Layout::read(&self.session).await?;
         let mut lines = Vec::new();
         for one in &reverse.rescue {
-            lines.extend(saved(&self.session, &layout, one, backup.oldest()).await?);
+            lines.extend(saved(&self.session, &layout, one, since).await?);
         }
-        rescue::write(&lines, file)
+        Ok(lines)
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Reverse {
     pub rescue: Vec<Saved>,
     /// Columns whose values go back into a narrower type.
     pub narrowed: Vec<Narrowed>,
-    /// How long the down migrations took, in milliseconds.
+    /// How long the down migrations took, with what is looked at before and filled again behind them, in milliseconds.
     pub ms: u64,
 }
 

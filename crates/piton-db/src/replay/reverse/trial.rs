@@ -1,5 +1,7 @@
 //! Tries on a migrated copy whether its down migrations restore what was there.
 
+use std::time::{Duration, Instant};
+
 use super::super::layout::{Generated, Layout, Table};
 use super::super::session;
 use super::held::{self, Held};
@@ -25,6 +27,8 @@ pub struct Trial {
     reverse: Reverse,
     since: u64,
     held: Held,
+    /// How long it took to look what stands in the way and what has to be saved.
+    looked: Duration,
 }
 
 impl Trial {
@@ -86,11 +90,28 @@ impl Trial {
         let Some(held) = Held::begin(copy, &reverse).await? else {
             return Ok(Err("somebody writes to the copy".into()));
         };
+        // All of it is done while requests wait.
+        let began = Instant::now();
+        if let Some(why) = held.obstacle_since(&reverse, since).await? {
+            return Ok(Err(why));
+        }
+        held.lines(&reverse, since).await?;
+        let looked = began.elapsed();
         let goes = judge::goes_on(&before, &after, record).unwrap_or_default();
         watch(&of_copy, &goes, &reverse).await?;
         drop(goes);
         let structure = migrations.structure(golden).await?;
-        Ok(Ok(Self { golden: of_golden, copy: of_copy, structure, before, after, reverse, since, held }))
+        Ok(Ok(Self {
+            golden: of_golden,
+            copy: of_copy,
+            structure,
+            before,
+            after,
+            reverse,
+            since,
+            held,
+            looked,
+        }))
     }
 
     /// Ends after the down migrations, which took so long; the inner error is the reason why they are no way back.
@@ -120,7 +141,9 @@ impl Trial {
         if let Some(why) = judge::made_anew(&self.before, &goes, &down, record) {
             return Ok(Err(why));
         }
+        let began = Instant::now();
         refill_since(&self.golden, &self.copy, &self.reverse, self.since).await?;
+        let ms = ms + u64::try_from((self.looked + began.elapsed()).as_millis()).unwrap_or(u64::MAX);
         let apart = changes::apart(&self.golden, &self.copy, record).await?;
         // A number that was given out is a gap, as after any row that was refused.
         let counts = |change: &&changes::TableChange| {
