@@ -15,7 +15,7 @@ use super::backup::Reports;
 use super::follow::Followed;
 use super::rehearse::{Rehearsed, compared};
 use super::reverse::{Begun, Reversal, Reversed};
-use super::rewind::Rewind;
+use super::rewind::{Rewind, Swapping};
 use super::{Act, Ctx, INHERITED, Site, WORK_MARK, Words, secret_values, without, write_line};
 use crate::fault::{Fault, OrFault};
 
@@ -45,9 +45,9 @@ struct Before {
     /// What was begun last and may have left something; `None` when nothing was, empty when its name is not known.
     #[serde(default = "something")]
     begun: Option<String>,
-    /// On the way back: the state in which nothing was found that a swap would lose.
-    #[serde(default)]
-    lossless: Option<String>,
+    /// On the way back: what is known of the swap.
+    #[serde(flatten)]
+    swapping: Swapping,
     /// On the way back: what was begun to take the migration back in place.
     #[serde(default)]
     reversing: Option<Begun>,
@@ -303,7 +303,8 @@ impl Act for Migrate {
             self.still_as_rehearsed(&database).await?;
             let recorded = self.migrations.is_recorded(&database).await.or_fault(unreadable)?;
             let applied = self.migrations.recorded(&database).await.or_fault(unreadable)?;
-            ctx.note(&Before { applied, recorded, begun: None, lossless: None, reversing: None })?;
+            let swapping = Swapping::default();
+            ctx.note(&Before { applied, recorded, begun: None, swapping, reversing: None })?;
         }
         // An earlier attempt was cut off, and may have left what this one does not see.
         let cut_off = noted(ctx).is_some_and(|before| before.begun.is_some());
@@ -363,18 +364,9 @@ impl Act for Migrate {
         let (true, Some(before)) = (self.undo, noted(ctx)) else { return Ok(Value::Null) };
         let live = super::database_of(ctx.settings())?;
         let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
+        let swaps = |swapping: &Swapping| ctx.note(&Before { swapping: swapping.clone(), ..before.clone() });
         if rewind.is_done().await? {
-            let replaced = live.with_name(&self.replaced);
-            let rescued = super::rescue::save(ctx, &live, &replaced).await?;
-            replay::give_up(&live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
-            if let Some(followed) = Followed::of(ctx, &live, &self.golden) {
-                followed.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
-            }
-            let replaced = rewind.put_away(before.lossless.as_deref()).await?;
-            let rescued = rescued.map(
-                |(file, rescued)| json!({ "file": file, "rows": rescued.rows, "values": rescued.values }),
-            );
-            return Ok(json!({ "rewound": true, "rescued": rescued, "replaced": replaced }));
+            return rewind.settle(before.swapping.clone(), None, &swaps).await;
         }
         let reversal = Reversal::of(ctx, &live, &self.golden, &self.migrations)?;
         let begins = |begun: &Begun| ctx.note(&Before { reversing: Some(begun.clone()), ..before.clone() });
@@ -411,9 +403,7 @@ impl Act for Migrate {
                 }
             }
         }
-        let mut outcome = rewind
-            .run(|structure| ctx.note(&Before { lossless: Some(structure.to_owned()), ..before.clone() }))
-            .await?;
+        let mut outcome = rewind.run(swaps).await?;
         let stays = outcome.get("kept").is_some_and(|kept| kept == true);
         if let (Some(reversal), true) = (&reversal, stays) {
             match reversal.run(begins).await? {

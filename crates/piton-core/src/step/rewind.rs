@@ -5,12 +5,14 @@ use std::time::Instant;
 use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
-use piton_db::replay::{self, Finished, Replay};
+use piton_db::replay::{self, Replay};
 use piton_db::swap::{self, SwapState};
 use piton_db::{Database, DbError, brought, facts, made, replication};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::Ctx;
+use super::capture::captured;
 use super::follow::Followed;
 use super::hold::{Hold, PART};
 use super::rehearse::Rehearsed;
@@ -56,10 +58,31 @@ impl Leaving {
     }
 }
 
+/// What is known of a swap before it, for what has to be done behind it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Swapping {
+    /// The state of the database that goes, where it was sure that nothing is lost with it.
+    #[serde(default)]
+    lossless: Option<String>,
+    /// What the outcome tells.
+    #[serde(default)]
+    known: Map<String, Value>,
+}
+
+impl Swapping {
+    fn new(lossless: Option<String>, known: Value) -> Self {
+        let known = match known {
+            Value::Object(known) => known,
+            _ => Map::new(),
+        };
+        Self { lossless, known }
+    }
+}
+
 /// What became of an attempt to swap with every later write.
 enum Carried {
     /// The databases have changed places.
-    Back { finished: Finished, lossless: bool, cut_off: u64 },
+    Back(Swapping),
     /// The migration stays.
     Kept(String),
 }
@@ -67,13 +90,7 @@ enum Carried {
 /// What became of an attempt.
 enum Attempt {
     /// The databases have changed places.
-    Swapped {
-        leaving: Leaving,
-        /// Whether it was sure, until the swap, that nothing is lost.
-        lossless: bool,
-        /// Requests that were under way.
-        cut_off: u64,
-    },
+    Swapped(Swapping),
     /// The migration stays.
     Kept { leaving: Leaving, why: String },
 }
@@ -87,8 +104,8 @@ impl Rewind<'_, '_, '_> {
     /// Puts the golden copy into its place: when a person asks for it, or when nothing that somebody wrote or made is lost by it.
     ///
     /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word. Before
-    /// a swap that loses nothing, `note` is given the state of the database that goes; see [`Rewind::put_away`].
-    pub(super) async fn run(&self, note: impl Fn(&str) -> Result<(), Fault>) -> Result<Value, Fault> {
+    /// a swap, `note` is given what [`Rewind::settle`] wants to know of it.
+    pub(super) async fn run(&self, note: impl Fn(&Swapping) -> Result<(), Fault>) -> Result<Value, Fault> {
         let golden = self.live.with_name(self.golden);
         if !facts::exists(&golden).await.or_fault(|| format!("{} cannot be asked", golden.server()))? {
             return self.without_golden();
@@ -116,19 +133,41 @@ impl Rewind<'_, '_, '_> {
             }
         }
         let mut hold = Hold::new(self.ctx).await?;
-        let attempt = self.attempt(&mut hold, leaving, note).await;
+        let attempt = self.attempt(&mut hold, leaving, &note).await;
         let lapsed = hold.end().await?;
         match attempt? {
             Attempt::Kept { leaving, why } => Ok(kept(&leaving, &why)),
-            Attempt::Swapped { leaving, lossless, cut_off } => Ok(json!({
-                "rewound": true,
-                "written": leaving.written.ok(),
-                "cut_off": cut_off,
-                "hold_lapsed": lapsed,
-                "bound": leaving.bound,
-                "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
-            })),
+            Attempt::Swapped(swapping) => self.settle(swapping, Some(lapsed), &note).await,
         }
+    }
+
+    /// Does what is left to do behind a swap, a killed attempt's as well, and tells what came of it all; it may be done twice.
+    pub(super) async fn settle(
+        &self,
+        mut swapping: Swapping,
+        lapsed: Option<bool>,
+        note: &impl Fn(&Swapping) -> Result<(), Fault>,
+    ) -> Result<Value, Fault> {
+        if let Some(lapsed) = lapsed {
+            swapping.known.insert("hold_lapsed".into(), json!(lapsed));
+        }
+        let replaced = self.live.with_name(self.replaced);
+        if let Some((file, rescued)) = super::rescue::save(self.ctx, self.live, &replaced).await? {
+            let told = json!({ "file": file, "rows": rescued.rows, "values": rescued.values });
+            swapping.known.insert("rescued".into(), told);
+            // Once the replay's notes are gone, nobody can tell it again.
+            note(&swapping)?;
+        }
+        replay::give_up(self.live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
+        // A slot would keep its database from being dropped; triggers would note for nobody.
+        if let Some(captured) = captured(self.ctx) {
+            captured.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
+        }
+        let kept = self.put_away(swapping.lossless.as_deref()).await?;
+        let mut outcome = Value::Object(swapping.known);
+        outcome["rewound"] = json!(true);
+        outcome["replaced"] = json!(kept);
+        Ok(outcome)
     }
 
     /// Puts the golden copy into its place with every later write; `None` where it cannot follow.
@@ -137,7 +176,7 @@ impl Rewind<'_, '_, '_> {
     async fn carry_back(
         &self,
         followed: &Followed,
-        note: &impl Fn(&str) -> Result<(), Fault>,
+        note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Option<Value>, Fault> {
         let unreadable = || "the golden copy cannot be followed up".to_owned();
         if !replay::is_prepared(&followed.golden).await.or_fault(unreadable)? {
@@ -170,26 +209,7 @@ impl Rewind<'_, '_, '_> {
         let lapsed = hold.end().await?;
         Ok(Some(match attempt? {
             Carried::Kept(why) => self.stays(why)?,
-            Carried::Back { finished, lossless, cut_off } => {
-                let rescued =
-                    super::rescue::save(self.ctx, self.live, &self.live.with_name(self.replaced)).await?;
-                replay::give_up(self.live)
-                    .await
-                    .or_fault(|| "the notes of a replay cannot be removed".into())?;
-                // A slot would keep its database from being dropped; triggers would note for nobody.
-                let replaced = self.live.with_name(self.replaced);
-                followed.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
-                json!({
-                    "rewound": true,
-                    "carried_back": finished.written,
-                    "aside": finished.aside,
-                    "rescued": rescued.map(|(file, rescued)| json!({ "file": file, "rows": rescued.rows, "values": rescued.values })),
-                    "cut_off": cut_off,
-                    "hold_lapsed": lapsed,
-                    "bound": leaving.bound,
-                    "replaced": self.put_away(lossless.then_some(leaving.unfrozen.as_str())).await?,
-                })
-            }
+            Carried::Back(swapping) => self.settle(swapping, Some(lapsed), note).await?,
         }))
     }
 
@@ -217,7 +237,7 @@ impl Rewind<'_, '_, '_> {
         followed: &Followed,
         mut replay: Replay,
         leaving: &Leaving,
-        note: &impl Fn(&str) -> Result<(), Fault>,
+        note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Carried, Fault> {
         let cannot = || "the last writes cannot be carried back".to_owned();
         let cut_off = hold.begin().await?;
@@ -254,15 +274,20 @@ impl Rewind<'_, '_, '_> {
             )));
         }
         let lossless = ready.finished.written == 0 && leaving.foreign.is_empty();
-        if lossless {
-            note(&leaving.unfrozen)?;
-        }
+        let known = json!({
+            "carried_back": ready.finished.written,
+            "aside": ready.finished.aside,
+            "cut_off": cut_off,
+            "bound": leaving.bound,
+        });
+        let swapping = Swapping::new(lossless.then(|| leaving.unfrozen.clone()), known);
+        note(&swapping)?;
         // What came before has used up a part of the hold.
         hold.begin().await?;
         frozen.check().await.or_fault(|| "the database did not keep still".into())?;
-        let finished = ready.commit().await.or_fault(cannot)?;
+        ready.commit().await.or_fault(cannot)?;
         self.swap().await?;
-        Ok(Carried::Back { finished, lossless, cut_off })
+        Ok(Carried::Back(swapping))
     }
 
     /// Asks a person, for this reason, with the count of what would leave in sight.
@@ -278,13 +303,20 @@ impl Rewind<'_, '_, '_> {
         &self,
         hold: &mut Hold,
         leaving: Leaving,
-        note: impl Fn(&str) -> Result<(), Fault>,
+        note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Attempt, Fault> {
+        let swapping = |leaving: Leaving, lossless: bool, cut_off: u64| {
+            let known =
+                json!({ "written": leaving.written.ok(), "cut_off": cut_off, "bound": leaving.bound });
+            Swapping::new(lossless.then_some(leaving.unfrozen), known)
+        };
         let under_way = |left: u64| format!("{} did not end in time", words::counted(left, "request"));
         let cut_off = hold.begin().await?;
         if self.ctx.database {
+            let swapping = swapping(leaving, false, cut_off);
+            note(&swapping)?;
             self.swap().await?;
-            return Ok(Attempt::Swapped { leaving, lossless: false, cut_off });
+            return Ok(Attempt::Swapped(swapping));
         }
         if cut_off > 0 {
             return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
@@ -306,15 +338,16 @@ impl Rewind<'_, '_, '_> {
         if let Some(why) = self.obstacle(&leaving) {
             return Ok(Attempt::Kept { leaving, why });
         }
-        note(&leaving.unfrozen)?;
         // The looks have used up a part of the hold: the swap has a whole one.
         let cut_off = hold.begin().await?;
         if cut_off > 0 {
             return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
         }
+        let swapping = swapping(leaving, true, cut_off);
+        note(&swapping)?;
         frozen.check().await.or_fault(|| "the database did not keep still".into())?;
         self.swap().await?;
-        Ok(Attempt::Swapped { leaving, lossless: true, cut_off })
+        Ok(Attempt::Swapped(swapping))
     }
 
     async fn swap(&self) -> Result<(), Fault> {
@@ -415,7 +448,7 @@ impl Rewind<'_, '_, '_> {
     ///
     /// `lossless` is the state in which nothing was found that would be lost: no row of a table was written until the swap, but
     /// a table may have been made meanwhile, a sequence advanced, a large object written.
-    pub(super) async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
+    async fn put_away(&self, lossless: Option<&str>) -> Result<Option<&str>, Fault> {
         let replaced = self.live.with_name(self.replaced);
         if self.ctx.database
             || lossless != Some(unfrozen(&replaced).await?.0.as_str())

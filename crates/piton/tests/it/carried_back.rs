@@ -121,6 +121,33 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     assert_eq!(stage.sql(&production, left), [""; 0]);
 }
 
+/// Killed behind the swap, at the latest moment, the way back tells what it would have told.
+#[test]
+fn a_way_back_that_is_killed_behind_the_swap_tells_what_came_of_it() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    let production = stage.database("production");
+    stage.eventually("writes of the new release", || {
+        stage.sql(&production, "select count(*) > 20 from receipts") == ["t"]
+    });
+    deploy.kill();
+    let back = ["rollback", "production", "--database"];
+    stage.piton_with_env(&back, &[("PITON_CRASH_AT", "undone migrate:before")]).expect(137);
+    let release = stage.piton(&["resume", "production", "--json"]).expect(3).json();
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    assert_back(&stage);
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+    let steps = release["steps"].as_array().unwrap();
+    let outcome = &steps.iter().find(|step| step["id"] == "migrate").unwrap()["undo_outcome"];
+    assert_eq!(outcome["rewound"], true);
+    assert!(outcome["carried_back"].as_u64() > Some(20), "{outcome}");
+    assert!(outcome["rescued"]["rows"].as_u64() > Some(20), "{outcome}");
+    assert_eq!(outcome["aside"], serde_json::json!([]));
+    assert_eq!(outcome["cut_off"], 0);
+    assert!(outcome["replaced"].is_string() && outcome["bound"].is_array(), "{outcome}");
+}
+
 /// What keeps a database from going back for a moment does not take the way back from who has asked for it.
 #[test]
 fn who_writes_past_the_proxy_keeps_the_database_waiting_for_a_word() {
