@@ -246,6 +246,7 @@ impl Step {
                     }
                 };
                 words.push_str(&after(outcome));
+                words.push_str(&older(outcome));
                 let bound = texts(outcome, "bound");
                 if !bound.is_empty() {
                     words.push_str(&format!(
@@ -369,6 +370,24 @@ fn after(outcome: &Value) -> String {
         words.push_str("; it took longer than requests could wait");
     }
     words
+}
+
+/// Tells which rows are not in the live database as they were written last.
+fn older(outcome: &Value) -> String {
+    let tables = outcome.get("older").and_then(Value::as_array).into_iter().flatten();
+    let words = tables.map(|older| {
+        let text = |key: &str| older.get(key).and_then(Value::as_str);
+        let rows = older.get("rows").and_then(Value::as_u64).unwrap_or(0);
+        let replaced = || outcome.get("replaced").and_then(Value::as_str).unwrap_or_default();
+        format!(
+            "; of {} the live database has {} as before, or not at all: as written last, which the old structure does not hold, {} in {}",
+            text("table").unwrap_or_default(),
+            words::counted(rows, "row"),
+            if rows == 1 { "it is" } else { "they are" },
+            text("file").unwrap_or_else(replaced),
+        )
+    });
+    words.collect()
 }
 
 /// Tells what a copy reaches, or has not got, other than its original.

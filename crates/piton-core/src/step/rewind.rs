@@ -1,11 +1,12 @@
 //! The way back of a migration: the golden copy takes the live database's place.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
-use piton_db::replay::{self, Replay};
+use piton_db::replay::{self, Aside, Replay};
 use piton_db::swap::{self, SwapState};
 use piton_db::{Database, DbError, brought, facts, made, replication};
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,10 @@ impl Rewind<'_, '_, '_> {
         }
         let kept = self.put_away(swapping.lossless.as_deref()).await?;
         let mut outcome = Value::Object(swapping.known);
+        if let Some(aside) = outcome.get("aside").and_then(|aside| Vec::<Aside>::deserialize(aside).ok()) {
+            let file = outcome.get("rescued").and_then(|rescued| rescued.get("file")).cloned();
+            outcome["older"] = older(&aside, &file.unwrap_or_default());
+        }
         outcome["rewound"] = json!(true);
         outcome["replaced"] = json!(kept);
         Ok(outcome)
@@ -473,6 +478,15 @@ impl Rewind<'_, '_, '_> {
             self.ctx.plan.environment
         )))
     }
+}
+
+/// Counts by table what is not in the live database as it was written last; that is in the file.
+fn older(aside: &[Aside], file: &Value) -> Value {
+    let mut tables: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in aside {
+        *tables.entry(&row.table).or_default() += 1;
+    }
+    tables.iter().map(|(table, rows)| json!({ "table": table, "rows": rows, "file": file })).collect()
 }
 
 const TOO_LONG: &str = "to look for what was written takes longer than requests may wait";

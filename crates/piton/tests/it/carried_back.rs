@@ -173,6 +173,42 @@ fn who_writes_past_the_proxy_keeps_the_database_waiting_for_a_word() {
     assert_eq!(stage.sql(&production, "select note from items where id = 'old-1'"), ["past"]);
 }
 
+/// What the old structure does not hold as it was written last is told, when a person has the database back all the same.
+#[test]
+fn a_row_that_does_not_fit_any_more_is_told_with_the_file_that_holds_it() {
+    let Some(mut stage) = following_stage() else { return };
+    let (production, role) = (stage.database("production"), stage.role("production"));
+    let setup = "create table stock (id int primary key, n int); insert into stock select g, g from generate_series(1, 9) g";
+    stage.sql(&production, &format!("set role \"{role}\"; {setup}"));
+    let bigger = Change::Migration("002_bigger.sql", "alter table stock alter n type bigint");
+    let (deploy, load) = watched(&mut stage, &[bigger]);
+    stage.sql(
+        &production,
+        "update stock set n = 5000000000 where id < 3; update stock set n = 10 where id = 3",
+    );
+    deploy.kill();
+    stage
+        .piton(&["rollback", "production", "--database"])
+        .expect(4)
+        .says("2 rows as written since do not fit the old structure");
+    let said = stage.piton(&["rollback", "production", "--database", "--yes", "--json"]).expect(0);
+    let release = said.json();
+    let steps = release["steps"].as_array().unwrap();
+    let older = &steps.iter().find(|step| step["id"] == "migrate").unwrap()["undo_outcome"]["older"];
+    assert_eq!(
+        (&older[0]["table"], &older[0]["rows"]),
+        (&r#""public"."stock""#.into(), &2.into()),
+        "{older}"
+    );
+    let file = older[0]["file"].as_str().unwrap();
+    said.says("the live database has 2 rows as before, or not at all").says(file);
+    let rescued = std::fs::read_to_string(file).unwrap();
+    assert_eq!(rescued.matches("5000000000").count(), 2, "{rescued}");
+    stage.finish(load);
+    let stands = "select string_agg(n::text, ' ' order by id) from stock where id < 4";
+    assert_eq!(stage.sql(&production, stands), ["1 2 10"]);
+}
+
 /// A table without a key is followed as well: its log tells whole rows meanwhile.
 #[test]
 fn a_table_without_a_key_goes_back_with_its_changes() {
