@@ -39,6 +39,11 @@ pub fn counted(number: u64, thing: &str) -> String {
     format!("{} {thing}{plural}", count(number))
 }
 
+/// Writes a count of things and what they do: `1 row does`, `2 rows do`.
+pub fn doing(number: u64, thing: &str, one: &str, many: &str) -> String {
+    format!("{} {}", counted(number, thing), if number == 1 { one } else { many })
+}
+
 /// Names the first of many things: `a, b and 3 more`.
 pub fn some(things: &[String], shown: usize) -> String {
     let first = things[..things.len().min(shown)].join(", ");
@@ -90,6 +95,10 @@ mod tests {
         assert_eq!(["a", "b"].map(|n| some(&vec![n.to_owned(); 3], 3)), ["a, a, a", "b, b, b"]);
         assert_eq!(some(&["a".into(), "b".into(), "c".into()], 1), "a and 2 more");
         assert_eq!([7, 1_000, 1_204_311].map(count), ["7", "1,000", "1,204,311"]);
+        assert_eq!(
+            [0, 1, 2].map(|n| doing(n, "row", "goes", "go")),
+            ["0 rows go", "1 row goes", "2 rows go"]
+        );
         assert_eq!(
             [4, 300, 52_700, 61_000, 4_320_000, 90_000_000].map(span),
             ["4 ms", "0.3 s", "52.7 s", "1 min 1 s", "1 h 12 min", "1 d 1 h"]

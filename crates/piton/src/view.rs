@@ -215,7 +215,10 @@ fn change_words(table: &TableChange) -> String {
         }
         Presence::Both => {
             let gone = words::count(table.only_in_golden);
-            let mut text = format!("{rows} go; {gone} come back as they were");
+            let goes = words::doing(table.only_in_live, thing, "goes", "go");
+            let back =
+                if table.only_in_golden == 1 { "comes back as it was" } else { "come back as they were" };
+            let mut text = format!("{goes}; {gone} {back}");
             if !table.new_columns.is_empty() {
                 text.push_str(&format!("; new columns go: {}", table.new_columns.join(", ")));
             }

@@ -124,12 +124,8 @@ impl Lost {
             // Nobody has kept what took its place as it was then.
             Older::Kept { .. } => "since it was replaced, or other than in it already then",
         };
-        let would_be = if writes == 1 {
-            "1 write would be".into()
-        } else {
-            format!("{} writes would be", words::count(writes))
-        };
-        let mut fault = Fault::refused(format!("{would_be} lost{accepted}"));
+        let mut fault =
+            Fault::refused(format!("{} would be lost{accepted}", words::counted(writes, "write")));
         fault.why = lines(&self.loss);
         fault.why.insert(0, format!("written {since}:"));
         let environment = &ctx.plan.environment;
@@ -164,14 +160,18 @@ pub(super) fn lines(loss: &Loss) -> Vec<String> {
     let mut lines: Vec<String> = loss.tables.iter().take(TOLD).map(table).collect();
     if let Some(more @ 1..) = loss.tables.len().checked_sub(TOLD) {
         let rest = loss.tables[TOLD..].iter().map(|table| table.inserted + table.changed + table.deleted);
-        lines.push(format!("  {} in {more} more tables", words::counted(rest.sum(), "row")));
+        lines.push(format!(
+            "  {} in {}",
+            words::counted(rest.sum(), "row"),
+            words::counted(more as u64, "more table")
+        ));
     }
     if loss.large_objects > 0 {
         lines.push(format!("  {} written", words::counted(loss.large_objects, "large object")));
     }
     lines.extend(loss.objects.iter().take(TOLD).map(|object| format!("  {object}")));
     if let Some(more @ 1..) = loss.objects.len().checked_sub(TOLD) {
-        lines.push(format!("  and {more} more objects"));
+        lines.push(format!("  and {}", words::counted(more as u64, "more object")));
     }
     lines
 }

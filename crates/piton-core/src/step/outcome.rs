@@ -24,8 +24,11 @@ impl Step {
             Step::Capture(_) => "every write is kept from here on".into(),
             Step::EndCapture(_) => "no write is kept any more".into(),
             Step::Backup(_) => {
-                let database =
-                    format!("{} rows in {} tables", words::count(number("rows")), number("tables"));
+                let database = format!(
+                    "{} in {}",
+                    words::counted(number("rows"), "row"),
+                    words::counted(number("tables"), "table")
+                );
                 let files = match number("files") {
                     0 => String::new(),
                     files => format!(", {}", words::counted(files, "file")),
@@ -39,10 +42,10 @@ impl Step {
             },
             Step::Proof(_) => {
                 let equal = format!(
-                    "restored and equal: {} tables, {} rows, {} objects",
-                    number("tables"),
-                    words::count(number("rows")),
-                    number("objects")
+                    "restored and equal: {}, {}, {}",
+                    words::counted(number("tables"), "table"),
+                    words::counted(number("rows"), "row"),
+                    words::counted(number("objects"), "object")
                 );
                 let taken = outcome.get("neutralised").and_then(|taken| Neutralised::deserialize(taken).ok());
                 match taken.and_then(|taken| taken.in_words()) {
@@ -54,8 +57,8 @@ impl Step {
             Step::Migrate(_) => migrations(outcome),
             Step::LoadRescued(_) => {
                 format!(
-                    "{} of an earlier attempt are in again",
-                    words::counted(number("loaded") + number("there"), "row")
+                    "{} in again from an earlier attempt",
+                    words::doing(number("loaded") + number("there"), "row", "is", "are")
                 )
             }
             Step::Fresh(fresh) => match fresh.seed {
@@ -357,8 +360,8 @@ fn after(outcome: &Value) -> String {
     if let Some(rescued) = outcome.get("rescued").filter(|rescued| rescued.is_object()) {
         let number = |key: &str| rescued.get(key).and_then(Value::as_u64).unwrap_or(0);
         words.push_str(&format!(
-            "; what {} hold that had no place before is in {}, for the next attempt",
-            words::counted(number("rows") + number("values"), "row"),
+            "; what {} that had no place before is in {}, for the next attempt",
+            words::doing(number("rows") + number("values"), "row", "holds", "hold"),
             rescued.get("file").and_then(Value::as_str).unwrap_or_default()
         ));
     }

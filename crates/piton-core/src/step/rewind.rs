@@ -272,10 +272,12 @@ impl Rewind<'_, '_, '_> {
             return Ok(Carried::Kept(format!("{objects} written since the backup: no log tells of them")));
         }
         if let (Some(row), false) = (ready.finished.aside.first(), self.ctx.database) {
-            let count = words::counted(ready.finished.aside.len() as u64, "row");
+            let count = ready.finished.aside.len() as u64;
             return Ok(Carried::Kept(format!(
-                "{count} as written since do not fit the old structure; of {}: {}",
-                row.table, row.why
+                "{} not fit the old structure as written since; of {}: {}",
+                words::doing(count, "row", "does", "do"),
+                row.table,
+                row.why
             )));
         }
         let lossless = ready.finished.written == 0 && leaving.foreign.is_empty();

@@ -111,7 +111,7 @@ fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     stage.commit("v3", &[Change::Behaviour(|app| app.fails = 0.0)]);
     let load = stage.load("production").start().unwrap();
     let said = stage.piton(&["deploy", "production"]).expect(0);
-    said.says("of an earlier attempt are in again");
+    said.says("in again from an earlier attempt");
     let report = stage.finish(load);
     assert_no_failures_but_of(&report, "no release");
     let now = stage.sql(&production, "select item from receipts order by item");
@@ -190,7 +190,7 @@ fn a_row_that_does_not_fit_any_more_is_told_with_the_file_that_holds_it() {
     stage
         .piton(&["rollback", "production", "--database"])
         .expect(4)
-        .says("2 rows as written since do not fit the old structure");
+        .says("2 rows do not fit the old structure as written since");
     let said = stage.piton(&["rollback", "production", "--database", "--yes", "--json"]).expect(0);
     let release = said.json();
     let steps = release["steps"].as_array().unwrap();

@@ -325,7 +325,7 @@ fn what_was_lost_is_loaded_by_a_later_release_where_nothing_is_overwritten() {
     let load = load(&stage);
     let said = stage.piton(&["deploy", "production"]).expect(0);
     stage.finish(load);
-    said.says("2 rows of an earlier attempt are in again")
+    said.says("2 rows are in again from an earlier attempt")
         .says("id old-7 of \"public\".\"items\": the row was changed");
     let notes =
         "select note from items where id in ('lost-1', 'lost-2', 'old-7') and length(note) = 1 order by 1";

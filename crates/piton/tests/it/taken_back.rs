@@ -72,7 +72,7 @@ fn comes_again(stage: &Stage, receipts: &[String]) {
     stage.commit("v3", &[Change::Behaviour(|app| app.fails = 0.0)]);
     let load = stage.load("production").start().unwrap();
     let said = stage.piton(&["deploy", "production"]).expect(0);
-    said.says("of an earlier attempt are in again");
+    said.says("in again from an earlier attempt");
     assert_no_failures_but_of(&stage.finish(load), "no release");
     let now = stage.sql(&stage.database("production"), "select item from receipts order by item");
     let lost: Vec<&String> = receipts.iter().filter(|item| !now.contains(item)).collect();
