@@ -47,7 +47,8 @@ pub use window::Window;
 
 use context::{Context, EnvFile, Variables};
 use document::Document;
-use error::{Problem, listed, nearest};
+pub(crate) use error::nearest;
+use error::{Problem, listed};
 use resolve::Asked;
 
 /// The name of the configuration file.

@@ -13,6 +13,7 @@ use piton_proxy::control::{Client, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::downs::downs_guard;
 use super::identity::{database, identity_guard};
 use super::which::{self, Guarded};
 use super::{Act, Ctx, Site, Words, World};
@@ -245,6 +246,7 @@ impl Guard {
         // What is made from nothing has no record.
         if !fresh {
             self.record_guard(settings, source, migrations, &database).await?;
+            downs_guard(settings, source, &self.commit, &database).await?;
         }
         self.lint_guard(settings, source).await
     }

@@ -6,6 +6,7 @@ mod capture;
 mod check;
 mod clone;
 mod disk;
+mod downs;
 mod follow;
 mod fresh;
 mod guard;

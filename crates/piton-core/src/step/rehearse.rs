@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::capture::captured;
 use super::serving::Serving;
 use super::way_back::{Estimate, Rung, WayBack};
-use super::{Act, Ctx, Site, Words, rehearsal};
+use super::{Act, Ctx, Site, Words, downs, rehearsal};
 use crate::fault::{Fault, OrFault};
 
 /// Runs the migration on a copy of the golden copy, notes the structure that comes of it, and drops the copy.
@@ -148,6 +148,12 @@ impl Rehearse {
             let expected = Expected::of(&golden, copy, record.clone()).await;
             Some(expected.or_fault(|| "the migrated copy cannot be read".into())?)
         };
+        if !applied.migrations.is_empty() {
+            let recorded = self.migrations.recorded(copy).await;
+            let recorded = recorded.or_fault(|| "the record of migrations cannot be read".into())?;
+            let recorded: Vec<String> = recorded.into_iter().map(|one| one.name).collect();
+            downs::unknown(&self.downs, &applied.migrations, &recorded).map_or(Ok(()), Err)?;
+        }
         let offer = match own.filter(|_| expected.is_some()) {
             Some(own) => {
                 ctx.say("comparing every value that the migration may have changed");
@@ -165,7 +171,7 @@ impl Rehearse {
                 // What is made from another environment's data goes back as a whole, and may not be there yet.
                 let own = ctx.world.from.is_none();
                 let bound = if own { super::rewind::bound(&live).await? } else { Vec::new() };
-                let way_back = WayBack::of(ctx, expected, &bound, offer.as_ref());
+                let way_back = WayBack::of(ctx, expected, &bound, offer.as_ref(), &applied.migrations);
                 let wanted = own && way_back.rung == Rung::GoldenCopy;
                 let names = &applied.migrations;
                 let tried = match wanted {

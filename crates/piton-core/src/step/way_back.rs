@@ -6,8 +6,8 @@ use piton_db::replay::Offer;
 use piton_db::replay::reverse::Reverse;
 use serde::{Deserialize, Serialize};
 
-use super::Ctx;
 use super::rewind::stays_behind;
+use super::{Ctx, downs};
 use crate::words;
 
 /// What takes the migrated database's place when the migration goes back.
@@ -38,6 +38,9 @@ pub(super) struct WayBack {
     /// Why later writes do not go along, where the log would tell them.
     #[serde(default)]
     pub not_followed: Option<String>,
+    /// What piton.toml would have to say for them to go along, in lines.
+    #[serde(default)]
+    pub down: Vec<String>,
     /// Why the down migration is no way back, where there is one.
     #[serde(default)]
     pub not_reversed: Option<String>,
@@ -51,6 +54,9 @@ pub(super) struct WayBack {
 
 /// How long down migrations may take while requests wait, half of what these wait at most.
 const LONGEST_MS: u64 = 10_000;
+
+/// How many reasons are told in a line.
+const TOLD: usize = 2;
 
 /// How long the migration takes for real.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +74,7 @@ impl WayBack {
         expected: &Expected,
         bound: &[String],
         offer: Option<&Offer>,
+        migrations: &[String],
     ) -> Self {
         if ctx.world.from.is_some() {
             let proved = "it is set aside as it is, before anything is migrated".into();
@@ -87,8 +94,13 @@ impl WayBack {
             Some(format!("it changes or removes what is in {}", words::some(overwritten, 2)))
         };
         let proved = "it was restored from the backup and found equal, and the rehearsal left it so".into();
-        let not_followed = offer.and_then(|offer| offer.obstacles.first().cloned());
-        Self { not_followed, ..Self::plain(Rung::GoldenCopy, proved, why_not) }
+        let obstacles = offer.map_or(&[][..], |offer| &offer.obstacles);
+        let not_followed = (!obstacles.is_empty()).then(|| reasons(obstacles));
+        // Where something else is in the way, it would be written in vain.
+        let wanted: Option<Vec<_>> =
+            obstacles.iter().map(|obstacle| downs::wanted(obstacle, migrations)).collect();
+        let down = wanted.unwrap_or_default().concat();
+        Self { not_followed, down, ..Self::plain(Rung::GoldenCopy, proved, why_not) }
     }
 
     /// Takes over what a trial of the down migration has shown, where there is one.
@@ -108,6 +120,7 @@ impl WayBack {
             refilled: reverse.refilled(),
             costs: reverse.costs(),
             not_followed: self.not_followed,
+            down: self.down,
             ..Self::plain(Rung::Reverse, proved.into(), None)
         };
         (way_back, Some(reverse))
@@ -115,8 +128,8 @@ impl WayBack {
 
     fn plain(rung: Rung, proved: String, why_not: Option<String>) -> Self {
         let by_itself = why_not.is_none();
-        let (not_followed, not_reversed, refilled, costs) = (None, None, 0, Vec::new());
-        Self { rung, proved, by_itself, why_not, not_followed, not_reversed, refilled, costs }
+        let (not_followed, not_reversed, refilled, down, costs) = (None, None, 0, Vec::new(), Vec::new());
+        Self { rung, proved, by_itself, why_not, not_followed, not_reversed, refilled, down, costs }
     }
 
     /// Says it in one line.
@@ -152,7 +165,20 @@ impl WayBack {
         let costs = self.costs.iter().map(|cost| format!("on the way back, {cost}"));
         let not_reversed =
             self.not_reversed.iter().map(|why| format!("the down migration is no way back: {why}"));
-        not_followed.chain(not_reversed).chain(costs).collect()
+        let down = (!self.down.is_empty()).then(|| {
+            let asked = "what the values were, only a person can say; in piton.toml, for them to go along:";
+            std::iter::once(asked.to_owned()).chain(self.down.iter().map(|line| format!("  {line}")))
+        });
+        not_followed.chain(down.into_iter().flatten()).chain(not_reversed).chain(costs).collect()
+    }
+}
+
+/// Names the first reasons; all of them are in the rehearsal's report.
+fn reasons(obstacles: &[String]) -> String {
+    let told = obstacles[..obstacles.len().min(TOLD)].join("; ");
+    match obstacles.len().saturating_sub(TOLD) {
+        0 => told,
+        more => format!("{told}; and {}", words::counted(more as u64, "more reason")),
     }
 }
 

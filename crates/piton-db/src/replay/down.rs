@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::layout::{Column, Generated, Table};
+use super::layout::{Column, Generated, Layout, Table};
 use super::map::{Map, whole_source};
+use super::session;
 use crate::error::Doing;
-use crate::{DbError, Session, quote};
+use crate::{Database, DbError, Session, quote};
 
 /// What a column was before a migration, as an expression over the row as it is afterwards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +42,70 @@ pub(super) struct Proved {
     pub(super) at_once: bool,
 }
 
+/// What of a down expression cannot be right, whatever its migration does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// There is no such table.
+    Table {
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The table has no such column.
+    Column {
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// It is no expression.
+    Expression {
+        /// What the server says of it.
+        said: String,
+    },
+}
+
+/// How an obstacle begins that a down expression clears away.
+const CHANGED: &str = "the migration changes what is in ";
+
 impl Down {
+    /// Says what of it cannot be right, as far as the database tells before its migration has run.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn misfit(&self, database: &Database) -> Result<Option<Misfit>, DbError> {
+        let client = session(database).await?;
+        let layout = Layout::read(&client).await?;
+        let (schema, name) = self.table();
+        let Some(table) = layout.named(schema, name) else {
+            let people = layout.tables.iter().filter(|table| table.schema != "piton");
+            let known = people.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+            return Ok(Some(Misfit::Table { known }));
+        };
+        if table.column(&self.column).is_none() {
+            let known = table.columns.iter().map(|column| column.name.clone()).collect();
+            return Ok(Some(Misfit::Column { known }));
+        }
+        // What it reads may be there after the migration alone: only what is parsed before anything is looked up counts.
+        match client.prepare(&format!("select ({}\n) as v", self.is)).await {
+            Err(error) if error.code() == Some(&SqlState::SYNTAX_ERROR) => {
+                Ok(Some(Misfit::Expression { said: said(error)? }))
+            }
+            Err(error) if error.as_db_error().is_none() => {
+                Err(error).doing(|| "look at a down expression".into())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns what is to be written where an obstacle of an [`Offer`](super::Offer) tells that a column means something else
+    /// afterwards; the expression is left open.
+    pub fn wanted(obstacle: &str, migration: &str) -> Option<Self> {
+        let (column, _) = obstacle.strip_prefix(CHANGED)?.rsplit_once(": ")?;
+        let names = column.strip_prefix('"')?.strip_suffix('"')?;
+        let names: Vec<String> = names.split("\".\"").map(|name| name.replace("\"\"", "\"")).collect();
+        let [schema, table, column] = <[String; 3]>::try_from(names).ok()?;
+        let (migration, is) = (migration.to_owned(), "…".into());
+        Some(Self { migration, table: format!("{schema}.{table}"), column, is })
+    }
+
     /// Returns the schema and the name of its table.
     fn table(&self) -> (&str, &str) {
         self.table.split_once('.').unwrap_or(("public", &self.table))

@@ -42,7 +42,7 @@ use crate::migrate::RecordTables;
 use crate::target::pin;
 use crate::{Database, DbError, Session};
 
-pub use self::down::Down;
+pub use self::down::{Down, Misfit};
 pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{Offer, offer};

@@ -68,7 +68,7 @@ fn a_bad_release_that_counts_in_another_unit_goes_back_by_itself_with_every_writ
     stage.sql(&production, &format!("set role \"{role}\"; {prices}"));
     stage.configure(|settings| {
         settings.more = "[[database.down]]\nmigration = \"004_cents.sql\"\ntable = \"items\"\ncolumn = \"price\"\nis = \"price / 100\"\n\n\
-             [[database.down]]\nmigration = \"003_other.sql\"\ntable = \"gone\"\ncolumn = \"price\"\nis = \"nothing\"\n"
+             [[database.down]]\nmigration = \"001_items.sql\"\ntable = \"gone\"\ncolumn = \"price\"\nis = \"nothing\"\n"
             .into();
     });
     let cents = "alter table items alter price set default 250; update items set price = price * 100;";
@@ -84,6 +84,28 @@ fn a_bad_release_that_counts_in_another_unit_goes_back_by_itself_with_every_writ
     assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
     let stands = "select price || ': ' || (count(*) > 5) from items group by price order by price";
     assert_eq!(stage.sql(&production, stands), ["1.50: true", "2.50: true"]);
+}
+
+/// Where nobody has said how, the rehearsal says what is to be written.
+#[test]
+fn a_column_that_means_something_else_is_told_with_the_lines_to_write() {
+    let Some(stage) = following_stage() else { return };
+    let lower = Change::Migration("004_upper.sql", "update items set note = upper(note) where id = 'old-1';");
+    stage.commit("v2", &[lower]);
+    let load = stage.load("production").start().unwrap();
+    let said = stage.piton(&["deploy", "production", "--json"]).expect(0);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    let release = said.json();
+    said.says(
+        r#"later writes do not go along: the migration changes what is in "public"."items"."note": 1 row"#,
+    )
+    .says("only a person can say; in piton.toml, for them to go along:")
+    .says("migration = \"004_upper.sql\"")
+    .says("table = \"public.items\"")
+    .says("column = \"note\"");
+    let steps = release["steps"].as_array().unwrap();
+    let outcome = &steps.iter().find(|step| step["id"] == "rehearse").unwrap()["outcome"];
+    assert_eq!(outcome["way_back"]["down"][0], "[[database.down]]");
 }
 
 #[test]

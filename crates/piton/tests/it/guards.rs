@@ -401,6 +401,59 @@ fn who_may_not_log_in_is_not_sent_to_the_server() {
     refused(&stage, "production", &["cannot be reached", "DATABASE_URL of production is wrong"]);
 }
 
+/// A down expression that can never be of use is not found out when it is needed.
+#[test]
+fn a_down_expression_that_cannot_be_meant_so_is_refused() {
+    let Some(mut stage) = live_stage_in_turn() else { return };
+    stage.commit("v2", &[RECEIPTS]);
+    let mut down = |migration: &str, table: &str, column: &str, is: &str| {
+        let lines = format!(
+            "[[database.down]]\nmigration = \"{migration}\"\ntable = \"{table}\"\ncolumn = \"{column}\"\nis = \"{is}\"\n"
+        );
+        stage.configure(|settings| settings.more = lines);
+        stage.piton(&["plan", "production"])
+    };
+    let what = "[[database.down]] in piton.toml cannot be meant so";
+    for ([migration, table, column, is], why, mend) in [
+        (
+            ["002_reciepts.sql", "items", "note", "note"],
+            "neither the commit nor the database's record has a migration of that name",
+            "migration = \"002_receipts.sql\"",
+        ),
+        (
+            ["002_receipts.sql", "itms", "note", "note"],
+            "before it, there is no table itms",
+            "table = \"public.items\"",
+        ),
+        (
+            ["002_receipts.sql", "items", "notes", "note"],
+            "before it, items has no column notes",
+            "column = \"note\"",
+        ),
+        (
+            ["002_receipts.sql", "items", "note", "note ||"],
+            "`note ||` is no expression: syntax error",
+            "is = \"an SQL expression",
+        ),
+        (
+            ["002_receipts.sql", "items", "note", "note); drop table items; --"],
+            "is no expression",
+            "is = \"an SQL expression",
+        ),
+    ] {
+        let planned = down(migration, table, column, is).expect(2).stdout;
+        for word in [what, why, mend] {
+            assert!(planned.contains(word), "no `{word}` in\n{planned}");
+        }
+    }
+    // What it reads may come with the migration, and one of an applied migration is not used any more.
+    down("002_receipts.sql", "items", "note", "is_new").expect(0);
+    down("001_items.sql", "gone", "note", "nothing ||").expect(0);
+    down("002_reciepts.sql", "items", "note", "note");
+    let said = refused(&stage, "production", &[what, "migration = \"002_receipts.sql\""]);
+    assert!(said.stderr.contains("or take it out"), "{}", said.stderr);
+}
+
 #[test]
 fn two_environments_do_not_share_a_port() {
     let Some(mut stage) = live_stage_in_turn() else { return };
