@@ -66,6 +66,37 @@ impl Project {
         step::database_of(&self.settings(environment).ok()?).ok()
     }
 
+    /// Lists what migrations of an environment that went back had no place for, in files that wait to be loaded, oldest first.
+    pub fn rescue_files(&self, environment: &str) -> Vec<PathBuf> {
+        step::waiting(&self.dirs.rescued(environment))
+    }
+
+    /// Lists the databases that runs of an environment have left beside the live one and that are still there, oldest first; all of
+    /// them, where the server cannot be asked.
+    pub async fn kept_databases(&self, environment: &str, runs: &[State]) -> Vec<String> {
+        let mut kept: Vec<String> = Vec::new();
+        for name in runs.iter().flat_map(State::kept_databases) {
+            if !kept.iter().any(|one| one == name) {
+                kept.push(name.to_owned());
+            }
+        }
+        if !kept.is_empty()
+            && let Some(live) = self.database(environment)
+            && let Ok(client) = live.maintenance().await
+            && let Ok(there) = client
+                .query(
+                    "select datname::text from pg_catalog.pg_database where datname::text = any ($1)",
+                    &[&kept],
+                )
+                .await
+        {
+            let there: Vec<String> = there.iter().map(|row| row.get(0)).collect();
+            // One that was put back into its place is the live one again.
+            kept.retain(|name| there.contains(name) && *name != live.dbname);
+        }
+        kept
+    }
+
     /// Opens the journal.
     ///
     /// # Errors

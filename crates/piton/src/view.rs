@@ -289,7 +289,7 @@ pub(crate) fn unjudged_words(state: &State) -> Option<String> {
 pub(crate) fn end_words(project: &Project, state: &State) -> String {
     let mut lines = vec![how_it_ended(state)];
     lines.extend(staying_words(state));
-    lines.extend(kept_words(project, state));
+    lines.extend(kept_words(project, &state.plan.environment, state.kept_databases()));
     lines.join("\n")
 }
 
@@ -318,10 +318,14 @@ pub(crate) fn staying_words(state: &State) -> Option<String> {
     })
 }
 
-/// Says which databases a release has left beside the live one, and what removes them.
-pub(crate) fn kept_words(project: &Project, state: &State) -> impl Iterator<Item = String> {
-    let live = project.database(&state.plan.environment);
-    state.kept_databases().into_iter().map(move |name| {
+/// Says of databases that were left beside the live one, and what removes them.
+pub(crate) fn kept_words<'a>(
+    project: &Project,
+    environment: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> impl Iterator<Item = String> {
+    let live = project.database(environment);
+    names.into_iter().map(move |name| {
         let drop = live.as_ref().map_or_else(
             || format!("dropdb {name}"),
             |live| live.with_name(name).by_hand("dropdb").to_string(),

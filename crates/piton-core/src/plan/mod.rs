@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use piton_db::capture::slot_name;
+use piton_db::capture::{Missing, slot_name};
 use piton_db::migrate::Tool;
 use piton_db::replay::Down;
 use piton_proxy::Slot;
@@ -239,7 +239,7 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
         remarks.extend(gate::reach(settings.gate));
     }
     remarks.extend(facts.warnings.iter().cloned());
-    remarks.extend(facts.lacking.as_ref().and_then(what_is_lacking));
+    remarks.extend(facts.lacking.iter().flat_map(what_is_lacking));
     if let Some(window) = &settings.window
         && !window.contains(facts.now)
     {
@@ -252,19 +252,31 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
 }
 
 /// Says what following the writes after a backup lacks, and what comes of it.
-fn what_is_lacking(lacking: &Lacking) -> Option<String> {
-    let log = lacking.log.first()?;
-    Some(match lacking.triggers.first() {
-        None => format!(
-            "later writes are noted by triggers, which writers feel; they would not feel the log's being read, but {}; mend it with {}",
-            log.what, log.mend
-        ),
-        Some(triggers) => format!(
-            "a migration that goes back cannot take later writes along: {}; mend it with {}. Triggers cannot note them either: {}; \
-             for that {}",
-            log.what, log.mend, triggers.what, triggers.mend
-        ),
-    })
+fn what_is_lacking(lacking: &Lacking) -> Vec<String> {
+    let all = all_that_is_lacking(lacking);
+    let first = match (all.is_empty(), lacking.triggers.is_empty()) {
+        (true, _) => return all,
+        (false, true) => {
+            "later writes are noted by triggers, which writers feel; they would not feel the log's being read"
+        }
+        (false, false) => {
+            "a migration that goes back cannot take later writes along: neither the server's log nor triggers can keep them"
+        }
+    };
+    std::iter::once(first.to_owned()).chain(all).collect()
+}
+
+/// Names all that is missing, each with what mends it.
+fn all_that_is_lacking(lacking: &Lacking) -> Vec<String> {
+    let Lacking { log, triggers } = lacking;
+    let told =
+        |whose: &str, missing: &Missing| format!("for {whose}: {}; mend: {}", missing.what, missing.mend);
+    let of_log = log.iter().map(|missing| match triggers.contains(missing) {
+        true => told("the log and for triggers", missing),
+        false => told("the log", missing),
+    });
+    let of_triggers = triggers.iter().filter(|missing| !log.contains(missing));
+    of_log.chain(of_triggers.map(|missing| told("triggers", missing))).collect()
 }
 
 struct Draft<'a> {
@@ -363,7 +375,8 @@ impl Draft<'_> {
         self.anchor(names, from.clone());
         if let Some(migrations) = &migrations {
             let (golden, copy) = (names.golden.clone(), names.rehearsal.clone());
-            let rehearse = Rehearse { golden, copy, migrations: migrations.clone(), downs: self.downs() };
+            let (downs, unkept) = (self.downs(), self.unkept());
+            let rehearse = Rehearse { golden, copy, migrations: migrations.clone(), downs, unkept };
             self.add_with("rehearse", Phase::Rehearse, rehearse, pending.clone());
         }
         if from.is_some() {
@@ -387,6 +400,12 @@ impl Draft<'_> {
         let pending = self.facts.pending.as_ref().filter(|_| all_known);
         let is_pending = |down: &&Down| pending.is_none_or(|pending| pending.contains(&down.migration));
         database.downs.iter().filter(is_pending).cloned().collect()
+    }
+
+    /// Says what the server lacks for keeping later writes, where a migration may need them and nothing keeps them.
+    fn unkept(&self) -> Vec<String> {
+        let lacking = self.facts.lacking.as_ref().filter(|_| self.means().is_none());
+        lacking.map_or_else(Vec::new, all_that_is_lacking)
     }
 
     /// Tells how later writes are come by, where a migration may need them and the server lets them be.

@@ -2,6 +2,7 @@ use piton_db::neutral::Neutralised;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::way_back::WayBack;
 use super::{Lost, Step, rehearsal};
 use crate::journal::State;
 use crate::words;
@@ -301,6 +302,28 @@ impl State {
                 Lost::deserialize(step.note.as_ref()?.get("lost")?).ok().map(Lost::without_file)
             }
             Step::CountLoss(_) => Lost::deserialize(step.note.as_ref()?).ok(),
+            _ => None,
+        })
+    }
+
+    /// Says how the release's migrations go back, and what that does not bring back; nothing before they were rehearsed.
+    pub fn way_back(&self) -> Vec<String> {
+        self.rehearsed_way_back().map_or_else(Vec::new, |way_back| {
+            let lacking = way_back.lacking.iter().map(|lacking| format!("  {lacking}"));
+            std::iter::once(way_back.words()).chain(way_back.more()).chain(lacking).collect()
+        })
+    }
+
+    /// Says why later writes cannot go along when the release's migrations go back.
+    pub fn not_followed(&self) -> Option<String> {
+        let way_back = self.rehearsed_way_back()?;
+        if way_back.lacking.is_empty() { way_back.not_followed } else { Some(way_back.lacking.join("; ")) }
+    }
+
+    fn rehearsed_way_back(&self) -> Option<WayBack> {
+        let mut steps = self.plan.steps.iter().zip(&self.steps);
+        steps.find_map(|(planned, step)| match planned.step {
+            Step::Rehearse(_) => WayBack::deserialize(step.outcome.as_ref()?.get("way_back")?).ok(),
             _ => None,
         })
     }

@@ -1,6 +1,7 @@
 //! A rehearsal's report as people read it.
 
 use piton_db::rehearsal::{Impact, Report, SAMPLE_MS, Step};
+use piton_db::replay::Offer;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -63,9 +64,10 @@ pub(super) fn write(
     report: &Report,
     serving: Option<&Serving>,
     way_back: Option<&WayBack>,
+    offer: Option<&Offer>,
 ) -> Result<(), Fault> {
     let path = ctx.world.dirs.logs(&ctx.plan.id).join(FILE);
-    let text = markdown(ctx, report, serving, way_back);
+    let text = markdown(ctx, report, serving, way_back, offer);
     let written = match path.parent() {
         Some(folder) => fs_err::create_dir_all(folder).and_then(|()| fs_err::write(&path, text)),
         None => fs_err::write(&path, text),
@@ -81,6 +83,7 @@ fn markdown(
     report: &Report,
     serving: Option<&Serving>,
     way_back: Option<&WayBack>,
+    offer: Option<&Offer>,
 ) -> String {
     let plan = &ctx.plan;
     let environment = ctx.world.from.as_ref().map_or(&plan.environment, |from| &from.environment);
@@ -101,6 +104,7 @@ fn markdown(
     if let Some(way_back) = way_back {
         let words = way_back.words().replacen("way", "Way", 1);
         text.push_str(&format!("\n{words} ({}).\n", way_back.proved));
+        text.push_str(&way_back.section(offer.map_or(&[][..], |offer| &offer.obstacles)));
     }
     for step in &report.steps {
         text.push_str(&section(step, report.unwatched));

@@ -31,6 +31,9 @@ pub struct Rehearse {
     /// What columns were before migrations that change what they mean.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downs: Vec<Down>,
+    /// What the server lacks for keeping later writes, where nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unkept: Vec<String>,
 }
 
 /// What a rehearsal has shown.
@@ -171,7 +174,8 @@ impl Rehearse {
                 // What is made from another environment's data goes back as a whole, and may not be there yet.
                 let own = ctx.world.from.is_none();
                 let bound = if own { super::rewind::bound(&live).await? } else { Vec::new() };
-                let way_back = WayBack::of(ctx, expected, &bound, offer.as_ref(), &applied.migrations);
+                let way_back = WayBack::of(ctx, expected, &bound, offer.as_ref(), &applied.migrations)
+                    .without(&self.unkept);
                 let wanted = own && way_back.rung == Rung::GoldenCopy;
                 let names = &applied.migrations;
                 let tried = match wanted {
@@ -190,7 +194,7 @@ impl Rehearse {
         };
         let estimate = expected.as_ref().and(report.as_ref()).map(Estimate::of);
         if let Some(report) = &report {
-            rehearsal::write(ctx, report, serving.as_ref(), way_back.as_ref())?;
+            rehearsal::write(ctx, report, serving.as_ref(), way_back.as_ref(), offer.as_ref())?;
         }
         let definition = |change: &Change| match change {
             Change::Added { object, definition } => (object.clone(), Some(definition.clone())),

@@ -38,6 +38,9 @@ pub(super) struct WayBack {
     /// Why later writes do not go along, where the log would tell them.
     #[serde(default)]
     pub not_followed: Option<String>,
+    /// What the server lacks for keeping them, each with what mends it.
+    #[serde(default)]
+    pub lacking: Vec<String>,
     /// What piton.toml would have to say for them to go along, in lines.
     #[serde(default)]
     pub down: Vec<String>,
@@ -54,6 +57,9 @@ pub(super) struct WayBack {
 
 /// How long down migrations may take while requests wait, half of what these wait at most.
 const LONGEST_MS: u64 = 10_000;
+
+/// What is said before the lines that a person is to write.
+const ASKED: &str = "what the values were, only a person can say; in piton.toml, for them to go along";
 
 /// How many reasons are told in a line.
 const TOLD: usize = 2;
@@ -103,6 +109,15 @@ impl WayBack {
         Self { not_followed, down, ..Self::plain(Rung::GoldenCopy, proved, why_not) }
     }
 
+    /// Takes over what the server lacks for keeping later writes, where nothing keeps them.
+    pub(super) fn without(self, lacking: &[String]) -> Self {
+        if lacking.is_empty() || self.rung == Rung::DatabaseBefore {
+            return self;
+        }
+        let why = "neither the server's log nor triggers can keep them; rehearsal.md in the release's logs names all that is missing";
+        Self { not_followed: Some(why.into()), lacking: lacking.to_vec(), ..self }
+    }
+
     /// Takes over what a trial of the down migration has shown, where there is one.
     pub(super) fn with_down(self, tried: Option<Result<Reverse, String>>) -> (Self, Option<Reverse>) {
         let reverse = match tried {
@@ -121,6 +136,7 @@ impl WayBack {
             costs: reverse.costs(),
             not_followed: self.not_followed,
             down: self.down,
+            lacking: self.lacking,
             ..Self::plain(Rung::Reverse, proved.into(), None)
         };
         (way_back, Some(reverse))
@@ -128,8 +144,9 @@ impl WayBack {
 
     fn plain(rung: Rung, proved: String, why_not: Option<String>) -> Self {
         let by_itself = why_not.is_none();
-        let (not_followed, not_reversed, refilled, down, costs) = (None, None, 0, Vec::new(), Vec::new());
-        Self { rung, proved, by_itself, why_not, not_followed, not_reversed, refilled, down, costs }
+        let (not_followed, lacking, down, costs) = (None, Vec::new(), Vec::new(), Vec::new());
+        let (not_reversed, refilled) = (None, 0);
+        Self { rung, proved, by_itself, why_not, not_followed, lacking, down, not_reversed, refilled, costs }
     }
 
     /// Says it in one line.
@@ -166,10 +183,34 @@ impl WayBack {
         let not_reversed =
             self.not_reversed.iter().map(|why| format!("the down migration is no way back: {why}"));
         let down = (!self.down.is_empty()).then(|| {
-            let asked = "what the values were, only a person can say; in piton.toml, for them to go along:";
-            std::iter::once(asked.to_owned()).chain(self.down.iter().map(|line| format!("  {line}")))
+            std::iter::once(format!("{ASKED}:")).chain(self.down.iter().map(|line| format!("  {line}")))
         });
         not_followed.chain(down.into_iter().flatten()).chain(not_reversed).chain(costs).collect()
+    }
+
+    /// Writes the same for the rehearsal's report, with every reason.
+    pub(super) fn section(&self, obstacles: &[String]) -> String {
+        let mut text = String::new();
+        let reasons = if obstacles.is_empty() { &self.lacking } else { obstacles };
+        if !reasons.is_empty() {
+            text.push_str("\nLater writes do not go along:\n\n");
+            reasons.iter().for_each(|why| text.push_str(&format!("- {why}\n")));
+        }
+        if !self.down.is_empty() {
+            text.push_str(&format!(
+                "\n{}:\n\n```toml\n{}\n```\n",
+                ASKED.replacen('w', "W", 1),
+                self.down.join("\n")
+            ));
+        }
+        if let Some(why) = &self.not_reversed {
+            text.push_str(&format!("\nThe down migration is no way back: {why}.\n"));
+        }
+        if !self.costs.is_empty() {
+            text.push_str("\nOn the way back:\n\n");
+            self.costs.iter().for_each(|cost| text.push_str(&format!("- {cost}\n")));
+        }
+        text
     }
 }
 

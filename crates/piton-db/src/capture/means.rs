@@ -51,7 +51,7 @@ const FACTS: &str = "
            pg_catalog.current_setting('synchronous_standby_names'),
            (select rolsuper from users where acts),
            current_user::text,
-           (select rolname::text from users where not replicates order by acts limit 1),
+           (select pg_catalog.array_agg(rolname::text order by acts) from users where not replicates),
            pg_catalog.current_setting('server_version_num')::int4 >= 150000,
            (select rolname::text from pg_catalog.pg_roles
             where rolname in ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin') limit 1)";
@@ -67,8 +67,8 @@ struct Facts {
     standbys: String,
     superuser: bool,
     user: String,
-    /// The user that may not replicate.
-    barred: Option<String>,
+    /// The users that may not replicate: who logs in, and who acts.
+    barred: Vec<String>,
     /// Whether the privilege to set one parameter can be granted.
     grants_settings: bool,
     service: Service,
@@ -94,7 +94,7 @@ impl Facts {
             standbys: row.get(7),
             superuser: row.get::<_, Option<bool>>(8) == Some(true),
             user: row.get(9),
-            barred: row.get(10),
+            barred: row.get::<_, Option<_>>(10).unwrap_or_default(),
             grants_settings: row.get(11),
             service: match row.get::<_, Option<&str>>(12) {
                 Some("rds_superuser") => Service::Amazon,
@@ -172,7 +172,7 @@ impl Facts {
 
     async fn user(&self, client: &Client) -> Result<Vec<Missing>, DbError> {
         let mut missing = Vec::new();
-        if let Some(barred) = &self.barred {
+        for barred in &self.barred {
             let user = quote::ident(barred);
             missing.push(Missing {
                 what: format!("{barred} may not read the log: it lacks REPLICATION"),
@@ -245,7 +245,7 @@ mod tests {
             standbys: "FIRST 1 (a, \"b\")".into(),
             superuser: false,
             user: "app".into(),
-            barred: None,
+            barred: Vec::new(),
             grants_settings: true,
             service: Service::Own,
         }

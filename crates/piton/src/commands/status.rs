@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use owo_colors::OwoColorize;
@@ -5,6 +6,7 @@ use piton_core::facts;
 use piton_core::journal::{Journal, Outcome, Progress, State};
 use piton_core::plan::Job;
 use piton_core::project::{Project, journal_fault};
+use piton_core::step::Step;
 use piton_core::words;
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, Status as ProxyStatus};
@@ -38,8 +40,12 @@ struct Found {
     environment: String,
     live: Option<piton_core::plan::Live>,
     latest: Option<State>,
-    /// Which databases that one has left, in words.
+    /// The databases that this one and others have left.
     kept: Vec<String>,
+    /// The same, in words.
+    kept_words: Vec<String>,
+    /// What waits to be loaded behind the next migration.
+    rescued: Vec<PathBuf>,
     holder: Option<piton_core::journal::LeaseInfo>,
     proxy: Option<ProxyStatus>,
     /// Whether the app of the release that serves takes connections.
@@ -57,11 +63,14 @@ impl Found {
         // A backup that is over has its place in piton backups; what has replaced the database is told until the next release.
         let replaced =
             |run: &State| run.plan.job == Job::Rollback && matches!(run.ended, Some((Outcome::Succeeded, _)));
+        let kept = project.kept_databases(environment, &runs).await;
         let mut runs = runs.into_iter().rev();
         let latest = runs.find(|run| run.ended.is_none() || run.is_release() || replaced(run));
         Ok(Self {
             environment: environment.to_owned(),
-            kept: latest.iter().flat_map(|state| kept_words(project, state)).collect(),
+            kept_words: kept_words(project, environment, kept.iter().map(String::as_str)).collect(),
+            kept,
+            rescued: project.rescue_files(environment),
             listens: live.as_ref().is_some_and(|live| live.start.listens()),
             live,
             latest,
@@ -88,6 +97,8 @@ impl Found {
                 },
             })),
             "release": self.latest.as_ref().map(|state| contract::release(state, self.holder.as_ref())),
+            "databases_kept": self.kept,
+            "rescue_files": self.rescued,
         })
     }
 
@@ -117,11 +128,15 @@ impl Found {
             ));
         }
         if let Some(state) = &self.latest {
-            lines.extend(release_lines(&self.kept, state));
+            lines.extend(release_lines(state));
             if state.ended.is_none() {
                 lines.extend(self.way_on(state));
             }
         }
+        lines.extend(self.kept_words.iter().map(|words| format!("  {words}")));
+        lines.extend(self.rescued.iter().map(|file| {
+            format!("  Waits for the next release that migrates, which loads it: {}", file.display())
+        }));
         if let Some(holder) = &self.holder {
             lines.push(format!("  run by {} since {}", holder.operator, words::time(holder.since)));
         }
@@ -166,7 +181,7 @@ impl Found {
     }
 }
 
-fn release_lines(kept: &[String], state: &State) -> Vec<String> {
+fn release_lines(state: &State) -> Vec<String> {
     if let Some((outcome, at)) = state.ended {
         let how = outcome_words(outcome);
         let mut lines = vec![format!(
@@ -181,8 +196,12 @@ fn release_lines(kept: &[String], state: &State) -> Vec<String> {
             state.back.as_ref().map(|turned| format!("    {}", back_words(state.plan.job, &turned.reason))),
         );
         lines.extend(state.refusal().map(|fault| format!("    {}", fault.what)));
-        lines.extend(staying_words(state).map(|words| format!("    {words}")));
-        lines.extend(kept.iter().map(|words| format!("    {words}")));
+        if let Some(words) = staying_words(state) {
+            lines.push(format!("    {words}"));
+            lines.extend(
+                state.not_followed().map(|why| format!("    later writes could not go along: {why}")),
+            );
+        }
         return lines;
     }
     let mut lines = vec![format!(
@@ -208,6 +227,10 @@ fn release_lines(kept: &[String], state: &State) -> Vec<String> {
             Progress::UndoFailed(fault) => ("✗", format!("cannot be undone: {}", fault.what)),
         };
         lines.push(format!("  {sign} {:<16}{words}", planned.id).trim_end().to_owned());
+        // Until the release has settled, it matters which way back it has.
+        if matches!(planned.step, Step::Rehearse(_)) && !state.past_return() {
+            lines.extend(state.way_back().iter().map(|more| format!("    {:<16}{more}", "")));
+        }
     }
     lines
 }

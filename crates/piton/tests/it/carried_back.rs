@@ -106,6 +106,14 @@ fn a_column_that_means_something_else_is_told_with_the_lines_to_write() {
     let steps = release["steps"].as_array().unwrap();
     let outcome = &steps.iter().find(|step| step["id"] == "rehearse").unwrap()["outcome"];
     assert_eq!(outcome["way_back"]["down"][0], "[[database.down]]");
+    let report =
+        stage.root().join(".piton/logs").join(release["release"].as_str().unwrap()).join("rehearsal.md");
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(
+        report.contains("Later writes do not go along:\n\n- the migration changes what is in"),
+        "{report}"
+    );
+    assert!(report.contains("column = \"note\""), "{report}");
 }
 
 #[test]
@@ -168,6 +176,45 @@ fn a_way_back_that_is_killed_behind_the_swap_tells_what_came_of_it() {
     assert_eq!(outcome["aside"], serde_json::json!([]));
     assert_eq!(outcome["cut_off"], 0);
     assert!(outcome["replaced"].is_string() && outcome["bound"].is_array(), "{outcome}");
+}
+
+/// Nothing that a person may still need is forgotten because of a later release.
+#[test]
+fn every_kept_database_and_every_rescue_file_is_named() {
+    let Some(mut stage) = following_stage() else { return };
+    let production = stage.database("production");
+    for (round, last) in [("first", false), ("second", true)] {
+        let other = Change::File("round", round);
+        let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS, other]);
+        stage.eventually("writes of the new release", || {
+            stage.sql(&production, "select count(*) > 20 from receipts") == ["t"]
+        });
+        if last {
+            let said = stage.piton(&["status", "production"]).expect(0).stdout;
+            assert!(said.contains("way back: the golden copy with every later write, by itself"), "{said}");
+        }
+        stage.piton(&["rollback", "production", "--database"]).expect(0);
+        deploy.wait().expect(3);
+        stage.finish(load);
+    }
+    let status = stage.status("production");
+    let kept: Vec<&str> =
+        status["databases_kept"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+    let there: Vec<String> = stage.databases().into_iter().filter(|name| *name != production).collect();
+    assert_eq!(kept.len(), 2);
+    assert!(there.iter().all(|name| kept.contains(&name.as_str())), "{there:?} {kept:?}");
+    let files = status["rescue_files"].as_array().unwrap();
+    // The second release has loaded the first one's file, and saved it again with its own.
+    assert!(
+        !files.is_empty() && files.iter().all(|file| std::path::Path::new(file.as_str().unwrap()).exists())
+    );
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    for name in kept.iter().copied().chain(files.iter().filter_map(|file| file.as_str())) {
+        assert!(said.contains(name), "no `{name}` in\n{said}");
+    }
+    stage.sql("postgres", &format!("drop database \"{}\"", kept[0]));
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    assert!(!said.contains(kept[0]) && said.contains(kept[1]), "{said}");
 }
 
 /// What keeps a database from going back for a moment does not take the way back from who has asked for it.

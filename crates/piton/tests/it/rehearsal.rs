@@ -61,6 +61,8 @@ fn locks_and_waits_are_in_the_line_the_journal_and_a_file() {
     assert!(text.contains("| \"public\".\"items\" | 1,") && text.contains("ACCESS EXCLUSIVE"), "{text}");
     assert!(text.contains("a superuser may note them"), "{text}");
     assert!(text.contains("Way back: the golden copy") && text.contains("found equal"), "{text}");
+    let lacks = "Later writes do not go along:\n\n- for the log: wal_level is replica";
+    assert!(text.contains(lacks) && text.contains("\n- for triggers: the user may not make event"), "{text}");
     let schemas = "select nspname from pg_namespace where nspname like 'piton_%'";
     assert_eq!(stage.sql(&stage.database("production"), schemas), [""; 0]);
 }

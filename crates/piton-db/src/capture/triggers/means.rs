@@ -22,6 +22,7 @@ pub async fn missing(client: &Client) -> Result<Vec<Missing>, DbError> {
         });
     }
     let rows = client.query(FACTS, &[]).await.doing(|| "see whether writes can be noted".into())?;
+    let mut not_owned = Vec::new();
     for row in rows {
         let (what, of): (&str, String) = (row.get(0), row.get(1));
         missing.push(match what {
@@ -37,14 +38,29 @@ pub async fn missing(client: &Client) -> Result<Vec<Missing>, DbError> {
                 what: format!("the publication {of} of all tables would send what triggers note, and keep it from being removed"),
                 mend: format!("CREATE PUBLICATION … FOR TABLES IN SCHEMA … in place of {of}, or give the user REPLICATION and have wal_level = logical"),
             },
-            _ => Missing {
-                what: format!("the user does not own {of} and can put no trigger on it"),
-                mend: mend_owner(&of),
-            },
+            _ => {
+                not_owned.push(of);
+                continue;
+            }
         });
     }
+    missing.extend(owners(&not_owned));
     missing.extend(super::super::means::replaying(client).await?);
     Ok(missing)
+}
+
+/// Says of all tables that are another's what that takes.
+fn owners(tables: &[String]) -> Option<Missing> {
+    let what =
+        |tables: &str, them: &str| format!("the user does not own {tables} and can put no trigger on {them}");
+    Some(match tables {
+        [] => return None,
+        [table] => Missing { what: what(table, "it"), mend: mend_owner(table) },
+        [first, others @ ..] => Missing {
+            what: what(&format!("{first} and {} more", others.len()), "them"),
+            mend: mend_owner("EACH"),
+        },
+    })
 }
 
 const FACTS: &str = "
@@ -54,7 +70,7 @@ const FACTS: &str = "
     select 'prepared', pg_catalog.quote_literal(gid) from pg_catalog.pg_prepared_xacts
     where database = pg_catalog.current_database()
     union all
-    (select 'publication', pg_catalog.quote_ident(pubname) from pg_catalog.pg_publication where puballtables order by 2 limit 1)
+    (select 'publication', pg_catalog.quote_ident(pubname) from pg_catalog.pg_publication where puballtables order by 2)
     union all
     (select 'owner', pg_catalog.format('%I.%I', n.nspname, c.relname)
      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -62,7 +78,7 @@ const FACTS: &str = "
        and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname !~ '^piton_'
        and not exists (select from pg_catalog.pg_depend d
                        where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
-     order by 2 limit 1)";
+     order by 2)";
 
 /// Tries it: which users besides superusers may, each managed server decides for itself.
 async fn may_watch(client: &Client) -> Result<bool, DbError> {
