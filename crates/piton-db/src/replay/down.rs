@@ -268,6 +268,7 @@ async fn inspect(copy: &Client, live: &Table, is: &str) -> Result<Result<Seen, S
         has_default: false,
         generated: Generated::No,
         always_identity: false,
+        equal: None,
     };
     Ok(Ok(Seen { inputs: row.get(3), returns }))
 }

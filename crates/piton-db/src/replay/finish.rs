@@ -233,13 +233,10 @@ impl Applier {
                 continue;
             };
             let and = |texts: Vec<String>| texts.join(" and ");
-            let pairs = || foreign.columns.iter().zip(&foreign.to_columns);
             let set =
                 and(foreign.columns.iter().map(|c| format!("g.{} is not null", quote::ident(c))).collect());
-            let same = and(pairs()
-                .map(|(from, to)| format!("p.{} = g.{}", quote::ident(to), quote::ident(from)))
-                .collect());
-            let condition = format!("{set} and not exists (select from {} p where {same})", to.quoted());
+            let condition =
+                format!("{set} and not exists (select from {} p where {})", to.own_rows(), foreign.refers());
             let why = format!("it refers to a row that is not there ({})", quote::ident(&foreign.name));
             found.extend(self.take_out(&table.clone(), &condition, &why).await?);
         }
@@ -266,11 +263,14 @@ impl Applier {
         for row in rows {
             let (oid, name, columns): (u32, String, Vec<String>) = (row.get(0), row.get(1), row.get(2));
             let Some(table) = self.routes.map.golden.table(oid).cloned() else { continue };
-            let same = columns.iter().map(|c| format!("o.{0} = g.{0}", quote::ident(c)));
+            let same = columns.iter().filter_map(|name| {
+                let quoted = quote::ident(name);
+                Some(table.column(name)?.same(&format!("o.{quoted}"), &format!("g.{quoted}")))
+            });
             let same = same.collect::<Vec<_>>().join(" and ");
             let condition = format!(
                 "exists (select from {} o where {same} and (o.tableoid, o.ctid) < (g.tableoid, g.ctid))",
-                table.quoted()
+                table.own_rows()
             );
             let why = format!("another row has the same values ({})", quote::ident(&name));
             found.extend(self.take_out(&table, &condition, &why).await?);
@@ -288,7 +288,7 @@ impl Applier {
                 format!("array[{}]", texts.collect::<Vec<_>>().join(", "))
             }
         };
-        let sql = format!("delete from {} g where {condition} returning {told}", table.quoted());
+        let sql = format!("delete from {} g where {condition} returning {told}", table.own_rows());
         let what = || format!("look for broken rows of {}", table.quoted());
         let mut aside = Vec::new();
         for row in self.client.query(&sql, &[]).await.doing(what)? {
@@ -420,14 +420,14 @@ fn same_key(
     let source = |at: usize| mapped.columns[at].map(|at| &live.columns[at]);
     let same = key.iter().enumerate().filter_map(|(number, at)| {
         let column = source(*at)?;
-        let name = quote::ident(&column.name);
+        let name = format!("l.{}", quote::ident(&column.name));
         Some(match &form[*at] {
-            Some(Conversion::Same) => format!("l.{name} = n.k{number}::{}", column.bare),
+            Some(Conversion::Same) => column.same(&name, &format!("n.k{number}::{}", column.bare)),
             Some(Conversion::Cast { back: true, .. }) => {
                 let own = &place.table.columns[*at].bare;
-                format!("l.{name} = n.k{number}::{own}::{}", column.bare)
+                column.same(&name, &format!("n.k{number}::{own}::{}", column.bare))
             }
-            _ => format!("l.{name}::text = n.k{number}"),
+            _ => format!("{name}::text = n.k{number}"),
         })
     });
     same.collect::<Vec<_>>().join(" and ")

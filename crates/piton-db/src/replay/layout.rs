@@ -82,6 +82,11 @@ pub(super) struct Column {
     pub(super) generated: Generated,
     /// Whether only `OVERRIDING SYSTEM VALUE` writes it.
     pub(super) always_identity: bool,
+    /// The operator by which two values are the same for the column's unique index, or else for its type; `None` where it has none.
+    ///
+    /// Without a search path a bare `=` would be that of another type, as text's for citext, which no index serves.
+    #[serde(default)]
+    pub(super) equal: Option<String>,
 }
 
 /// Whether and where a column is computed.
@@ -104,6 +109,9 @@ pub(super) struct ForeignKey {
     pub(super) columns: Vec<String>,
     pub(super) to: u32,
     pub(super) to_columns: Vec<String>,
+    /// The operator between each column of the row that is referred to and that of the row that refers, in this order.
+    #[serde(default)]
+    pub(super) equal: Vec<String>,
     /// Whether all rows are known to keep to it.
     pub(super) valid: bool,
     /// Whether MATCH FULL counts.
@@ -119,6 +127,25 @@ pub(super) struct Sequence {
     /// The table and the column's name that it belongs to.
     pub(super) owner: Option<(u32, String)>,
     pub(super) ascends: bool,
+}
+
+impl Column {
+    /// Returns the condition that a value of the column is the same as another one.
+    pub(super) fn same(&self, own: &str, other: &str) -> String {
+        format!("{own} {} {other}", self.equal.as_deref().unwrap_or("="))
+    }
+}
+
+impl ForeignKey {
+    /// Returns the condition that a row, `p`, is the one to which `g` refers.
+    pub(super) fn refers(&self) -> String {
+        let pair = |(at, (to, from)): (usize, (&String, &String))| {
+            let equal = self.equal.get(at).map_or("=", String::as_str);
+            format!("p.{} {equal} g.{}", crate::quote::ident(to), crate::quote::ident(from))
+        };
+        let pairs = self.to_columns.iter().zip(&self.columns);
+        pairs.enumerate().map(pair).collect::<Vec<_>>().join(" and ")
+    }
 }
 
 impl Table {
@@ -225,6 +252,7 @@ impl Layout {
                 made_of: row.get(11),
                 missing: row.get(12),
                 constant: None,
+                equal: row.get(14),
             });
             if let Some(default) = row.get::<_, Option<String>>(13) {
                 let column = tables[at].columns.len() - 1;
@@ -263,6 +291,7 @@ impl Layout {
                     to_columns: row.get(4),
                     valid: row.get(5),
                     full: row.get(6),
+                    equal: row.get(7),
                 })
                 .collect(),
             sequences: sequences
@@ -316,7 +345,44 @@ const TABLES: &str = "
       and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname not in ($1, 'piton_capture')
     order by c.oid";
 
+/// The columns, with the equality of each. A type has that of what a domain is made of, or what it can be taken for.
 const COLUMNS: &str = "
+    with recursive base as (
+        select t.oid, t.oid as base from pg_catalog.pg_type t where t.typtype <> 'd'
+        union all
+        select d.oid, base.base from base join pg_catalog.pg_type d on d.typbasetype = base.oid and d.typtype = 'd'),
+    classes as materialized (
+        select c.oid, c.opcdefault as by_default, c.opcintype as type,
+               pg_catalog.format('operator(%I.%s)', n.nspname, o.oprname) as equal
+        from pg_catalog.pg_opclass c
+        join pg_catalog.pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
+        join pg_catalog.pg_amop p on p.amopfamily = c.opcfamily and p.amopstrategy = 3
+             and p.amoplefttype = c.opcintype and p.amoprighttype = c.opcintype
+        join pg_catalog.pg_operator o on o.oid = p.amopopr
+        join pg_catalog.pg_namespace n on n.oid = o.oprnamespace),
+    single as materialized (
+        select distinct on (base.oid) base.oid, classes.equal
+        from base
+        join pg_catalog.pg_type t on t.oid = base.base
+        join classes on classes.by_default
+        join pg_catalog.pg_type i on i.oid = classes.type
+        where i.oid = t.oid
+           or i.typname = case t.typtype when 'e' then 'anyenum' when 'r' then 'anyrange' when 'm' then 'anymultirange' end
+           or exists (select from pg_catalog.pg_cast s where s.castsource = t.oid and s.casttarget = i.oid
+                      and s.castmethod = 'b' and s.castcontext = 'i')
+        order by base.oid, i.oid = t.oid desc, classes.type),
+    equal as materialized (
+        select oid, equal from single
+        union all
+        select base.oid, 'operator(pg_catalog.=)' from base
+        join pg_catalog.pg_type e on e.typarray = base.base join single on single.oid = e.oid),
+    keyed as materialized (
+        select distinct on (i.indrelid, k.number) i.indrelid, k.number, classes.equal
+        from pg_catalog.pg_index i
+        cross join pg_catalog.unnest(i.indkey) with ordinality k(number, at)
+        join classes on classes.oid = i.indclass[(k.at - 1)::int4]
+        where i.indisunique and i.indisvalid and k.at <= i.indnkeyatts and k.number > 0
+        order by i.indrelid, k.number, i.indisprimary desc, i.indimmediate desc, i.indexrelid)
     select a.attrelid, a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, null),
            pg_catalog.format_type(a.atttypid, -1), pg_catalog.format_type(a.atttypid, a.atttypmod),
            t.typnamespace = 'pg_catalog'::regnamespace, a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',
@@ -332,11 +398,14 @@ const COLUMNS: &str = "
              select from pg_catalog.regexp_matches(d.adbin::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') f(called)
              join pg_catalog.pg_proc p on p.oid = f.called[1]::oid
              where p.provolatile <> 'i' or p.pronamespace <> 'pg_catalog'::regnamespace)
-           then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end
+           then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end,
+           coalesce(keyed.equal, equal.equal)
     from pg_catalog.pg_attribute a
     left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum and a.attgenerated = ''
     join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
     join pg_catalog.pg_type t on t.oid = a.atttypid
+    left join keyed on keyed.indrelid = a.attrelid and keyed.number = a.attnum
+    left join equal on equal.oid = a.atttypid
     where a.attnum > 0 and not a.attisdropped
     order by a.attrelid, a.attnum";
 
@@ -360,7 +429,19 @@ const FOREIGN_KEYS: &str = "
            c.confrelid,
            array(select a.attname::text from pg_catalog.unnest(c.confkey) with ordinality k(number, at)
                  join pg_catalog.pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.number order by k.at),
-           c.convalidated, c.confmatchtype = 'f'
+           c.convalidated, c.confmatchtype = 'f',
+           array(select case when p.attcollation not in (0, f.attcollation)
+                             then pg_catalog.format('collate %I.%I ', cn.nspname, l.collname) else '' end
+                        || pg_catalog.format('operator(%I.%s)', n.nspname, o.oprname)
+                 from rows from (pg_catalog.unnest(c.conpfeqop), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conkey))
+                      with ordinality k(operator, to_number, number, at)
+                 join pg_catalog.pg_operator o on o.oid = k.operator
+                 join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+                 join pg_catalog.pg_attribute p on p.attrelid = c.confrelid and p.attnum = k.to_number
+                 join pg_catalog.pg_attribute f on f.attrelid = c.conrelid and f.attnum = k.number
+                 left join pg_catalog.pg_collation l on l.oid = p.attcollation
+                 left join pg_catalog.pg_namespace cn on cn.oid = l.collnamespace
+                 order by k.at)
     from pg_catalog.pg_constraint c
     where c.contype = 'f' and c.conparentid = 0
     order by c.conrelid, c.conname";

@@ -34,7 +34,7 @@ pub(super) fn rows(key: &[usize], columns: &[usize]) -> String {
 fn same_key(place: &Place, key: &[usize]) -> String {
     let column = |(at, column): (usize, &usize)| {
         let column = &place.table.columns[*column];
-        format!("g.{} = n.k{at}::{}", quote::ident(&column.name), column.bare)
+        column.same(&format!("g.{}", quote::ident(&column.name)), &format!("n.k{at}::{}", column.bare))
     };
     key.iter().enumerate().map(column).collect::<Vec<_>>().join(" and ")
 }

@@ -20,6 +20,7 @@ mod capture;
 mod catalogue;
 mod corpus;
 mod fingerprint;
+mod finish;
 mod freeze;
 mod identity;
 mod loss;

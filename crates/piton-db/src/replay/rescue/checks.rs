@@ -90,23 +90,15 @@ impl Checks {
             if !key.columns.iter().any(is_among) {
                 continue;
             }
-            let null = |is: &str, and: &str| -> String {
-                let each = key.columns.iter().map(|column| format!("g.{} is {is}", quote::ident(column)));
-                each.collect::<Vec<_>>().join(and)
-            };
             // What is NULL refers to nothing; with MATCH FULL only if all of it is.
-            let and = if key.full { " and " } else { " or " };
-            let pairs = key.to_columns.iter().zip(&key.columns);
-            let same: Vec<String> = pairs
-                .map(|(to, from)| format!("p.{} = g.{}", quote::ident(to), quote::ident(from)))
-                .collect();
+            let null = key.columns.iter().map(|column| format!("g.{} is null", quote::ident(column)));
+            let null = null.collect::<Vec<_>>().join(if key.full { " and " } else { " or " });
             // It must not go before this transaction ends.
             let sql = format!(
                 "with it as materialized (select * from {this}),
                       found as (select 1 from {to} p join it g on {} for key share of p)
-                 select 1 from it g where {} union all select * from found",
-                same.join(" and "),
-                null("null", and),
+                 select 1 from it g where {null} union all select * from found",
+                key.refers(),
             );
             checks.push(Check { name: key.name.clone(), sql, code: "23503", is_needed: true });
         }
@@ -133,14 +125,10 @@ impl Checks {
         let keys = self.referred.get(&table.oid).into_iter().flatten();
         let keys = keys.filter(|(key, _)| key.to_columns.iter().any(|name| columns.contains(&name.as_str())));
         let check = |(key, from): &(ForeignKey, String)| {
-            let pairs = key.to_columns.iter().zip(&key.columns);
-            let same: Vec<String> = pairs
-                .map(|(to, from)| format!("g.{} = c.{}", quote::ident(to), quote::ident(from)))
-                .collect();
             let sql = format!(
-                "select 1 from {from} c join (select * from {} where {here}) g on {} limit 1",
+                "select 1 from {from} g join (select * from {} where {here}) p on {} limit 1",
                 table.quoted(),
-                same.join(" and ")
+                key.refers()
             );
             Check { name: key.name.clone(), sql, code: "23503", is_needed: false }
         };

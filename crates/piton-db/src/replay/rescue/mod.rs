@@ -133,11 +133,10 @@ fn lines_of(file: &Path) -> Result<Vec<Line>, DbError> {
     }
 }
 
-/// Returns the condition that a key's column has a value of its type: as values, which an index finds, where no other schema is needed
-/// to compare them.
+/// Returns the condition that a key's column has a value of its type: as values, which an index finds, where they can be compared.
 fn is_key(column: &Column, name: &str, value: &str) -> String {
-    match column.builtin {
-        true => format!("{name} = {value}"),
-        false => format!("{name}::text = ({value})::text"),
+    match column.equal {
+        Some(_) => column.same(name, value),
+        None => format!("{name}::text = ({value})::text"),
     }
 }
