@@ -1,9 +1,10 @@
 //! What an earlier attempt has left when its migration went back: saved then, and loaded behind the same migration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use piton_db::Database;
-use piton_db::replay::{self, Rescued};
+use piton_db::replay::{self, Loaded, Rescued};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -18,6 +19,9 @@ pub struct LoadRescued {
     /// The files, oldest first.
     pub files: Vec<PathBuf>,
 }
+
+/// Of each file: the transaction that loads it, noted before it is committed, and what comes of it.
+type Begun = BTreeMap<PathBuf, (u64, Loaded)>;
 
 /// How a rescue file ends that is still to be loaded.
 const WAITING: &str = "jsonl";
@@ -65,14 +69,29 @@ impl Act for LoadRescued {
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         let (mut loaded, mut there, mut left, mut fired) = (0, 0, Vec::new(), false);
+        let noted = ctx.noted().and_then(|note| serde_json::from_value::<Begun>(note).ok());
+        let mut begun = noted.unwrap_or_default();
         for file in &self.files {
-            if !file.exists() {
-                // A killed attempt was done with it.
-                continue;
-            }
             ctx.say(&file.display().to_string());
-            let result = replay::load(&database, file).await;
-            let result = result.or_fault(|| format!("{} cannot be loaded", file.display()))?;
+            let cannot = || format!("{} cannot be loaded", file.display());
+            let before = match begun.get(file) {
+                Some((transaction, loaded)) => {
+                    let is_in = replay::is_committed(&database, *transaction).await.or_fault(cannot)?;
+                    is_in.then(|| loaded.clone())
+                }
+                None => None,
+            };
+            let result = match before {
+                Some(loaded) => loaded,
+                // Somebody has taken it away.
+                None if !file.exists() => continue,
+                None => {
+                    let loading = replay::load(&database, file).await.or_fault(cannot)?;
+                    begun.insert(file.clone(), (loading.transaction, loading.loaded.clone()));
+                    ctx.note(&begun)?;
+                    loading.commit().await.or_fault(cannot)?
+                }
+            };
             loaded += result.loaded;
             there += result.there;
             fired |= result.fired;
@@ -82,7 +101,7 @@ impl Act for LoadRescued {
                 fs_err::hard_link(file, &away).or_fault(cannot)?;
             }
             if result.left.is_empty() {
-                fs_err::remove_file(file).or_fault(cannot)?;
+                files::remove_file(file).or_fault(cannot)?;
             } else {
                 result.write_left(file).or_fault(cannot)?;
                 left.push(json!({ "file": file, "rows": result.left }));

@@ -47,7 +47,7 @@ pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{Offer, offer};
 pub(crate) use self::rescue::{Head, Kind as LineKind, Line};
-pub use self::rescue::{Loaded, Rescued, load, rescue};
+pub use self::rescue::{Loaded, Loading, Rescued, is_committed, load, rescue};
 pub use self::watch::{Own, Watch};
 
 /// How many changes are written in one transaction, at least.

@@ -636,7 +636,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     )
     .await;
     run(&scene.golden, &recorded(migration)).await;
-    let first = load(&scene.golden, &file).await.unwrap();
+    let first = load(&scene.golden, &file).await.unwrap().commit().await.unwrap();
     let of_t = "select id, n, note from t";
     let rows =
         r#"(1,1,"it's ""new""") (2,20,"it's ""new""") (3,3,none) (5,5,none) (6,6,none) (7,7,) (8,8,none)"#;
@@ -652,7 +652,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
             r#"id 4 of "public"."orders": it violates "orders_t_fkey" (23503)"#
         ]
     );
-    let second = load(&scene.golden, &file).await.unwrap();
+    let second = load(&scene.golden, &file).await.unwrap().commit().await.unwrap();
     assert_eq!((second.loaded, second.left), (0, first.left), "all of it is there");
     assert_eq!(scene.golden(of_t).await, rows);
 

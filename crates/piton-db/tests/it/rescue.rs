@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use piton_db::replay::{Loaded, Rescued, give_up, load, rescue};
+use piton_db::replay::{Loaded, Rescued, give_up, is_committed, load, rescue};
 
 use crate::replay::{By, Scene, recorded};
 use crate::run;
@@ -32,7 +32,7 @@ impl Again {
     }
 
     async fn load(&self) -> Loaded {
-        load(&self.scene.golden, &self.file()).await.unwrap()
+        load(&self.scene.golden, &self.file()).await.unwrap().commit().await.unwrap()
     }
 }
 
@@ -40,7 +40,7 @@ by_both! {
     what_the_migration_alone_has_written_is_not_put_back
     what_may_be_the_migrations_is_put_only_where_nothing_is
     a_row_that_the_migration_made_keeps_what_somebody_wrote
-    rows_without_a_key_are_saved_and_come_in_once
+    rows_without_a_key_are_saved_and_loaded
     new_columns_of_a_table_that_tells_whole_rows_are_saved
 }
 
@@ -139,7 +139,7 @@ async fn a_row_that_the_migration_made_keeps_what_somebody_wrote(by: By) {
     assert_eq!(again.scene.golden("select * from settings").await, rows);
 }
 
-async fn rows_without_a_key_are_saved_and_come_in_once(by: By) {
+async fn rows_without_a_key_are_saved_and_loaded(by: By) {
     let setup = "create table t (id int primary key)";
     let Some(again) = Again::new(by, "rescue_keyless", setup).await else { return };
     let migration = "create table log (what text, n int); insert into log values ('made', 1), ('made', 1), ('made', null)";
@@ -148,14 +148,33 @@ async fn rows_without_a_key_are_saved_and_come_in_once(by: By) {
         .await;
     assert_eq!(again.back().await.rows, 4);
     run(&again.scene.golden, &recorded(migration)).await;
-    // One of them is there already: it does not come in once more than the file has it.
     run(&again.scene.golden, "insert into log values ('seen', 2)").await;
-    for (loaded, there) in [(2, 2), (0, 4)] {
-        let result = again.load().await;
-        assert_eq!((result.loaded, result.there), (loaded, there), "{result:?}");
-        let rows = "(,) (made,) (made,1) (made,1) (seen,2) (seen,2)";
-        assert_eq!(again.scene.golden("select * from log").await, rows);
-    }
+    // What is not committed is not in.
+    drop(load(&again.scene.golden, &again.file()).await.unwrap());
+    let loading = load(&again.scene.golden, &again.file()).await.unwrap();
+    assert_eq!((loading.loaded.loaded, loading.loaded.there), (4, 0), "{:?}", loading.loaded);
+    let transaction = loading.transaction;
+    loading.commit().await.unwrap();
+    assert!(is_committed(&again.scene.golden, transaction).await.unwrap());
+    let rows = "(,) (made,) (made,1) (made,1) (made,1) (seen,2) (seen,2) (seen,2)";
+    assert_eq!(again.scene.golden("select * from log").await, rows);
+}
+
+/// A session that was killed with its process may not have ended yet.
+#[tokio::test]
+async fn a_transaction_that_has_not_ended_is_waited_for() {
+    let Some(scene) = Scene::new(By::Log, "rescue_waits", "create table t (id int)").await else { return };
+    let client = scene.live.connect().await.unwrap();
+    client.batch_execute("begin; insert into t values (1)").await.unwrap();
+    let number = "select pg_current_xact_id()::text";
+    let number: String = client.query_one(number, &[]).await.unwrap().get(0);
+    let transaction = number.parse().unwrap();
+    let (known, ()) = tokio::join!(is_committed(&scene.live, transaction), async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        client.batch_execute("rollback").await.unwrap();
+    });
+    assert!(!known.unwrap());
+    scene.let_go().await;
 }
 
 async fn new_columns_of_a_table_that_tells_whole_rows_are_saved(by: By) {

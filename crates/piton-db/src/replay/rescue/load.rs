@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
@@ -15,6 +16,9 @@ use super::{Kind, Line, is_key, lines_of, write};
 use crate::error::Doing;
 use crate::{Database, DbError, Session, quote};
 
+/// How often it is looked whether a session has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What came of loading a rescue file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
@@ -27,7 +31,6 @@ pub struct Loaded {
     /// Whether triggers have fired once more, because the role may not keep them from it.
     pub fired: bool,
     /// The same as what was left, as the file has it.
-    #[serde(skip)]
     lines: Vec<Line>,
 }
 
@@ -46,7 +49,48 @@ impl Loaded {
     }
 }
 
-/// Puts what a rescue file holds into a database that has been migrated again, in one transaction; done again, it finds all there.
+/// What a rescue file holds, put into a database by a transaction that is still open: dropped, nothing of it is in.
+#[derive(Debug)]
+#[must_use = "nothing is in before it is committed"]
+pub struct Loading {
+    /// What comes of it.
+    pub loaded: Loaded,
+    /// The transaction, which [`is_committed`] knows.
+    pub transaction: u64,
+    client: Session,
+}
+
+impl Loading {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When the server is away: all of it is in, or nothing, as [`is_committed`] tells.
+    pub async fn commit(self) -> Result<Loaded, DbError> {
+        self.client.batch_execute("commit").await.doing(|| "load a rescue file".into())?;
+        Ok(self.loaded)
+    }
+}
+
+/// Tells whether a transaction has been committed; waits for one whose session has not ended yet.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn is_committed(database: &Database, transaction: u64) -> Result<bool, DbError> {
+    let client = session(database).await?;
+    loop {
+        let status = "select pg_catalog.pg_xact_status($1::text::xid8)";
+        let row = client.query_one(status, &[&transaction.to_string()]).await;
+        let row = row.doing(|| "look whether a rescue file was loaded".into())?;
+        match row.get(0) {
+            Some("in progress") => tokio::time::sleep(LOOK).await,
+            status => return Ok(status == Some("committed")),
+        }
+    }
+}
+
+/// Puts what a rescue file holds into a database that has been migrated again.
+///
+/// Done again, it finds all there that a key names; a row that nothing names but itself would come in once more.
 ///
 /// Nothing that is there is overwritten but what the migration itself has put into new columns: nobody else can have written them
 /// before the release is started. A row that does not fit is left and named. Triggers do not fire, where the role may keep them from it:
@@ -54,7 +98,7 @@ impl Loaded {
 ///
 /// # Errors
 /// [`DbError::Replay`] when the file is of another format or damaged; or when the database cannot be written.
-pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
+pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> {
     let client = session(database).await?;
     let lines = lines_of(file)?;
     let what = || format!("load {}", file.display());
@@ -63,18 +107,13 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
     let layout = Layout::read(&client).await?;
     let tables: BTreeSet<_> = lines.iter().map(|line| (line.schema.clone(), line.table.clone())).collect();
     let tables: Vec<&Table> = tables.iter().filter_map(|(schema, name)| layout.named(schema, name)).collect();
-    let mut result = Loaded::default();
-    result.fired = !is_quiet && checks::have_triggers(&client, &tables).await?;
-    let mut loader = Loader {
-        client,
-        layout: &layout,
-        checks: Checks::default(),
-        statements: HashMap::new(),
-        nameless: HashMap::new(),
+    let fired = !is_quiet && checks::have_triggers(&client, &tables).await?;
+    let checks = match is_quiet {
+        true => Checks::read(&client, &layout, &tables).await?,
+        false => Checks::default(),
     };
-    if is_quiet {
-        loader.checks = Checks::read(&loader.client, &layout, &tables).await?;
-    }
+    let mut result = Loaded { fired, ..Loaded::default() };
+    let mut loader = Loader { client, layout: &layout, checks, statements: HashMap::new() };
     // A row may refer to a later one.
     let mut waiting = lines;
     loop {
@@ -111,8 +150,10 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loaded, DbError> {
     for table in tables {
         move_sequences(&loader.client, &layout, table).await?;
     }
-    loader.client.batch_execute("commit").await.doing(what)?;
-    Ok(result)
+    let number = "select pg_catalog.pg_current_xact_id()::text";
+    let number: String = loader.client.query_one(number, &[]).await.doing(what)?.get(0);
+    let transaction = number.parse().map_err(|_| DbError::Replay(format!("{number} is no transaction")))?;
+    Ok(Loading { loaded: result, transaction, client: loader.client })
 }
 
 /// Moves the sequences of a table's columns on behind what stands in them, so that no number is given twice.
@@ -153,14 +194,12 @@ struct Loader<'a> {
     checks: Checks,
     /// By their text: the lines of one table ask for the same.
     statements: HashMap<String, Statement>,
-    /// By table: how often each of its rows is there, of which nothing but itself names one, and no line stands for it yet.
-    nameless: HashMap<u32, HashMap<Vec<Option<String>>, u64>>,
 }
 
 /// A line's place in the table, and the parameters by which a statement tells it.
 struct Spot<'a> {
     table: &'a Table,
-    /// The columns of the line's values, as these are ordered.
+    /// The columns of the line's values, those of the key left out.
     columns: Vec<&'a Column>,
     values: Vec<Option<&'a str>>,
     key: Vec<(&'a Column, &'a str)>,
@@ -170,14 +209,11 @@ impl<'a> Spot<'a> {
     /// Finds it; `None` where a column is not there.
     fn of(table: &'a Table, line: &'a Line) -> Option<Self> {
         let column = |name: &String| table.column(name);
-        let columns = line.values.keys().map(column).collect::<Option<_>>()?;
         let key = line.key.iter().map(|(name, value)| Some((column(name)?, value.as_str())));
-        Some(Self {
-            table,
-            columns,
-            values: line.values.values().map(Option::as_deref).collect(),
-            key: key.collect::<Option<_>>()?,
-        })
+        let besides = line.values.iter().filter(|(name, _)| !line.key.contains_key(*name));
+        let values = besides.map(|(name, value)| Some((column(name)?, value.as_deref())));
+        let (columns, values) = values.collect::<Option<Vec<_>>>()?.into_iter().unzip();
+        Some(Self { table, columns, values, key: key.collect::<Option<_>>()? })
     }
 
     /// Returns the condition that a row is the line's, of which [`Spot::naming`] are the parameters.
@@ -250,7 +286,7 @@ impl Loader<'_> {
             return Ok(Put::Left("a column of it is not there".into()));
         };
         match line.kind {
-            Kind::Row | Kind::Unfit if line.key.is_empty() => self.put_nameless(&spot).await,
+            Kind::Row | Kind::Unfit if line.key.is_empty() => self.insert(&spot).await,
             Kind::Row | Kind::Unfit | Kind::NewColumns => self.put_named(line, &spot).await,
             Kind::Changed => Ok(Put::Left("the row was changed, and another state of it is there".into())),
             Kind::Deleted => {
@@ -361,12 +397,15 @@ impl Loader<'_> {
         let all: Vec<&Column> = key.into_iter().chain(spot.columns.iter().copied()).collect();
         let names: Vec<String> = all.iter().map(|column| quote::ident(&column.name)).collect();
         let values: Vec<String> = all.iter().enumerate().map(|(at, column)| parameter(at, column)).collect();
-        let insert = format!(
-            "insert into {} ({}) overriding system value values ({})",
-            spot.table.quoted(),
-            names.join(", "),
-            values.join(", ")
-        );
+        let insert = match all.is_empty() {
+            true => format!("insert into {} default values", spot.table.quoted()),
+            false => format!(
+                "insert into {} ({}) overriding system value values ({})",
+                spot.table.quoted(),
+                names.join(", "),
+                values.join(", ")
+            ),
+        };
         self.query(spot.table, &insert, &spot.parameters(spot.values.iter())).await?;
         let names: Vec<&str> = all.iter().map(|column| column.name.as_str()).collect();
         Ok(self.check(spot, &names).await?.unwrap_or(Put::Loaded))
@@ -382,33 +421,5 @@ impl Loader<'_> {
             }
         }
         Ok(None)
-    }
-
-    /// Puts a row in that nothing names but itself, if it is not there as often as it is in the file.
-    async fn put_nameless(&mut self, spot: &Spot<'_>) -> Result<Put, DbError> {
-        let table = spot.table;
-        let texts: Vec<String> =
-            spot.columns.iter().map(|column| format!("{}::text", quote::ident(&column.name))).collect();
-        if !self.nameless.contains_key(&table.oid) {
-            let count = format!(
-                "select {}, count(*) from {} group by {}",
-                texts.join(", "),
-                table.quoted(),
-                texts.join(", ")
-            );
-            let mut there = HashMap::new();
-            for row in self.query(table, &count, &[]).await? {
-                let values = (0..texts.len()).map(|at| row.get::<_, Option<String>>(at)).collect();
-                there.insert(values, row.get::<_, i64>(texts.len()).unsigned_abs());
-            }
-            self.nameless.insert(table.oid, there);
-        }
-        let row: Vec<Option<String>> = spot.values.iter().map(|value| value.map(str::to_owned)).collect();
-        let there = self.nameless.get_mut(&table.oid).and_then(|there| there.get_mut(&row));
-        if let Some(count) = there.filter(|count| **count > 0) {
-            *count -= 1;
-            return Ok(Put::There);
-        }
-        self.insert(spot).await
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Column;
 use crate::{DbError, files, quote};
 
-pub use self::load::{Loaded, load};
+pub use self::load::{Loaded, Loading, is_committed, load};
 pub use self::save::rescue;
 pub(super) use self::save::{NewIn, new_columns, new_in};
 
