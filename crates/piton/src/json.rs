@@ -102,6 +102,7 @@ pub(crate) fn release(state: &State, holder: Option<&LeaseInfo>) -> Value {
             value["step"] = json!(step);
             value
         }),
+        "behind": state.behind.as_ref().map(|(why, _)| why),
         "loss": state.lost().as_ref().map(loss),
         "databases_kept": state.kept_databases(),
         "run_by": holder.map(|holder| json!({

@@ -132,6 +132,12 @@ impl Watcher for View {
                 self.line(&format!("{} left: {why}", "•".yellow()));
             }
             Event::TakenUp { by } => self.line(&format!("{} taken up by {by}", "•".yellow())),
+            Event::Behind { why, .. } => {
+                self.line(&format!("{} {}", "•".yellow(), behind_words(why)));
+            }
+            Event::CaughtUp { .. } => {
+                self.line(&format!("{} the golden copy follows the live database again", "•".yellow()));
+            }
             Event::Reviving { what } => {
                 self.line(&format!("{} {what} has died: it is started again", "•".yellow()));
             }
@@ -258,6 +264,13 @@ pub(crate) fn request_words(request: Request) -> &'static str {
         Request::Continue { now: true } => "continue at once asked",
         Request::Forward => "way back given up",
     }
+}
+
+/// Says that later writes are not carried back at this moment.
+pub(crate) fn behind_words(why: &str) -> String {
+    format!(
+        "the golden copy does not follow the live database: {why}; it is tried again every 5 s, and nothing is lost meanwhile"
+    )
 }
 
 /// Says how a release ended, in a word or two.

@@ -126,6 +126,18 @@ pub enum Event {
         /// What, why, and the way on.
         fault: Fault,
     },
+    /// The golden copy does not follow the live database at this moment; it is tried again and again.
+    Behind {
+        /// The step during which it was noticed.
+        step: String,
+        /// Why.
+        why: String,
+    },
+    /// The golden copy that did not follow follows again.
+    CaughtUp {
+        /// The step during which it was noticed.
+        step: String,
+    },
     /// A service of the environment that has died is about to be started again.
     Reviving {
         /// What is started.
@@ -182,6 +194,8 @@ impl Event {
             Event::Recording { .. } => "recording",
             Event::Recorded { .. } => "recorded",
             Event::UndoFailed { .. } => "undo_failed",
+            Event::Behind { .. } => "behind",
+            Event::CaughtUp { .. } => "caught_up",
             Event::Reviving { .. } => "reviving",
             Event::Revived { .. } => "revived",
             Event::Ended { .. } => "ended",
@@ -198,6 +212,8 @@ impl Event {
             | Event::Noted { step, .. }
             | Event::Done { step, .. }
             | Event::Failed { step, .. }
+            | Event::Behind { step, .. }
+            | Event::CaughtUp { step }
             | Event::UndoStarted { step, .. }
             | Event::Undone { step, .. }
             | Event::UndoFailed { step, .. } => Some(step),

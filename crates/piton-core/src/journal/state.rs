@@ -30,6 +30,8 @@ pub struct State {
     pub go_on: Option<GoOn>,
     /// Whether a person has given up the way back, because the release before cannot run.
     pub forward: bool,
+    /// Why the golden copy does not follow the live database, and since when.
+    pub behind: Option<(String, Timestamp)>,
     /// How it ended, and when.
     pub ended: Option<(Outcome, Timestamp)>,
     /// The time of the last event.
@@ -144,6 +146,7 @@ impl State {
             held: false,
             go_on: None,
             forward: false,
+            behind: None,
             ended: None,
             last: at,
             places,
@@ -202,15 +205,22 @@ impl State {
                 super::Request::Forward => self.turn_forward(),
                 super::Request::Abort | super::Request::Rollback { .. } => {}
             },
+            Event::Behind { why, .. } => self.behind = Some((why.clone(), at)),
+            Event::CaughtUp { .. } => self.behind = None,
             Event::TurnedBack { reason, database, undecided } => {
                 self.held = false;
                 self.forward = false;
+                // What the way back finds is told by its own steps.
+                self.behind = None;
                 let (database, undecided) = (*database, *undecided);
                 self.was_asked |= undecided;
                 let refusal = self.refused_by(reason);
                 self.back = Some(Turned { reason: reason.clone(), database, undecided, at, refusal });
             }
-            Event::Ended { outcome } => self.ended = Some((*outcome, at)),
+            Event::Ended { outcome } => {
+                self.behind = None;
+                self.ended = Some((*outcome, at));
+            }
             _ => {}
         }
         self.last = at;
@@ -274,7 +284,12 @@ impl State {
                 _ => refuse("the step is not running"),
             },
             (
-                Event::Ran { .. } | Event::Launched { .. } | Event::Counted { .. } | Event::Noted { .. },
+                Event::Ran { .. }
+                | Event::Launched { .. }
+                | Event::Counted { .. }
+                | Event::Noted { .. }
+                | Event::Behind { .. }
+                | Event::CaughtUp { .. },
                 Some((_, progress)),
             ) => match progress {
                 Progress::Running | Progress::Undoing => Ok(()),

@@ -6,16 +6,23 @@ use std::time::{Duration, Instant};
 use piton_db::capture::Source;
 use piton_db::manifest::Manifest;
 use piton_db::replay::{self, Replay};
-use piton_db::{Database, DbError};
+use piton_db::{Database, DbError, facts};
 use tokio::task::JoinHandle;
 
 use super::capture::captured;
 use super::rehearse::Rehearsed;
 use super::{Ctx, Step};
 use crate::fault::{Fault, OrFault};
+use crate::words;
 
 /// How long the golden copy may be behind while nothing is held: what it takes to catch up then is what requests wait.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A round of catching up gains when it takes less than this share of the one before.
+const GAIN: f64 = 0.9;
+
+/// How many rounds may gain nothing, one after the other.
+const ROUNDS: u32 = 5;
 
 /// How long to wait before a reading that broke off is taken up again.
 const AFTER_FAULT: Duration = Duration::from_secs(5);
@@ -58,14 +65,22 @@ impl Followed {
         replay::note_layout(&self.golden, &self.live).await
     }
 
-    /// Follows up to now, again and again, until that takes no longer than requests may wait for.
-    pub(super) async fn catch_up(&self, replay: &mut Replay) -> Result<(), DbError> {
+    /// Follows up to now, again and again, until that takes no longer than requests may wait for; tells whether it comes to that.
+    pub(super) async fn catch_up(&self, ctx: &Ctx<'_, '_>, replay: &mut Replay) -> Result<bool, DbError> {
+        ctx.say("carrying back what was written since the backup");
+        let mut pace = Pace::default();
         loop {
             let began = Instant::now();
             self.to_now(replay).await?;
-            if began.elapsed() < PAUSE {
-                return Ok(());
+            let took = began.elapsed();
+            if took < PAUSE {
+                return Ok(true);
             }
+            if pace.is_hopeless(took) {
+                return Ok(false);
+            }
+            let took = words::span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            ctx.say(&format!("carrying back what was written meanwhile; the last time it took {took}"));
         }
     }
 
@@ -81,17 +96,55 @@ impl Followed {
         Replay::resume(&self.golden, &self.live, &self.source).await
     }
 
-    /// Says why not every write is kept any more; a server that cannot be asked has lost nothing yet.
-    pub(super) async fn lost(&self) -> Option<String> {
-        self.source.lost(&self.live).await.unwrap_or_default()
+    /// Says why trying again is of no use; a server that cannot be asked has lost nothing yet.
+    pub(super) async fn hopeless(&self, error: &DbError) -> Option<String> {
+        match error {
+            DbError::Replay(why) => Some(why.clone()),
+            _ if matches!(facts::exists(&self.golden).await, Ok(false)) => {
+                Some(format!("the golden copy {} is gone; Piton did not drop it", self.golden.dbname))
+            }
+            _ => self.source.lost(&self.live).await.unwrap_or_default(),
+        }
     }
+}
+
+/// Whether catching up comes to an end: what is written while one round goes on is what the next one has to do.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Duration>,
+    /// How many rounds one after the other were hardly shorter than the one before.
+    no_gain: u32,
+}
+
+impl Pace {
+    /// Takes in how long a round took; tells whether writes come as fast as they are carried back.
+    fn is_hopeless(&mut self, took: Duration) -> bool {
+        let gains = self.last.is_none_or(|last| took < last.mul_f64(GAIN));
+        self.no_gain = if gains { 0 } else { self.no_gain + 1 };
+        self.last = Some(took);
+        self.no_gain >= ROUNDS
+    }
+}
+
+/// How a golden copy in the background stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nobody knows yet.
+    #[default]
+    Begun,
+    /// It follows.
+    InStep,
+    /// It does not at this moment, for this reason; it is tried again.
+    Behind(String),
+    /// It never can again, for this reason.
+    Lost(String),
 }
 
 /// Keeps a golden copy in step, in the background, until it is dropped; where it stands is in the golden copy.
 #[derive(Debug)]
 pub(super) struct Following {
     task: JoinHandle<()>,
-    lost: Arc<Mutex<Option<String>>>,
+    standing: Arc<Mutex<Standing>>,
 }
 
 impl Following {
@@ -103,14 +156,14 @@ impl Following {
         })?;
         let live = super::database_of(ctx.settings()).ok()?;
         let followed = Followed::of(ctx, &live, &golden)?;
-        let lost = Arc::<Mutex<Option<String>>>::default();
-        let task = tokio::spawn(keep_in_step(followed, Arc::clone(&lost)));
-        Some(Self { task, lost })
+        let standing = Arc::<Mutex<Standing>>::default();
+        let task = tokio::spawn(keep_in_step(followed, Arc::clone(&standing)));
+        Some(Self { task, standing })
     }
 
-    /// Says why the golden copy can never follow again, when that has come about meanwhile.
-    pub(super) fn lost(&self) -> Option<String> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Says how the golden copy stands; what was lost before it began is no news.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -120,30 +173,57 @@ impl Drop for Following {
     }
 }
 
-async fn keep_in_step(followed: Followed, lost: Arc<Mutex<Option<String>>>) {
-    // What was lost before is no news.
-    if !replay::is_prepared(&followed.golden).await.unwrap_or(false) || followed.lost().await.is_some() {
-        return;
-    }
+async fn keep_in_step(followed: Followed, standing: Arc<Mutex<Standing>>) {
+    let stand = |now: Standing| *standing.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    let mut begun = false;
     loop {
-        let Err(error) = follow(&followed).await;
+        let Err(error) = follow(&followed, &mut begun, &stand).await else { return };
         tracing::debug!(%error, "the golden copy does not follow");
-        let why = match error {
-            DbError::Replay(_) => Some(error.to_string()),
-            _ => followed.lost().await,
-        };
-        if why.is_some() {
-            *lost.lock().unwrap_or_else(PoisonError::into_inner) = why;
-            return;
+        if let Some(why) = followed.hopeless(&error).await {
+            return stand(Standing::Lost(why));
         }
+        stand(Standing::Behind(in_words(&error)));
         tokio::time::sleep(AFTER_FAULT).await;
     }
 }
 
-async fn follow(followed: &Followed) -> Result<std::convert::Infallible, DbError> {
+/// Follows until it cannot; returns where there is nothing to follow, or was not when it `begun`.
+async fn follow(followed: &Followed, begun: &mut bool, stand: &impl Fn(Standing)) -> Result<(), DbError> {
+    if !*begun {
+        if !replay::is_prepared(&followed.golden).await?
+            || followed.source.lost(&followed.live).await?.is_some()
+        {
+            return Ok(());
+        }
+        *begun = true;
+    }
     let mut replay = followed.resume().await?;
     loop {
         followed.to_now(&mut replay).await?;
+        stand(Standing::InStep);
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Writes an error and its causes in one line.
+fn in_words(error: &DbError) -> String {
+    Fault::surroundings("").caused_by(error).why.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catching_up_goes_on_while_it_gains() {
+        let hopeless = |rounds: &[f64]| {
+            let mut pace = Pace::default();
+            rounds.iter().any(|seconds| pace.is_hopeless(Duration::from_secs_f64(*seconds)))
+        };
+        assert!(!hopeless(&[3600.0, 900.0, 200.0, 50.0, 12.0, 3.0]));
+        // One that waits for a moment is no reason to give up.
+        assert!(!hopeless(&[10.0, 11.0, 5.0, 6.0, 6.0, 2.0, 2.0, 2.0, 1.5]));
+        assert!(hopeless(&[10.0, 10.0, 9.9, 9.8, 9.7, 9.6]));
+        assert!(hopeless(&[2.0, 3.0, 4.0, 5.0, 6.0, 7.0]));
     }
 }

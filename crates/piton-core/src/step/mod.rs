@@ -471,6 +471,11 @@ impl<'a, 'w> Ctx<'a, 'w> {
         T::deserialize(recorder.state().outcome(step)?).ok()
     }
 
+    /// Tells whether it is journaled that the golden copy does not follow.
+    fn is_behind(&self) -> bool {
+        self.recorder.borrow().state().behind.is_some()
+    }
+
     /// Tells whether a person holds the release.
     pub fn held(&self) -> bool {
         self.recorder.borrow().state().held

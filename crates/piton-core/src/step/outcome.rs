@@ -221,7 +221,8 @@ impl Step {
                     "" => String::new(),
                     why => format!("; nor was it taken back by its down migration: {why}"),
                 };
-                format!("the migration stays{part}: {}{not_reversed}", text("why"))
+                let why = text("why");
+                format!("the migration stays{part}: {why}{}{not_reversed}", not_followed(outcome))
             }
             Step::Migrate(_) if flag("reversed") => {
                 let mut words = "taken back by its down migration, with every row".to_owned();
@@ -249,6 +250,7 @@ impl Step {
                         format!("rewound to the backup; the database it replaced is kept as {name}")
                     }
                 };
+                words.push_str(&not_followed(outcome));
                 words.push_str(&after(outcome));
                 words.push_str(&older(outcome));
                 let bound = texts(outcome, "bound");
@@ -396,6 +398,12 @@ fn after(outcome: &Value) -> String {
         words.push_str("; it took longer than requests could wait");
     }
     words
+}
+
+/// Tells why later writes did not go along.
+fn not_followed(outcome: &Value) -> String {
+    let why = outcome.get("not_followed").and_then(Value::as_str);
+    why.map_or_else(String::new, |why| format!("; later writes could not be carried back: {why}"))
 }
 
 /// Tells which rows are not in the live database as they were written last.

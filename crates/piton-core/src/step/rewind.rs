@@ -43,9 +43,16 @@ struct Leaving {
     bound: Vec<String>,
     /// The state of what a freeze cannot hold still, read before the rest: the structure, the sequences, the large objects.
     unfrozen: String,
+    /// Why later writes do not go along, where something has kept them.
+    not_followed: Option<String>,
 }
 
 impl Leaving {
+    /// Says why later writes do not go along.
+    fn not_carried(&self) -> Option<String> {
+        self.not_followed.as_ref().map(|why| format!("later writes cannot be carried back: {why}"))
+    }
+
     /// Says what besides rows would be lost.
     fn what_stands_in_the_way(&self) -> Option<String> {
         if let Some(stays) = stays_behind(&self.bound) {
@@ -80,6 +87,14 @@ impl Swapping {
     }
 }
 
+/// What became of a way back with every later write.
+enum Carry {
+    /// This, whether the databases have changed places or not.
+    Over(Value),
+    /// There is none; for this reason, where it has come about meanwhile.
+    Never(Option<String>),
+}
+
 /// What became of an attempt to swap with every later write.
 enum Carried {
     /// The databases have changed places.
@@ -111,19 +126,22 @@ impl Rewind<'_, '_, '_> {
         if !facts::exists(&golden).await.or_fault(|| format!("{} cannot be asked", golden.server()))? {
             return self.without_golden();
         }
-        if let Some(followed) = Followed::of(self.ctx, self.live, self.golden)
-            && let Some(outcome) = Box::pin(self.carry_back(&followed, &note)).await?
-        {
-            return Ok(outcome);
-        }
+        let not_followed = match Followed::of(self.ctx, self.live, self.golden) {
+            Some(followed) => match Box::pin(self.carry_back(&followed, &note)).await? {
+                Carry::Over(outcome) => return Ok(outcome),
+                Carry::Never(why) => why,
+            },
+            None => self.refused_to_follow(),
+        };
         replay::give_up(&golden).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
         let began = Instant::now();
-        let leaving = self.look().await?;
+        let leaving = Leaving { not_followed, ..self.look().await? };
         if self.asks() {
             self.say_what_leaves(&leaving)?;
         }
         if self.ctx.undecided {
-            return Err(undecided(&self.ctx.plan.environment));
+            let fault = undecided(&self.ctx.plan.environment);
+            return Err(leaving.not_carried().into_iter().fold(fault, Fault::because));
         }
         if !self.ctx.database {
             if let Some(why) = self.obstacle(&leaving) {
@@ -175,44 +193,50 @@ impl Rewind<'_, '_, '_> {
         Ok(outcome)
     }
 
-    /// Puts the golden copy into its place with every later write; `None` where it cannot follow.
+    /// Says why the rehearsal has refused to let later writes go along, where something keeps them.
+    fn refused_to_follow(&self) -> Option<String> {
+        let offer = captured(self.ctx).and(self.ctx.outcome::<Rehearsed>("rehearse"))?.offer?;
+        offer.obstacles.into_iter().next()
+    }
+
+    /// Puts the golden copy into its place with every later write, where it can follow.
     ///
     /// It does so by itself: nobody's write is lost by it. A row that the old structure does not hold is for a person to say.
     async fn carry_back(
         &self,
         followed: &Followed,
         note: &impl Fn(&Swapping) -> Result<(), Fault>,
-    ) -> Result<Option<Value>, Fault> {
+    ) -> Result<Carry, Fault> {
         let unreadable = || "the golden copy cannot be followed up".to_owned();
         if !replay::is_prepared(&followed.golden).await.or_fault(unreadable)? {
-            return Ok(None);
+            return Ok(Carry::Never(None));
         }
         let caught_up = async {
             let mut replay = followed.resume().await?;
-            self.ctx.say("carrying back what was written since the backup");
-            followed.catch_up(&mut replay).await?;
-            Ok::<_, DbError>(replay)
+            Ok::<_, DbError>((followed.catch_up(self.ctx, &mut replay).await?, replay))
         };
         let replay = match caught_up.await {
-            Ok(replay) => replay,
+            Ok((true, replay)) => replay,
+            Ok((false, _)) => {
+                let why = "writes come as fast as they can be carried back, or faster";
+                return self.stays(why.into()).map(Carry::Over);
+            }
             Err(error) => {
-                let why = match error {
-                    DbError::Replay(ref why) => Some(why.clone()),
-                    _ => followed.lost().await,
+                let Some(why) = followed.hopeless(&error).await else {
+                    return Err(error).or_fault(unreadable);
                 };
-                let Some(why) = why else { return Err(error).or_fault(unreadable) };
                 self.ctx.say(&format!("later writes cannot be carried back: {why}"));
-                return Ok(None);
+                return Ok(Carry::Never(Some(why)));
             }
         };
         let leaving = self.look_at_objects().await?;
         if let (Some(why), false) = (leaving.what_stands_in_the_way(), self.ctx.database) {
-            return self.stays(why).map(Some);
+            return self.stays(why).map(Carry::Over);
         }
         let mut hold = Hold::new(self.ctx).await?;
         let attempt = Box::pin(self.swap_followed(&mut hold, followed, replay, &leaving, note)).await;
         let lapsed = hold.end().await?;
-        Ok(Some(match attempt? {
+        Ok(Carry::Over(match attempt? {
             Carried::Kept(why) => self.stays(why)?,
             Carried::Back(swapping) => self.settle(swapping, Some(lapsed), note).await?,
         }))
@@ -313,8 +337,12 @@ impl Rewind<'_, '_, '_> {
         note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Attempt, Fault> {
         let swapping = |leaving: Leaving, lossless: bool, cut_off: u64| {
-            let known =
-                json!({ "written": leaving.written.ok(), "cut_off": cut_off, "bound": leaving.bound });
+            let known = json!({
+                "written": leaving.written.ok(),
+                "cut_off": cut_off,
+                "bound": leaving.bound,
+                "not_followed": leaving.not_followed,
+            });
             Swapping::new(lossless.then_some(leaving.unfrozen), known)
         };
         let under_way = |left: u64| format!("{} did not end in time", words::counted(left, "request"));
@@ -338,8 +366,9 @@ impl Rewind<'_, '_, '_> {
             });
         };
         // What came in between the first look and the hold counts, too.
+        let not_followed = leaving.not_followed.clone();
         let leaving = match tokio::time::timeout(PART, self.look()).await {
-            Ok(look) => look?,
+            Ok(look) => Leaving { not_followed, ..look? },
             Err(_) => return Ok(Attempt::Kept { leaving, why: TOO_LONG.into() }),
         };
         if let Some(why) = self.obstacle(&leaving) {
@@ -389,7 +418,8 @@ impl Rewind<'_, '_, '_> {
         let objects = changes.iter().map(|change| change.object().to_owned());
         let foreign: Vec<String> = objects.filter(|object| !is_own(object)).collect();
         let bound = bound(self.live).await?;
-        Ok(Leaving { written: Ok(Vec::new()), foreign, overwritten: Vec::new(), bound, unfrozen })
+        let (written, overwritten) = (Ok(Vec::new()), Vec::new());
+        Ok(Leaving { written, foreign, overwritten, bound, unfrozen, not_followed: None })
     }
 
     /// Looks once more and says what could be lost; for a database that nobody is on any more.
@@ -425,9 +455,14 @@ impl Rewind<'_, '_, '_> {
             return Some(stays);
         }
         if let Some(table) = leaving.overwritten.first() {
-            return Some(format!(
-                "it changes or removes what is in {table}; what was written there since the backup cannot be seen any more"
-            ));
+            let changes = format!("it changes or removes what is in {table}");
+            return Some(match leaving.not_followed {
+                // Everything that was written there is known, and why it does not go along is told besides.
+                Some(_) => changes,
+                None => {
+                    format!("{changes}; what was written there since the backup cannot be seen any more")
+                }
+            });
         }
         // A clone has no shift: the app that serves is on it from the first moment.
         let had_traffic =
@@ -494,7 +529,8 @@ fn older(aside: &[Aside], file: &Value) -> Value {
 const TOO_LONG: &str = "to look for what was written takes longer than requests may wait";
 
 fn kept(leaving: &Leaving, why: &str) -> Value {
-    json!({ "kept": true, "why": why, "written": leaving.written.as_ref().ok() })
+    let (written, not_followed) = (leaving.written.as_ref().ok(), &leaving.not_followed);
+    json!({ "kept": true, "why": why, "written": written, "not_followed": not_followed })
 }
 
 /// Lets the migration wait for a person: everything after it has gone back by now.

@@ -5,13 +5,13 @@ use piton_proxy::{Slot, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::follow::Following;
+use super::follow::{Following, Standing};
 use super::proxy::{PATIENCE, client, in_force, no_answer, traffic_back};
 use super::{Act, Ctx, Site, Words};
 use crate::config::{self, Percent, format_duration};
 use crate::fault::{Fault, Kind, OrFault};
 use crate::gate::{Answers, Gate, Verdict};
-use crate::journal::GoOn;
+use crate::journal::{Event, GoOn};
 
 /// How often the gate looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -174,7 +174,9 @@ impl Bake {
         let mut away: Option<Instant> = None;
         let following = Following::begin(ctx);
         loop {
-            if let Some(lost) = following.as_ref().and_then(Following::lost) {
+            let standing = following.as_ref().map(Following::standing).unwrap_or_default();
+            tell(ctx, &standing);
+            if let Standing::Lost(lost) = standing {
                 let environment = &ctx.plan.environment;
                 return Err(Fault::surroundings("the golden copy cannot follow the database any more")
                     .because(lost)
@@ -308,6 +310,18 @@ impl Bake {
         note.take_in(self.slot, stats);
         Ok(())
     }
+}
+
+/// Journals once that the golden copy does not follow, and once that it does again.
+///
+/// On a full disk the judging goes on; the next look says it again.
+fn tell(ctx: &Ctx<'_, '_>, standing: &Standing) {
+    let (step, is_told) = (ctx.step.clone(), ctx.is_behind());
+    let _ = match standing {
+        Standing::Behind(why) if !is_told => ctx.append(&Event::Behind { step, why: why.clone() }),
+        Standing::InStep if is_told => ctx.append(&Event::CaughtUp { step }),
+        _ => Ok(()),
+    };
 }
 
 /// Tells whether the release has applied a migration.

@@ -93,6 +93,8 @@ fn line(entry: &Entry, job: Job, step: Option<&PlannedStep>) -> String {
         Event::Undone { outcome, .. } => with("undone", step.map(|step| step.step.undo_words(outcome))),
         Event::UndoFailed { fault, .. } => format!("cannot be undone: {fault}"),
         Event::Reviving { what } => format!("{what} has died: it is started again"),
+        Event::Behind { why, .. } => format!("the golden copy does not follow: {why}"),
+        Event::CaughtUp { .. } => "the golden copy follows again".into(),
         Event::Revived { what } => format!("{what} started again"),
         Event::Recording { migration, applied, by } => {
             format!("{migration} is to be recorded as {} by {by}", stands(*applied))

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Status;
 use crate::error::Error;
-use crate::view::{back_words, kept_words, outcome_words, staying_words};
+use crate::view::{back_words, behind_words, kept_words, outcome_words, staying_words};
 use crate::{json as contract, ui};
 
 /// Shows what serves each environment and where a release stands.
@@ -150,6 +150,9 @@ impl Found {
         if let Some((_, fault)) = state.standing_fault() {
             lines.extend(fault.why.iter().map(|why| format!("    {why}")));
             lines.extend(fault.hint.iter().map(|hint| format!("    next: {hint}")));
+        }
+        if let Some((why, since)) = &state.behind {
+            lines.push(format!("  {} since {}, {}", "✗".red(), words::time(*since), behind_words(why)));
         }
         if state.held {
             lines.push(format!("  held by a person; piton continue {environment} lets it go on"));

@@ -311,6 +311,37 @@ fn a_table_without_a_key_goes_back_with_its_changes() {
     assert_eq!(stage.sql(&production, identity), ["d"]);
 }
 
+/// Nobody finds out only when the way back is needed.
+#[test]
+fn a_golden_copy_that_does_not_follow_is_told_once_and_so_is_that_it_does_again() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    let role = stage.role("production");
+    stage.sql("postgres", &format!("alter role \"{role}\" noreplication"));
+    stage.sql("postgres", "select pg_terminate_backend(active_pid) from pg_replication_slots where active");
+    let behind = || stage.status("production")["release"]["behind"].clone();
+    stage.eventually("it is told", || behind().is_string());
+    let said = stage.piton(&["status", "production"]).expect(0).stdout;
+    assert!(said.contains("the golden copy does not follow the live database: "), "{said}");
+    // It is tried a few times more, and not told again.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    stage.sql("postgres", &format!("alter role \"{role}\" replication"));
+    stage.eventually("it follows again", || behind().is_null());
+    let said = deploy.said();
+    assert_eq!(said.matches("the golden copy does not follow the live database: ").count(), 1, "{said}");
+    assert_eq!(said.matches("the golden copy follows the live database again").count(), 1, "{said}");
+    let events = stage.events("production");
+    let of = |kind: &str| events.iter().filter(|event| event["event"]["event"] == kind).count();
+    assert_eq!((of("behind"), of("caught_up")), (1, 1));
+    stage
+        .piton(&["rollback", "production", "--database"])
+        .expect(0)
+        .says("the old structure is back, with every write since the backup (");
+    deploy.wait().expect(3);
+    let report = stage.finish(load);
+    assert_eq!(stage.lost_writes(&report, &stage.database("production")), [""; 0]);
+}
+
 /// The disk of the app's database is not filled by what waits to be followed.
 #[test]
 fn a_full_store_of_writes_stops_the_release_and_not_the_app() {
@@ -319,7 +350,7 @@ fn a_full_store_of_writes_stops_the_release_and_not_the_app() {
     stage.sql(&stage.database("production"), "update piton_capture.state set budget = 1");
     let said = deploy.wait().expect(4);
     said.says("the store of writes has grown beyond its budget");
-    stands_and_goes_back_in_code(&stage, load);
+    stands_and_goes_back_in_code(&stage, load, "the store of writes has grown beyond its budget");
 }
 
 #[test]
@@ -338,14 +369,16 @@ fn a_log_that_the_server_has_let_go_stops_the_release_and_not_the_app() {
         stage.sql(&production, "select wal_status from pg_replication_slots") == ["lost"]
     });
     deploy.wait().expect(4).says("the server has let go of the log that it had to keep");
-    stands_and_goes_back_in_code(&stage, load);
+    stands_and_goes_back_in_code(&stage, load, "the server has let go of the log that it had to keep");
 }
 
 /// Wants the app to be as well as before; the migration has no way back with later writes any more, and stays.
-fn stands_and_goes_back_in_code(stage: &Stage, load: Running) {
+fn stands_and_goes_back_in_code(stage: &Stage, load: Running, why: &str) {
     let writes = load.snapshot().acknowledged_writes;
     stage.eventually("writes go on", || load.snapshot().acknowledged_writes > writes + 10);
-    stage.piton(&["rollback", "production"]).expect(0).says("the migration stays");
+    let why = format!("later writes could not be carried back: {why}");
+    let said = stage.piton(&["rollback", "production"]).expect(0).says("the migration stays").says(&why);
+    assert!(!said.stderr.contains("cannot be seen any more"), "{}", said.stderr);
     let report = stage.finish(load);
     assert_no_failures_but_of(&report, "no release");
     assert_eq!(stage.lost_writes(&report, &stage.database("production")), [""; 0]);

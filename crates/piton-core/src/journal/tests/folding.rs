@@ -87,7 +87,10 @@ fn alphabet() -> Vec<Event> {
         for attempt in 0..4 {
             events.extend([started(index, attempt), undo_started(index, attempt)]);
         }
+        let step = format!("step.{index}");
         events.extend([
+            Event::Behind { step: step.clone(), why: "away".into() },
+            Event::CaughtUp { step },
             ran(index),
             noted(index),
             done(index),
