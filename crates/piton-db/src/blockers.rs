@@ -1,6 +1,6 @@
 //! Who holds what a migration would wait for: locks, and everybody else behind it, or a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Row};
@@ -214,6 +214,45 @@ async fn snapshots(client: &Client) -> Result<Vec<Holder>, DbError> {
         age: age(row, 3),
     };
     Ok(rows.iter().map(holder).collect())
+}
+
+/// Lists whose transaction on this server has written, is not over, and is as old as this or older, but for one session's; one whose
+/// age the user may not see is among them.
+pub(crate) async fn writers(client: &Client, least: Duration, but: i32) -> Result<Vec<Blocker>, DbError> {
+    let rows = client
+        .query(
+            "select l.virtualtransaction, l.pid, x.gid,
+                    pg_catalog.concat_ws(' ', 'session', l.pid, 'of', a.usename, '(' || nullif(a.application_name, '') || ')', a.state,
+                                         'on', a.datname),
+                    extract(epoch from pg_catalog.clock_timestamp() - coalesce(a.xact_start, x.prepared))::float8
+             from pg_catalog.pg_locks l
+             left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+             left join pg_catalog.pg_prepared_xacts x on l.pid is null and x.transaction = l.transactionid
+             where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+               and l.pid is distinct from pg_catalog.pg_backend_pid() and l.pid is distinct from $1
+             order by 5 desc nulls last, 1",
+            &[&but],
+        )
+        .await
+        .doing(|| "look whose transactions are under way".into())?;
+    let holder = |row: &Row| {
+        let (who, end) = match (row.get::<_, Option<i32>>(1), row.get::<_, Option<String>>(2)) {
+            (Some(pid), _) => (row.get(3), Some(terminate(pid))),
+            (None, Some(gid)) => {
+                let end = format!("rollback prepared {}", quote::literal(&gid));
+                (format!("prepared transaction {gid}"), Some(end))
+            }
+            (None, None) => return None,
+        };
+        let holds = "an open transaction that has written".to_owned();
+        Some(Holder { transaction: row.get(0), who, end, holds, age: age(row, 4) })
+    };
+    let mut holders: Vec<Holder> = rows.iter().filter_map(holder).collect();
+    holders.retain(|holder| holder.age.is_none_or(|age| age >= least));
+    // A subtransaction has a number of its own.
+    let mut seen = BTreeSet::new();
+    holders.retain(|holder| seen.insert(holder.transaction.clone()));
+    Ok(blockers(holders))
 }
 
 fn terminate(pid: i32) -> String {

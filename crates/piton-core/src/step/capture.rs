@@ -1,6 +1,9 @@
 //! What keeps every write after the backup: a slot of the server's log, or triggers where the log cannot be read.
 
+use std::time::Duration;
+
 use piton_db::Database;
+use piton_db::blockers::Blocker;
 use piton_db::capture::{self, Keyless, Source, triggers};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,6 +12,9 @@ use super::settle::cannot_be_undone;
 use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 use crate::words;
+
+/// How long to wait for transactions that are older than what keeps the log; nobody waits behind that.
+const WAIT_FOR_WRITERS: Duration = Duration::from_secs(300);
 
 /// How later writes are come by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,8 +152,28 @@ async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<
         }
     };
     capture::tell_whole(database, &whole, true).await.or_fault(cannot)?;
-    capture::create_slot(database, slot).await.or_fault(|| "the database's log cannot be kept".into())?;
-    Ok(whole)
+    let unkept = || "the database's log cannot be kept".to_owned();
+    let made = capture::create_slot_within(database, slot, WAIT_FOR_WRITERS, |writers| {
+        ctx.say(&format!("waits for the end of what {} has open", writers[0].who));
+    });
+    match made.await.or_fault(unkept)? {
+        Ok(_) => Ok(whole),
+        Err(writers) => Err(not_quiet(ctx, database, Fault::surroundings(unkept()), &writers)),
+    }
+}
+
+/// Says whose transactions do not end, and what ends them.
+fn not_quiet(ctx: &Ctx<'_, '_>, database: &Database, mut fault: Fault, writers: &[Blocker]) -> Fault {
+    for writer in writers {
+        fault = fault.because(format!("{} has {}", writer.who, writer.holds.join(", ")));
+    }
+    let wait = match writers.first().and_then(|first| first.end.as_ref()) {
+        Some(end) => format!("wait for its end, or: {}", database.by_hand("psql").args(["-c", end])),
+        None => "wait for the end of every transaction that has written".into(),
+    };
+    fault
+        .because("nothing can be told of what was written before such a transaction is over; nothing was touched yet")
+        .hint(format!("{wait}; then piton resume {}", ctx.plan.environment))
 }
 
 pub(super) fn not_let_go() -> String {

@@ -23,7 +23,7 @@ pub use lsn::Lsn;
 pub use means::{Missing, missing};
 pub(crate) use readings::end_readings;
 pub(crate) use slot::PREFIX;
-pub use slot::{Lag, WalStatus, create_slot, drop_slot, lag, now, slot_name, snapshot};
+pub use slot::{Lag, WalStatus, create_slot, create_slot_within, drop_slot, lag, now, slot_name, snapshot};
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::is_since;
 pub use source::{Reading, Source};

@@ -1,13 +1,15 @@
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::wire::Refusal;
 use super::{Lsn, Snapshot};
+use crate::blockers::{self, Blocker};
 use crate::error::Doing as _;
-use crate::{Database, DbError};
+use crate::{Database, DbError, Session};
 
 /// What the names of our slots begin with; no other is ever touched.
 pub(crate) const PREFIX: &str = "piton_";
@@ -17,6 +19,12 @@ const PLUGIN: &str = "test_decoding";
 
 /// How long a slot may be in the middle of being made by a session that has just died, and how long its reader may take to end.
 const LET_GO_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long others' transactions may take before they are named.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it is looked for them.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long to wait for the server to write its log to the disk by itself; it does so every 0.2 s for transactions that do not wait.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
@@ -61,9 +69,83 @@ pub fn slot_name(release_id: &str) -> String {
 /// [`DbError::Replication`] when the name belongs to another database's slot, or to one with another plugin;
 /// [`DbError::Privilege`] when the user may not make one; [`DbError::Sql`] when the server cannot, as with `wal_level` below `logical`.
 pub async fn create_slot(database: &Database, name: &str) -> Result<Lsn, DbError> {
+    let mut patience = Patience::new(database, Duration::MAX, |_| ());
+    match make(database, name, &mut patience).await? {
+        Ok(place) => Ok(place),
+        Err(_) => Err(Refusal::new("it was given up").while_doing(doing_for(name))),
+    }
+}
+
+/// As [`create_slot`]; tells whom it waits for, and gives up when that takes longer than `at_most`: the inner error is who they are.
+///
+/// # Errors
+/// As [`create_slot`].
+pub async fn create_slot_within(
+    database: &Database,
+    name: &str,
+    at_most: Duration,
+    waiting: impl FnMut(&[Blocker]),
+) -> Result<Result<Lsn, Vec<Blocker>>, DbError> {
+    make(database, name, &mut Patience::new(database, at_most, waiting)).await
+}
+
+fn doing_for(name: &str) -> String {
+    format!("make the replication slot {name}")
+}
+
+/// Waits for others' transactions, and looks whose they are.
+struct Patience<'a, F> {
+    database: &'a Database,
+    begun: Instant,
+    at_most: Duration,
+    waiting: F,
+    /// The session that looks; there is none before somebody has to be named.
+    looks: Option<Session>,
+}
+
+impl<'a, F: FnMut(&[Blocker])> Patience<'a, F> {
+    fn new(database: &'a Database, at_most: Duration, waiting: F) -> Self {
+        Self { database, begun: Instant::now(), at_most, waiting, looks: None }
+    }
+
+    /// Says who does not end; returns them once that has taken too long. `own` is the session that waits.
+    async fn look(&mut self, own: i32) -> Result<Option<Vec<Blocker>>, DbError> {
+        if self.begun.elapsed() < PATIENCE.min(self.at_most) {
+            return Ok(None);
+        }
+        let looks = match self.looks.take() {
+            Some(looks) => looks,
+            None => self.database.connect().await?,
+        };
+        let blockers = blockers::writers(&looks, PATIENCE.min(self.at_most), own).await?;
+        self.looks = Some(looks);
+        if self.begun.elapsed() >= self.at_most {
+            return Ok(Some(blockers));
+        }
+        if !blockers.is_empty() {
+            (self.waiting)(&blockers);
+        }
+        Ok(None)
+    }
+
+    /// Ends what the session that waits is doing.
+    async fn cancel(&self, own: i32) -> Result<(), DbError> {
+        let Some(looks) = &self.looks else { return Ok(()) };
+        let canceled = looks.execute("select pg_catalog.pg_cancel_backend($1)", &[&own]).await;
+        canceled.doing(|| "give up making a replication slot".into()).map(drop)
+    }
+}
+
+async fn make<F: FnMut(&[Blocker])>(
+    database: &Database,
+    name: &str,
+    patience: &mut Patience<'_, F>,
+) -> Result<Result<Lsn, Vec<Blocker>>, DbError> {
     let client = database.connect().await?;
     let begun = Instant::now();
-    let doing = || format!("make the replication slot {name}");
+    let own = client.query_one("select pg_catalog.pg_backend_pid()", &[]).await;
+    let own: i32 = own.doing(|| doing_for(name))?.get(0);
+    let doing = || doing_for(name);
     let refused = |why: String| Refusal::new(why).while_doing(doing());
     let place = loop {
         let found = client
@@ -94,12 +176,25 @@ pub async fn create_slot(database: &Database, name: &str) -> Result<Lsn, DbError
                 None => return Err(refused("another session is still making it".into())),
             }
         }
-        let made = client
-            .query_one(
-                "select lsn::text from pg_catalog.pg_create_logical_replication_slot($1, $2)",
-                &[&name, &PLUGIN],
-            )
-            .await;
+        let create = "select lsn::text from pg_catalog.pg_create_logical_replication_slot($1, $2)";
+        let parameters: [&(dyn ToSql + Sync); 2] = [&name, &PLUGIN];
+        let making = client.query_one(create, &parameters);
+        // It waits within the server for every transaction that has written.
+        let mut making = std::pin::pin!(making);
+        let made = loop {
+            if let Ok(made) = timeout(LOOK, &mut making).await {
+                break made;
+            }
+            if let Some(blockers) = patience.look(own).await? {
+                patience.cancel(own).await?;
+                match making.await {
+                    Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+                        return Ok(Err(blockers));
+                    }
+                    made => break made,
+                }
+            }
+        };
         match made {
             Ok(row) => break row.get(0),
             Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
@@ -109,16 +204,22 @@ pub async fn create_slot(database: &Database, name: &str) -> Result<Lsn, DbError
             }
         }
     };
-    settle(&client).await?;
-    place.parse().map_err(refused)
+    if let Some(blockers) = settle(&client, own, patience).await? {
+        return Ok(Err(blockers));
+    }
+    place.parse().map(Ok).map_err(refused)
 }
 
 /// Waits until each transaction that is under way here is over.
 ///
 /// One whose commit stands in the log before the slot's place may not be visible yet: for a moment, or as long as it waits for a
 /// standby. Neither the slot nor a snapshot would have it. They are known by the locks on their own numbers, which go after they
-/// are visible; a snapshot does not name those that are younger than all that have ended.
-async fn settle(client: &Client) -> Result<(), DbError> {
+/// are visible; a snapshot does not name those that are younger than all that have ended. Returns who does not end in time.
+async fn settle<F: FnMut(&[Blocker])>(
+    client: &Client,
+    own: i32,
+    patience: &mut Patience<'_, F>,
+) -> Result<Option<Vec<Blocker>>, DbError> {
     let doing = || "wait for the transactions that are under way".to_owned();
     let under_way = "from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
         where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
@@ -134,8 +235,11 @@ async fn settle(client: &Client) -> Result<(), DbError> {
     let left = format!("select count(*) {under_way} and l.transactionid::text = any ($1)");
     while client.query_one(&left, &[&before]).await.doing(doing)?.get::<_, i64>(0) > 0 {
         sleep(Duration::from_millis(20)).await;
+        if let Some(blockers) = patience.look(own).await? {
+            return Ok(Some(blockers));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Removes a slot, after its reader was ended; one that is not there is as good as removed.

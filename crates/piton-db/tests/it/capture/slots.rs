@@ -1,15 +1,59 @@
 use std::time::{Duration, Instant};
 
+use piton_db::blockers::Blocker;
 use piton_db::capture::{
-    Lsn, Message, Source, Stream, WalStatus, create_slot, drop_slot, lag, missing, now, slot_name, snapshot,
+    Lsn, Message, Source, Stream, WalStatus, create_slot, create_slot_within, drop_slot, lag, missing, now,
+    slot_name, snapshot,
 };
 use piton_db::{Database, DbError, replication};
 use piton_exec::Secret;
-use piton_testkit::postgres::{StopMode, eventually};
+use piton_testkit::postgres::{Cluster, Options, StopMode, eventually};
 use tokio_postgres::Client;
 
 use super::{fresh, has_plugin, start, told, transactions};
 use crate::{database, number, run};
+
+/// Whoever has written and does not end is named, and waited for no longer than is told.
+#[tokio::test]
+async fn who_keeps_a_slot_from_being_made_is_named() {
+    let settings = [("wal_level", "logical"), ("max_prepared_transactions", "5")];
+    let settings = settings.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let Some(cluster) = Cluster::start_with(Options { settings, ..Options::default() }) else { return };
+    if !has_plugin(&cluster).await {
+        return;
+    }
+    for name in ["quiet", "elsewhere"] {
+        cluster.create_database(name).await;
+    }
+    let (live, elsewhere) = (database(&cluster, "quiet"), database(&cluster, "elsewhere"));
+    run(&live, "create table t (id int)").await;
+    run(&live, "begin; insert into t values (1); prepare transaction 'nobody ends it'").await;
+    let writer = elsewhere.connect().await.unwrap();
+    writer.batch_execute("set application_name = 'nightly'; begin; create table w (id int)").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let told = std::cell::RefCell::new(Vec::new());
+    let at_most = Duration::from_secs(5);
+    let waiting = |blockers: &[Blocker]| {
+        told.borrow_mut().extend(blockers.iter().map(|blocker| blocker.who.clone()));
+    };
+    let given_up = create_slot_within(&live, "piton_quiet", at_most, waiting).await.unwrap().unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let who = |part: &str| given_up.iter().find(|blocker| blocker.who.contains(part));
+    let nightly = who("(nightly)").unwrap();
+    assert!(nightly.who.contains("idle in transaction on elsewhere, for "), "{}", nightly.who);
+    let prepared = who("prepared transaction nobody ends it").unwrap();
+    assert_eq!(prepared.end.as_deref(), Some("rollback prepared 'nobody ends it'"));
+    assert!(told.borrow().iter().any(|who| who.contains("(nightly)")), "{told:?}");
+    let client = live.connect().await.unwrap();
+    assert_eq!(number(&client, "select count(*) from pg_replication_slots").await, 0);
+
+    // What it says ends them.
+    client.batch_execute(prepared.end.as_deref().unwrap()).await.unwrap();
+    client.batch_execute(nightly.end.as_deref().unwrap()).await.unwrap();
+    create_slot_within(&live, "piton_quiet", at_most, |_| ()).await.unwrap().unwrap();
+    drop_slot(&live, "piton_quiet").await.unwrap();
+}
 
 #[tokio::test]
 async fn a_slot_is_made_once_and_removed_while_it_is_read() {
