@@ -183,6 +183,12 @@ impl Rewind<'_, '_, '_> {
             captured.source.let_go(&replaced).await.or_fault(super::capture::not_let_go)?;
         }
         let kept = self.put_away(swapping.lossless.as_deref()).await?;
+        if let (Some(_), Some(captured)) = (kept, captured(self.ctx)) {
+            // Whoever puts it back some day wants its log as it was.
+            piton_db::capture::tell_whole(&replaced, &captured.whole, false)
+                .await
+                .or_fault(super::capture::not_let_go)?;
+        }
         let mut outcome = Value::Object(swapping.known);
         if let Some(aside) = outcome.get("aside").and_then(|aside| Vec::<Aside>::deserialize(aside).ok()) {
             let file = outcome.get("rescued").and_then(|rescued| rescued.get("file")).cloned();
