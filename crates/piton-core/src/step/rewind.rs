@@ -235,7 +235,8 @@ impl Rewind<'_, '_, '_> {
                 return Ok(Carry::Never(Some(why)));
             }
         };
-        let leaving = self.look_at_objects().await?;
+        let leaving =
+            replay::as_before(&followed.golden, self.look_at_objects()).await.or_fault(unreadable)??;
         if let (Some(why), false) = (leaving.what_stands_in_the_way(), self.ctx.database) {
             return self.stays(why).map(Carry::Over);
         }

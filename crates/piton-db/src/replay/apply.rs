@@ -106,13 +106,9 @@ impl Applier {
         let mut groups: HashMap<(Fate, Shape), Vec<(Key, Effect)>> = HashMap::new();
         for (row, effect) in rows {
             let told = |at: &usize| effect.cells[*at] != Cell::Kept && !key.contains(at);
-            let always = |at: &usize| {
-                effect.fate == Fate::Patched
-                    && self.routes.map.places[place].table.columns[*at].always_identity
-            };
             let columns: Vec<usize> = match effect.fate {
                 Fate::Gone => Vec::new(),
-                _ => (0..effect.cells.len()).filter(told).filter(|at| !always(at)).collect(),
+                _ => (0..effect.cells.len()).filter(told).collect(),
             };
             let rewritten = match effect.fate {
                 Fate::Patched => effect.rewritten.clone(),

@@ -77,6 +77,7 @@ pub async fn prepare(
         return Ok(());
     }
     let live = session(live).await?;
+    be_quiet(&client).await;
     let what = || "prepare the golden copy for a replay".to_owned();
     client.batch_execute("begin").await.doing(what)?;
     state::make(&client, sees, record, way).await?;
@@ -361,10 +362,39 @@ pub async fn give_up(golden: &Database) -> Result<(), DbError> {
     if !state::is_made(&client).await? {
         return Ok(());
     }
+    be_quiet(&client).await;
     let what = || "end the replay in the golden copy".to_owned();
     client.batch_execute("begin").await.doing(what)?;
     state::unmake(&client).await?;
     client.batch_execute("commit").await.doing(what)
+}
+
+/// Looks at a golden copy that is followed while what its replay has switched off is as before.
+///
+/// Nothing may be written to it meanwhile.
+///
+/// # Errors
+/// When the golden copy cannot be written.
+pub async fn as_before<T>(golden: &Database, look: impl Future<Output = T>) -> Result<T, DbError> {
+    let client = session(golden).await?;
+    be_quiet(&client).await;
+    let what = || "look at the golden copy".to_owned();
+    client.batch_execute("begin").await.doing(what)?;
+    state::switch_on(&client).await?;
+    client.batch_execute("commit").await.doing(what)?;
+    let seen = look.await;
+    client.batch_execute("begin").await.doing(what)?;
+    state::switch_off(&client).await?;
+    client.batch_execute("commit").await.doing(what)?;
+    Ok(seen)
+}
+
+/// Keeps triggers on what is done to the structure from firing, where the role may.
+async fn be_quiet(client: &Client) {
+    let quiet = client.batch_execute("set session_replication_role = replica").await;
+    if let Err(error) = quiet {
+        tracing::debug!(%error, "what is done to the structure may fire triggers");
+    }
 }
 
 /// Tells whether a golden copy was prepared for a replay that has not ended.

@@ -117,8 +117,7 @@ pub(super) fn put(place: &Place, key: &[usize], shape: &Shape, form: &Form) -> S
         let name = quote::ident(&place.table.columns[*at].name);
         format!("{name} = excluded.{name}")
     };
-    let writable = |at: &&usize| !place.table.columns[**at].always_identity;
-    let set: Vec<String> = shape.columns.iter().filter(writable).map(set).collect();
+    let set: Vec<String> = shape.columns.iter().map(set).collect();
     let conflict = match (keys.is_empty(), set.is_empty()) {
         (true, _) => String::new(),
         (_, true) => format!("on conflict ({}) do nothing", keys.join(", ")),

@@ -72,7 +72,7 @@ pub(crate) fn assert_nothing_is_kept(stage: &Stage, when: &str) {
     let left = "select slot_name::text from pg_replication_slots where database = current_database()
          union all select nspname::text from pg_namespace where nspname in ('piton_replay', 'piton_capture')
          union all select evtname::text from pg_event_trigger
-         union all select tgname::text from pg_trigger where not tgisinternal";
+         union all select tgname::text from pg_trigger where not tgisinternal and tgname like '!piton%'";
     assert_eq!(stage.sql(&stage.database("production"), left), [""; 0], "{when}");
 }
 
