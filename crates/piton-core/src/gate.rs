@@ -195,8 +195,12 @@ pub fn reach(limits: config::Gate) -> Option<String> {
     let shares = [5.0, 20.0].map(|times| (limit.fraction() * times).clamp(0.001, 1.0));
     let of = |share: f64| Some((format!("{}%", round(share * 100.0)), words::count(finds(share)?)));
     let ((small, late), (large, soon)) = (of(shares[0])?, of(shares[1])?);
+    let more = match small == large {
+        true => String::new(),
+        false => format!(", one that fails {large} after about {soon}"),
+    };
     Some(format!(
-        "a release that fails {small} of its requests goes back after about {late} of them, one that fails {large} after about {soon} (gate: at most {limit})"
+        "a release that fails {small} of its requests goes back after about {late} of them{more} (gate: at most {limit})"
     ))
 }
 
@@ -325,6 +329,17 @@ mod tests {
             assert!(matches!(answered(of), Verdict::RollBack(_)), "{words}");
             assert!(matches!(answered(of - 1), Verdict::Hold(_)), "{words}");
         }
+    }
+
+    #[test]
+    fn a_plan_does_not_promise_the_same_twice() {
+        let words = reach(limits("20%", None, 50)).unwrap();
+        assert!(
+            words.starts_with("a release that fails 100% of its requests goes back after about "),
+            "{words}"
+        );
+        assert_eq!(words.matches("100%").count(), 1, "{words}");
+        assert_eq!(reach(limits("2%", None, 50)).unwrap().matches("after about").count(), 2);
     }
 
     #[test]

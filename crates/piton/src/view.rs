@@ -44,6 +44,11 @@ impl View {
         self.bar.finish_and_clear();
     }
 
+    /// Says what no event tells.
+    pub(crate) fn say(&self, text: &str) {
+        self.line(&format!("{} {text}", "•".yellow()));
+    }
+
     fn line(&self, text: &str) {
         if self.watched { self.bar.println(text) } else { ui::talk(text) }
     }

@@ -17,6 +17,8 @@ pub struct Proposal {
     pub found: Vec<String>,
     /// Keys whose value is only a placeholder, each with what belongs there.
     pub missing: Vec<String>,
+    /// The files with secrets that the text refers to, there or to be written.
+    pub env_files: Vec<String>,
 }
 
 /// How Node's package managers are recognised, what installs exactly what the lock file says, and how scripts are run.
@@ -53,7 +55,8 @@ pub fn propose(dir: &Path) -> Proposal {
         Some(_) => Vec::new(),
         None => vec!["run.command: what starts the app".to_owned()],
     };
-    Proposal { text: finds.text(), found: finds.found, missing }
+    let env_files = finds.names().iter().map(|name| env_file(name)).collect();
+    Proposal { text: finds.text(), found: finds.found, missing, env_files }
 }
 
 /// What was found in a folder.
@@ -213,9 +216,16 @@ impl Finds {
         text
     }
 
+    /// Names the environments.
+    fn names(&self) -> Vec<String> {
+        match self.environments.is_empty() {
+            true => vec!["staging".to_owned(), "production".to_owned()],
+            false => self.environments.clone(),
+        }
+    }
+
     fn write_environments(&self, text: &mut String) {
-        let usual = ["staging".to_owned(), "production".to_owned()];
-        let names = if self.environments.is_empty() { &usual[..] } else { &self.environments[..] };
+        let names = self.names();
         let production = names.iter().find(|name| is_production(name));
         if production.is_some() {
             put(
@@ -255,6 +265,10 @@ impl Finds {
             );
         }
     }
+}
+
+fn env_file(environment: &str) -> String {
+    format!(".env.{environment}")
 }
 
 fn is_production(name: &str) -> bool {

@@ -3,12 +3,13 @@ use std::process::ExitCode;
 
 use piton_core::config::{self, FILE_NAME};
 use piton_core::fault::Fault;
+use piton_exec::{Command, ExecError, local};
 
 use crate::error::Error;
 use crate::ui;
 
 /// Writes a piton.toml from what is found in the folder.
-pub(crate) fn run(dir: &Path) -> Result<ExitCode, Error> {
+pub(crate) async fn run(dir: &Path) -> Result<ExitCode, Error> {
     let path = dir.join(FILE_NAME);
     let proposal = config::propose(dir);
     let cannot = |error: std::io::Error| {
@@ -28,6 +29,22 @@ pub(crate) fn run(dir: &Path) -> Result<ExitCode, Error> {
     for missing in &proposal.missing {
         ui::talk(&format!("not found, write it yourself: {missing}"));
     }
+    for file in &proposal.env_files {
+        if is_taken_by_git(dir, file).await {
+            ui::talk(&format!(
+                "warning: git does not ignore {file}, which holds secrets; echo {file} >> .gitignore, and git rm --cached {file} where git \
+                 has it already"
+            ));
+        }
+    }
     ui::talk(&format!("wrote {}; look it through, then: piton plan staging", path.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells whether a commit of everything would hold a file; outside of a repository, and without git, none does.
+async fn is_taken_by_git(dir: &Path, file: &str) -> bool {
+    let dir = dir.display().to_string();
+    let look = Command::new("git").args(["-C", &dir, "check-ignore", "--quiet", "--", file]);
+    // 1 is a file that is not ignored, or that was committed all the same.
+    matches!(local::run(&look).await, Err(ExecError::Failed { output, .. }) if output.code == 1)
 }

@@ -36,7 +36,7 @@ use crate::{json, ui};
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Error> {
     let dir = cli.dir;
     match cli.command {
-        Command::Init => init::run(&dir),
+        Command::Init => block_on(init::run(&dir)),
         Command::Schema => schema::run(),
         Command::Proxy(args) => proxy::run(args),
         Command::Config(args) => config::run(&open(&dir)?, &args),

@@ -15,6 +15,12 @@ use crate::{json, ui};
 /// How often the journal is read.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// After how many looks at a release that nobody runs it is said.
+const SILENT: u32 = 5;
+
+/// After how many it is left: a detached release may need a moment to take its lease.
+const ALONE: u32 = 25;
+
 /// Follows a release that another process runs.
 pub(crate) async fn run(project: &Project, args: &Environment) -> Result<ExitCode, Error> {
     match follow(project, &args.environment, 0).await? {
@@ -47,7 +53,7 @@ pub(crate) async fn follow(
     let view = View::new();
     let following = async {
         let (mut seen, mut state) = (0, None::<State>);
-        let mut alone = 0;
+        let mut alone: u32 = 0;
         loop {
             for entry in journal.entries(&latest.plan.id, seen).map_err(piton_core::project::journal_fault)? {
                 seen = entry.seq;
@@ -67,9 +73,15 @@ pub(crate) async fn follow(
                     return Ok((End::Over(outcome), state.clone()));
                 }
                 let held = journal.holder(environment).map_err(piton_core::project::journal_fault)?.is_some();
-                // A detached release may need a moment to take its lease.
                 alone = if held { 0 } else { alone + 1 };
-                if alone > 25 || alone > 0 && state.waits_for_a_word() {
+                if alone == SILENT && !state.waits_for_a_word() {
+                    let patience = LOOK * (ALONE - SILENT);
+                    view.say(&format!(
+                        "nobody runs it at this moment; waits {} s for a process that takes it up",
+                        patience.as_secs()
+                    ));
+                }
+                if alone > ALONE || alone > 0 && state.waits_for_a_word() {
                     let end = match state.standing_fault() {
                         Some((_, fault)) => End::Stopped(fault.clone()),
                         None => End::Left,

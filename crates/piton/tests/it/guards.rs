@@ -479,6 +479,8 @@ fn an_app_that_died_and_a_release_that_waits_are_said() {
     deploy.kill();
     let said = stage.piton(&["status", "production"]).expect(0).stdout;
     assert!(said.contains("nobody runs it: piton resume production"), "{said}");
+    let watched = stage.piton(&["watch", "production"]);
+    watched.says("nobody runs it at this moment; waits 4 s for a process that takes it up");
     let planned = stage.piton(&["plan", "production"]).expect(2).stdout;
     assert!(planned.contains("a release of production is not over"), "{planned}");
     stage.end_all();

@@ -43,3 +43,27 @@ fn data_that_are_lost_are_a_failure_and_a_reader_that_left_is_none() {
         assert_eq!(run(args, closed()), (Some(0), String::new()), "{args:?}");
     }
 }
+
+/// Whoever lets Piton write a piton.toml is told of secrets that the next commit would hold.
+#[test]
+fn a_file_with_secrets_that_git_would_take_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).current_dir(folder.path()).output().expect(program);
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let init = || {
+        let said = run(env!("CARGO_BIN_EXE_piton"), &["init"]);
+        std::fs::remove_file(folder.path().join("piton.toml")).expect("a piton.toml");
+        said
+    };
+    std::fs::write(folder.path().join(".env.production"), "SECRET=1\n").expect("a file");
+    assert!(!init().contains("warning"), "there is no repository");
+    run("git", &["init", "--quiet"]);
+    assert!(init().contains("warning: git does not ignore .env.production, which holds secrets"));
+    std::fs::write(folder.path().join(".gitignore"), ".env.*\n").expect("a file");
+    assert!(!init().contains("warning"));
+    run("git", &["add", "--force", ".env.production"]);
+    assert!(init().contains("git rm --cached .env.production"));
+}
