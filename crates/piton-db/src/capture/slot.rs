@@ -168,8 +168,12 @@ async fn make<F: FnMut(&[Blocker])>(
             }
             match row.get::<_, Option<String>>(0) {
                 Some(place) => break place,
-                // One that a session has begun to make goes with it.
+                // One that a session has begun to make goes with it. The one that made it for this release is not there any more: its
+                // server does not notice that before whoever it waits for ends.
                 None if begun.elapsed() < LET_GO_WITHIN => {
+                    let end = "select pg_catalog.pg_terminate_backend(active_pid) from pg_catalog.pg_replication_slots
+                               where slot_name = $1 and confirmed_flush_lsn is null and active_pid is not null";
+                    client.execute(end, &[&name]).await.doing(doing)?;
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 }

@@ -130,6 +130,23 @@ fn a_column_that_means_something_else_is_told_with_the_lines_to_write() {
     assert!(report.contains("column = \"note\""), "{report}");
 }
 
+/// What was written is known, and only has no meaning in the old structure: nobody is told that it cannot be seen.
+#[test]
+fn a_migration_that_stays_because_of_a_changed_meaning_says_so() {
+    let Some(mut stage) = following_stage() else { return };
+    let upper = Change::Migration("004_upper.sql", "update items set note = upper(note) where id = 'old-1';");
+    let (deploy, load) = watched(&mut stage, &[upper]);
+    let said = stage.piton(&["rollback", "production"]).expect(0);
+    let said = said.says(
+        r#"later writes could not be carried back: the migration changes what is in "public"."items"."note""#,
+    );
+    assert!(!said.stderr.contains("cannot be seen any more"), "{}", said.stderr);
+    deploy.wait().expect(3);
+    assert_no_failures_but_of(&stage.finish(load), "no release");
+    let status = stage.piton(&["status", "production"]).expect(0).stdout;
+    assert!(status.contains("later writes could not go along: the migration changes what is in"), "{status}");
+}
+
 #[test]
 fn a_person_sends_a_release_back_and_is_not_asked_what_may_be_lost() {
     let Some(mut stage) = following_stage() else { return };

@@ -48,6 +48,20 @@ async fn who_keeps_a_slot_from_being_made_is_named() {
     let client = live.connect().await.unwrap();
     assert_eq!(number(&client, "select count(*) from pg_replication_slots").await, 0);
 
+    // Neither does the session of a killed attempt keep it, which waits for them still.
+    let killed = live.connect().await.unwrap();
+    let attempt = tokio::spawn(async move {
+        let create = "select pg_create_logical_replication_slot('piton_quiet', 'test_decoding')";
+        killed.batch_execute(create).await.unwrap_err()
+    });
+    eventually("an attempt waits", async || {
+        number(&client, "select count(*) from pg_replication_slots where active").await == 1
+    })
+    .await;
+    let given_up = create_slot_within(&live, "piton_quiet", at_most, |_| ()).await.unwrap().unwrap_err();
+    assert!(given_up.iter().any(|blocker| blocker.who.contains("(nightly)")), "{given_up:?}");
+    attempt.await.unwrap();
+
     // What it says ends them.
     client.batch_execute(prepared.end.as_deref().unwrap()).await.unwrap();
     client.batch_execute(nightly.end.as_deref().unwrap()).await.unwrap();
