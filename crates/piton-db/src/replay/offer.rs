@@ -66,6 +66,7 @@ pub async fn offer(
     let map = Map::new(before.clone(), vec![before, after], &judge.offer.way, record);
     judge.shape(&map);
     judge.triggers(&map).await?;
+    judge.large_objects().await?;
     for table in &own.untold {
         judge.offer.obstacles.push(format!(
             "the migration writes rows of {table} in a transaction that cannot be told from the app's"
@@ -424,6 +425,18 @@ impl Judge<'_> {
         self.offer.obstacles.dedup();
         self.offer.costs.sort();
         self.offer.costs.dedup();
+    }
+
+    /// Says what is not told of large objects, where there are any.
+    async fn large_objects(&mut self) -> Result<(), DbError> {
+        let some = "select exists (select from pg_catalog.pg_largeobject_metadata)";
+        let row = self.copy.query_one(some, &[]).await.doing(|| "look for large objects".into())?;
+        if row.get(0) {
+            self.offer.costs.push(
+                "large objects are in no log: once one is written, the migration goes back only when a person says so".into(),
+            );
+        }
+        Ok(())
     }
 
     /// Names the triggers of before that would have done something more with later writes.
