@@ -24,6 +24,9 @@ const GAIN: f64 = 0.9;
 /// How many rounds may gain nothing, one after the other.
 const ROUNDS: u32 = 5;
 
+/// How long a server may be away while it is caught up with.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long to wait before a reading that broke off is taken up again.
 const AFTER_FAULT: Duration = Duration::from_secs(5);
 
@@ -65,19 +68,47 @@ impl Followed {
         replay::note_layout(&self.golden, &self.live).await
     }
 
-    /// Follows up to now, again and again, until that takes no longer than requests may wait for; tells whether it comes to that.
-    pub(super) async fn catch_up(&self, ctx: &Ctx<'_, '_>, replay: &mut Replay) -> Result<bool, DbError> {
+    /// Follows up to now, again and again, until that takes no longer than requests may wait for. A server that is away for a moment is
+    /// waited for.
+    pub(super) async fn catch_up(&self, ctx: &Ctx<'_, '_>) -> Result<CaughtUp, DbError> {
         ctx.say("carrying back what was written since the backup");
+        let mut away: Option<Instant> = None;
+        loop {
+            let error = match self.catch_up_once(ctx, &mut away).await {
+                Ok(Some(replay)) => return Ok(CaughtUp::Ready(replay)),
+                Ok(None) => return Ok(CaughtUp::TooMuch),
+                Err(error) => error,
+            };
+            if let Some(why) = self.hopeless(&error).await {
+                return Ok(CaughtUp::Never(why));
+            }
+            if !is_passing(&error) || away.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                return Err(error);
+            }
+            let why = in_words(&error);
+            ctx.say(&format!("cannot carry back what was written at this moment: {why}; it is tried again"));
+            tokio::time::sleep(AFTER_FAULT).await;
+        }
+    }
+
+    /// Follows until that takes no longer than requests may wait for; `None` where it does not come to that.
+    async fn catch_up_once(
+        &self,
+        ctx: &Ctx<'_, '_>,
+        away: &mut Option<Instant>,
+    ) -> Result<Option<Box<Replay>>, DbError> {
+        let mut replay = Box::new(self.resume().await?);
         let mut pace = Pace::default();
         loop {
             let began = Instant::now();
-            self.to_now(replay).await?;
+            self.to_now(&mut replay).await?;
+            *away = None;
             let took = began.elapsed();
             if took < PAUSE {
-                return Ok(true);
+                return Ok(Some(replay));
             }
             if pace.is_hopeless(took) {
-                return Ok(false);
+                return Ok(None);
             }
             let took = words::span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             ctx.say(&format!("carrying back what was written meanwhile; the last time it took {took}"));
@@ -105,6 +136,26 @@ impl Followed {
             }
             _ => self.source.lost(&self.live).await.unwrap_or_default(),
         }
+    }
+}
+
+/// What became of catching up.
+pub(super) enum CaughtUp {
+    /// The golden copy is as near as it has to be.
+    Ready(Box<Replay>),
+    /// Writes come as fast as they are carried back.
+    TooMuch,
+    /// It can never follow again, for this reason.
+    Never(String),
+}
+
+/// Tells whether a server is away, or was: it may be back in a moment.
+fn is_passing(error: &DbError) -> bool {
+    match error {
+        DbError::Connect { .. } | DbError::Sql { .. } | DbError::Replication { .. } => {
+            error.code().is_none_or(|code| ["08", "57P"].iter().any(|class| code.code().starts_with(class)))
+        }
+        _ => false,
     }
 }
 

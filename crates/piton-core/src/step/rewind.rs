@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::Ctx;
 use super::capture::captured;
-use super::follow::Followed;
+use super::follow::{CaughtUp, Followed};
 use super::hold::{Hold, PART};
 use super::rehearse::Rehearsed;
 use crate::fault::{self, Fault, OrFault};
@@ -217,22 +217,22 @@ impl Rewind<'_, '_, '_> {
         if !replay::is_prepared(&followed.golden).await.or_fault(unreadable)? {
             return Ok(Carry::Never(None));
         }
-        let caught_up = async {
-            let mut replay = followed.resume().await?;
-            Ok::<_, DbError>((followed.catch_up(self.ctx, &mut replay).await?, replay))
-        };
-        let replay = match caught_up.await {
-            Ok((true, replay)) => replay,
-            Ok((false, _)) => {
+        let replay = match followed.catch_up(self.ctx).await {
+            Ok(CaughtUp::Ready(replay)) => replay,
+            Ok(CaughtUp::TooMuch) => {
                 let why = "writes come as fast as they can be carried back, or faster";
                 return self.stays(why.into()).map(Carry::Over);
             }
-            Err(error) => {
-                let Some(why) = followed.hopeless(&error).await else {
-                    return Err(error).or_fault(unreadable);
-                };
+            Ok(CaughtUp::Never(why)) => {
                 self.ctx.say(&format!("later writes cannot be carried back: {why}"));
                 return Ok(Carry::Never(Some(why)));
+            }
+            Err(error) => {
+                let environment = &self.ctx.plan.environment;
+                let fault = Fault::surroundings(unreadable()).caused_by(&error);
+                return Err(fault.hint(format!(
+                    "piton resume {environment} tries it again, piton rollback {environment} leaves the migration"
+                )));
             }
         };
         let leaving =
@@ -241,7 +241,7 @@ impl Rewind<'_, '_, '_> {
             return self.stays(why).map(Carry::Over);
         }
         let mut hold = Hold::new(self.ctx).await?;
-        let attempt = Box::pin(self.swap_followed(&mut hold, followed, replay, &leaving, note)).await;
+        let attempt = Box::pin(self.swap_followed(&mut hold, followed, *replay, &leaving, note)).await;
         let lapsed = hold.end().await?;
         Ok(Carry::Over(match attempt? {
             Carried::Kept(why) => self.stays(why)?,

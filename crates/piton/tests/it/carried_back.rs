@@ -373,6 +373,38 @@ fn a_golden_copy_that_does_not_follow_is_told_once_and_so_is_that_it_does_again(
     assert_eq!(stage.lost_writes(&report, &stage.database("production")), [""; 0]);
 }
 
+/// A reader that is ended while it catches up reads on: a server that is away for a moment is no reason to stand.
+#[test]
+fn a_reader_that_is_ended_while_it_catches_up_reads_on() {
+    let Some(mut stage) = following_stage() else { return };
+    let (deploy, load) = watched(&mut stage, &[RECEIPTS, SHELVES, WRITES_RECEIPTS]);
+    let production = stage.database("production");
+    std::thread::scope(|scope| {
+        // The one in the background first, and then the one that catches up.
+        let ends = "do $$ declare n int := 0; begin for i in 1..60000 loop
+                        perform pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null;
+                        if found then n := n + 1; perform pg_sleep(0.2); end if;
+                        exit when n = 2;
+                        perform pg_sleep(0.001);
+                    end loop; end $$";
+        let ender = scope.spawn(|| stage.sql("postgres", ends));
+        let reads = "select count(*) from pg_replication_slots where active";
+        stage.eventually("the reader is ended", || stage.sql(&production, reads) == ["0"]);
+        for _ in 0..20 {
+            stage.sql(&production, "update items set shelf = shelf + 1");
+        }
+        stage
+            .piton(&["rollback", "production", "--database"])
+            .expect(0)
+            .says("the old structure is back, with every write since the backup (");
+        ender.join().unwrap();
+    });
+    deploy.wait().expect(3);
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "no release");
+    assert_eq!(stage.lost_writes(&report, &production), [""; 0]);
+}
+
 /// The disk of the app's database is not filled by what waits to be followed.
 #[test]
 fn a_full_store_of_writes_stops_the_release_and_not_the_app() {
