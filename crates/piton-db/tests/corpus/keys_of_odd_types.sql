@@ -19,12 +19,15 @@ alter table f add column x int default 5;
 alter table p rename v to w;
 -- == old
 insert into n values ({k}.00, {t})
+insert into z values (timestamptz '2026-01-01 00:00+02' + {k} * interval '1 min', {t}); insert into p values ('k{k}', {t})
 update n set id = {o}.000, v = {t} where id = {o}
 update z set v = {t} where id = timestamptz '2026-01-01 00:00+02' + {o} * interval '1 min'
 update p set v = {t} where id = 'k{o}'
 -- == new
 insert into n values ({k}.0, {t})
 -- was: insert into n values ({k}.0, {t})
+insert into zz values (timestamptz '2026-01-01 00:00+02' + {k} * interval '1 min', {t}); insert into p values ('k{k}', {t})
+-- was: insert into z values (timestamptz '2026-01-01 00:00+02' + {k} * interval '1 min', {t}); insert into p values ('k{k}', {t})
 update n set id = {o}.0, w = {t} where id = {o}
 -- was: update n set id = {o}.0, v = {t} where id = {o}
 update zz set v = {t} where id = timestamptz '2026-01-01 00:00+02' + {o} * interval '1 min'

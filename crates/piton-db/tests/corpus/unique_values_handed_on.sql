@@ -6,6 +6,6 @@ insert into phone select i, 'n' || i, i from generate_series(1, 30) i;
 alter table phone alter n type bigint;
 -- == both
 insert into phone values ({k}, 'n{k}', {i})
-with gone as (delete from phone where id = {o} returning number) select count(*) from gone; insert into phone values ({k}, 'n{o}', {i}) on conflict do nothing
+with gone as (delete from phone where id = {o} returning id) insert into phone select {k}, 'n{o}', {i} from gone
 update phone set number = 'x{o}' where id = {o}; update phone set number = 'n{k2}' where id = {p}
 update phone set n = {i} where id = {o}
