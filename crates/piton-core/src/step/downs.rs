@@ -2,7 +2,7 @@
 
 use piton_db::Database;
 use piton_db::migrate::Migration;
-use piton_db::replay::{Down, Misfit};
+use piton_db::replay::{ChangedColumn, Down, Misfit};
 
 use crate::config::{Settings, nearest};
 use crate::facts;
@@ -112,24 +112,20 @@ fn line(key: &str, written: &str, known: &[String]) -> String {
     }
 }
 
-/// Returns the lines of piton.toml that would let later writes go along, where an obstacle is of that kind.
-pub(super) fn wanted(obstacle: &str, migrations: &[String]) -> Option<Vec<String>> {
-    let (last, others) = migrations.split_last()?;
-    let down = Down::wanted(obstacle, last)?;
+/// Returns the lines of piton.toml that would let later writes go along, where only the meaning of a column keeps them from it.
+pub(super) fn wanted(changed: &ChangedColumn, migrations: &[String]) -> Vec<String> {
+    let Some((last, others)) = migrations.split_last() else { return Vec::new() };
     let others = match others {
         [] => String::new(),
         others => format!("   # or what changes it of {}", words::some(others, TOLD)),
     };
-    Some(vec![
+    vec![
         "[[database.down]]".into(),
-        format!("migration = {}{others}", quoted(&down.migration)),
-        format!("table = {}", quoted(&down.table)),
-        format!("column = {}", quoted(&down.column)),
-        format!(
-            "is = \"{}\"   # the old value, as an SQL expression over the row as it is afterwards",
-            down.is
-        ),
-    ])
+        format!("migration = {}{others}", quoted(last)),
+        format!("table = {}", quoted(&changed.table)),
+        format!("column = {}", quoted(&changed.column)),
+        "is = \"…\"   # the old value, as an SQL expression over the row as it is afterwards".into(),
+    ]
 }
 
 fn quoted(text: &str) -> String {

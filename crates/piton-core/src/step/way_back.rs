@@ -103,9 +103,9 @@ impl WayBack {
         let obstacles = offer.map_or(&[][..], |offer| &offer.obstacles);
         let not_followed = (!obstacles.is_empty()).then(|| reasons(obstacles));
         // Where something else is in the way, it would be written in vain.
-        let wanted: Option<Vec<_>> =
-            obstacles.iter().map(|obstacle| downs::wanted(obstacle, migrations)).collect();
-        let down = wanted.unwrap_or_default().concat();
+        let changed = offer.map_or(&[][..], |offer| &offer.changed);
+        let changed = changed.iter().filter(|_| changed.len() == obstacles.len());
+        let down = changed.flat_map(|changed| downs::wanted(changed, migrations)).collect();
         Self { not_followed, down, ..Self::plain(Rung::GoldenCopy, proved, why_not) }
     }
 

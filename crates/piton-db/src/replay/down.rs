@@ -62,9 +62,6 @@ pub enum Misfit {
     },
 }
 
-/// How an obstacle begins that a down expression clears away.
-const CHANGED: &str = "the migration changes what is in ";
-
 impl Down {
     /// Says what of it cannot be right, as far as the database tells before its migration has run.
     ///
@@ -93,17 +90,6 @@ impl Down {
             }
             _ => Ok(None),
         }
-    }
-
-    /// Returns what is to be written where an obstacle of an [`Offer`](super::Offer) tells that a column means something else
-    /// afterwards; the expression is left open.
-    pub fn wanted(obstacle: &str, migration: &str) -> Option<Self> {
-        let (column, _) = obstacle.strip_prefix(CHANGED)?.rsplit_once(": ")?;
-        let names = column.strip_prefix('"')?.strip_suffix('"')?;
-        let names: Vec<String> = names.split("\".\"").map(|name| name.replace("\"\"", "\"")).collect();
-        let [schema, table, column] = <[String; 3]>::try_from(names).ok()?;
-        let (migration, is) = (migration.to_owned(), "…".into());
-        Some(Self { migration, table: format!("{schema}.{table}"), column, is })
     }
 
     /// Returns the schema and the name of its table.

@@ -45,7 +45,7 @@ use crate::{Database, DbError, Session};
 pub use self::down::{Down, Misfit};
 pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
-pub use self::offer::{Offer, offer};
+pub use self::offer::{ChangedColumn, Offer, offer};
 pub(crate) use self::rescue::{Head, Kind as LineKind, Line};
 pub use self::rescue::{Loaded, Loading, Rescued, is_committed, load, rescue};
 pub use self::watch::{Own, Watch};

@@ -28,8 +28,20 @@ pub struct Offer {
     pub obstacles: Vec<String>,
     /// What a rewind does not bring back, or brings back although the migration has removed it.
     pub costs: Vec<String>,
+    /// The columns whose change of meaning is one of the obstacles: a down expression would clear it away.
+    #[serde(default)]
+    pub changed: Vec<ChangedColumn>,
     /// What the replay needs to know.
     pub way: Way,
+}
+
+/// A column that means something else after a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedColumn {
+    /// Its table as it was called before: `schema.table`.
+    pub table: String,
+    /// Its name before.
+    pub column: String,
 }
 
 /// Compares a migrated copy with the golden copy that it was made from.
@@ -51,7 +63,7 @@ pub async fn offer(
     let (before, after) = (Layout::read(&golden).await?, Layout::read(&copy).await?);
     let way = Way::by_name(&before);
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &way, record);
-    let offer = Offer { obstacles: Vec::new(), costs: Vec::new(), way };
+    let offer = Offer { obstacles: Vec::new(), costs: Vec::new(), changed: Vec::new(), way };
     let mut judge = Judge { golden, copy, own, castable: Castable::new(), offer };
     judge.choose_tables(&map).await?;
     let map = Map::new(before.clone(), vec![before.clone(), after.clone()], &judge.offer.way, record);
@@ -322,11 +334,15 @@ impl Judge<'_> {
                 continue;
             }
             if !holds(*first) {
+                let changed = compared.changed[*first];
                 self.offer.obstacles.push(format!(
-                    "the migration changes what is in {}: {} hold another value",
+                    "the migration changes what is in {}: {} {} another value",
                     Way::column(golden, column),
-                    crate::replay::rows(compared.changed[*first])
+                    crate::replay::rows(changed),
+                    if changed == 1 { "holds" } else { "hold" }
                 ));
+                let table = format!("{}.{}", golden.schema, golden.name);
+                self.offer.changed.push(ChangedColumn { table, column: column.name.clone() });
                 continue;
             }
             let pair = &pairs[*first];

@@ -191,7 +191,7 @@ impl Life<'_> {
     }
 
     fn judge_offer(&mut self, offer: Offer) -> Result<Option<Way>, String> {
-        let Offer { obstacles, costs, way } = offer;
+        let Offer { obstacles, costs, way, .. } = offer;
         let wanted = &self.migration.refused;
         let allowed = self.migration.may_be_refused.as_ref();
         let missing = |wanted: &[String]| {
