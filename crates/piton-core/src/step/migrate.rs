@@ -365,7 +365,11 @@ impl Act for Migrate {
         let live = super::database_of(ctx.settings())?;
         let rewind = Rewind { ctx, live: &live, golden: &self.golden, replaced: &self.replaced };
         let swaps = |swapping: &Swapping| ctx.note(&Before { swapping: swapping.clone(), ..before.clone() });
-        if rewind.is_done().await? {
+        // Whoever else has dropped the golden copy has left the migration in the record.
+        if rewind.is_done().await?
+            || rewind.may_be_over(&before.swapping).await?
+                && self.migrations.recorded(&live).await.or_fault(unreadable)? == before.applied
+        {
             return rewind.settle(before.swapping.clone(), None, &swaps).await;
         }
         let reversal = Reversal::of(ctx, &live, &self.golden, &self.migrations)?;

@@ -117,6 +117,14 @@ impl Rewind<'_, '_, '_> {
         swapped(self.live, self.golden, self.replaced).await
     }
 
+    /// Tells whether a killed attempt may have done all of it: what was replaced without a loss is dropped.
+    pub(super) async fn may_be_over(&self, swapping: &Swapping) -> Result<bool, Fault> {
+        let server = || format!("{} cannot be asked", self.live.server());
+        // It was there when that was noted.
+        let golden = self.live.with_name(self.golden);
+        Ok(swapping.lossless.is_some() && !facts::exists(&golden).await.or_fault(server)?)
+    }
+
     /// Puts the golden copy into its place: when a person asks for it, or when nothing that somebody wrote or made is lost by it.
     ///
     /// Otherwise the migration stays, and the release before runs on the new structure: no write is lost without a word. Before
@@ -171,6 +179,10 @@ impl Rewind<'_, '_, '_> {
             swapping.known.insert("hold_lapsed".into(), json!(lapsed));
         }
         let replaced = self.live.with_name(self.replaced);
+        if !facts::exists(&replaced).await.or_fault(|| format!("{} cannot be asked", replaced.server()))? {
+            // A killed attempt was done with it all.
+            return Ok(told(swapping, None));
+        }
         if let Some((file, rescued)) = super::rescue::save(self.ctx, self.live, &replaced).await? {
             let told = json!({ "file": file, "rows": rescued.rows, "values": rescued.values });
             swapping.known.insert("rescued".into(), told);
@@ -189,14 +201,7 @@ impl Rewind<'_, '_, '_> {
                 .await
                 .or_fault(super::capture::not_let_go)?;
         }
-        let mut outcome = Value::Object(swapping.known);
-        if let Some(aside) = outcome.get("aside").and_then(|aside| Vec::<Aside>::deserialize(aside).ok()) {
-            let file = outcome.get("rescued").and_then(|rescued| rescued.get("file")).cloned();
-            outcome["older"] = older(&aside, &file.unwrap_or_default());
-        }
-        outcome["rewound"] = json!(true);
-        outcome["replaced"] = json!(kept);
-        Ok(outcome)
+        Ok(told(swapping, kept))
     }
 
     /// Says why the rehearsal has refused to let later writes go along, where something keeps them.
@@ -522,6 +527,18 @@ impl Rewind<'_, '_, '_> {
             self.ctx.plan.environment
         )))
     }
+}
+
+/// Tells what came of a swap, and which database is kept.
+fn told(swapping: Swapping, kept: Option<&str>) -> Value {
+    let mut outcome = Value::Object(swapping.known);
+    if let Some(aside) = outcome.get("aside").and_then(|aside| Vec::<Aside>::deserialize(aside).ok()) {
+        let file = outcome.get("rescued").and_then(|rescued| rescued.get("file")).cloned();
+        outcome["older"] = older(&aside, &file.unwrap_or_default());
+    }
+    outcome["rewound"] = json!(true);
+    outcome["replaced"] = json!(kept);
+    outcome
 }
 
 /// Counts by table what is not in the live database as it was written last; that is in the file.

@@ -209,6 +209,27 @@ fn a_way_back_that_is_killed_behind_the_swap_tells_what_came_of_it() {
     assert!(outcome["replaced"].is_string() && outcome["bound"].is_array(), "{outcome}");
 }
 
+/// What is replaced without a loss is dropped; then nothing but the notes tells that it was there.
+#[test]
+fn a_way_back_that_is_killed_when_all_of_it_is_done_is_done() {
+    let Some(stage) = following_stage() else { return };
+    stage.commit("v2", &[RECEIPTS, SHELVES, WRITES_RECEIPTS, BAD]);
+    let mut load = stage.load("production");
+    load.writes = 0.0;
+    let load = load.start().unwrap();
+    let crash = [("PITON_CRASH_AT", "undone migrate:before")];
+    stage.piton_with_env(&["deploy", "production"], &crash).expect(137);
+    let release = stage.piton(&["resume", "production", "--json"]).expect(3).json();
+    let report = stage.finish(load);
+    assert_no_failures_but_of(&report, "v2");
+    assert_back(&stage);
+    let steps = release["steps"].as_array().unwrap();
+    let outcome = &steps.iter().find(|step| step["id"] == "migrate").unwrap()["undo_outcome"];
+    assert_eq!((&outcome["rewound"], &outcome["carried_back"]), (&true.into(), &0.into()), "{outcome}");
+    assert_eq!(outcome["replaced"], Value::Null);
+    assert_eq!(stage.databases(), [stage.database("production")]);
+}
+
 /// Nothing that a person may still need is forgotten because of a later release.
 #[test]
 fn every_kept_database_and_every_rescue_file_is_named() {
