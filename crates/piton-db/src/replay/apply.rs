@@ -6,6 +6,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
+use super::broken::Looked;
 use super::evaluate::Evaluator;
 use super::net::{Cell, Effect, Fate, Key, Net, parts};
 use super::own::{self, Own};
@@ -38,6 +39,8 @@ pub(super) struct Applier {
     pub(super) touched: Touched,
     /// The places in which the migration has written rows of its own.
     pub(super) own_places: HashSet<usize>,
+    /// What a look for broken rows has found.
+    pub(super) looked: Option<Looked>,
     pub(super) statements: HashMap<String, Statement>,
 }
 
@@ -63,6 +66,7 @@ impl Applier {
             aside,
             touched,
             own_places,
+            looked: None,
             statements,
         })
     }
@@ -79,7 +83,11 @@ impl Applier {
         self.touched.flush(&self.client).await
     }
 
-    async fn flush_place(&mut self, place: usize, rows: HashMap<Key, Effect>) -> Result<(), DbError> {
+    pub(super) async fn flush_place(
+        &mut self,
+        place: usize,
+        rows: HashMap<Key, Effect>,
+    ) -> Result<(), DbError> {
         let mut rows: Vec<(Key, Effect)> = rows.into_iter().collect();
         rows.sort_unstable_by_key(|(_, effect)| effect.order);
         // What is set aside is read from the live table in the end; but a row that went needs no place any more.
@@ -89,7 +97,7 @@ impl Applier {
                 let id = (place, key);
                 let is_aside = self.aside.contains(&id);
                 if is_aside && effect.fate == Fate::Gone {
-                    state::forget_aside(&self.client, &self.name(place), &id.1).await?;
+                    state::forget_aside(&self.client, &self.name(place), [&id.1].into_iter()).await?;
                     self.aside.remove(&id);
                 }
                 if !is_aside || effect.fate == Fate::Gone {
@@ -105,6 +113,8 @@ impl Applier {
         let key = self.routes.map.places[place].key.clone().unwrap_or_default();
         let mut groups: HashMap<(Fate, Shape), Vec<(Key, Effect)>> = HashMap::new();
         for (row, effect) in rows {
+            let (goes, stands) = (effect.fate == Fate::Gone || effect.replaces, effect.fate != Fate::Gone);
+            self.since_look(place, &row, goes, stands);
             let told = |at: &usize| effect.cells[*at] != Cell::Kept && !key.contains(at);
             let columns: Vec<usize> = match effect.fate {
                 Fate::Gone => Vec::new(),
@@ -181,9 +191,8 @@ impl Applier {
                         .batch_execute("release block")
                         .await
                         .doing(|| "end a block of rows".into())?;
-                    for (at, why, of_migration) in aside {
-                        self.set_aside(place, &block[at].0, &why, of_migration).await?;
-                    }
+                    let row = |(at, why, own): (usize, String, bool)| (block[at].0.clone(), why, own);
+                    self.set_all_aside(place, aside.into_iter().map(row).collect()).await?;
                 }
                 Err(error) => {
                     let Some(why) = refusal(&error) else { return Err(error) };
@@ -275,9 +284,11 @@ impl Applier {
         new: &str,
         cells: Vec<Cell>,
     ) -> Result<(), DbError> {
+        self.since_look(place, old, true, false);
+        self.since_look(place, new, false, true);
         let is_aside = self.aside.remove(&(place, old.to_owned()));
         if is_aside {
-            state::forget_aside(&self.client, &self.name(place), old).await?;
+            state::forget_aside(&self.client, &self.name(place), [&old.to_owned()].into_iter()).await?;
             // What the golden copy has of it goes: under its old key it is no more.
             self.remove(place, &[old.to_owned()]).await?;
             return self.set_aside(place, new, "it was set aside under another key", false).await;
@@ -320,6 +331,7 @@ impl Applier {
         old: Option<&[Cell]>,
         new: Option<&[Cell]>,
     ) -> Result<(), DbError> {
+        self.all_since_look(place);
         let told = |cells: &[Cell]| -> Vec<usize> {
             (0..cells.len()).filter(|at| cells[*at] != Cell::Kept).collect()
         };
@@ -405,6 +417,7 @@ impl Applier {
 
     /// Empties a place or one partition of it.
     pub(super) async fn empty(&mut self, place: usize, leaf: Option<u32>) -> Result<(), DbError> {
+        self.all_since_look(place);
         let map = &self.routes.map;
         let leaf = leaf.and_then(|leaf| map.golden.table(leaf));
         let table = leaf.unwrap_or(&map.places[place].table).own_rows();
@@ -432,16 +445,17 @@ impl Applier {
         why: &str,
         of_migration: bool,
     ) -> Result<(), DbError> {
-        if self.aside.insert((place, key.to_owned())) {
-            let (place, key, why) = (self.name(place), key.to_owned(), why.to_owned());
-            state::set_aside(&self.client, &SetAside { place, key, why, of_migration }).await?;
-        }
-        Ok(())
+        self.set_all_aside(place, vec![(key.to_owned(), why.to_owned(), of_migration)]).await
     }
 
-    /// Writes one row, or sets it aside.
-    pub(super) async fn write_one(&mut self, place: usize, key: Key, effect: Effect) -> Result<(), DbError> {
-        self.flush_place(place, HashMap::from([(key, effect)])).await
+    async fn set_all_aside(&mut self, place: usize, rows: Vec<(Key, String, bool)>) -> Result<(), DbError> {
+        let mut new = Vec::new();
+        for (key, why, of_migration) in rows {
+            if self.aside.insert((place, key.clone())) {
+                new.push(SetAside { place: self.name(place), key, why, of_migration });
+            }
+        }
+        state::set_aside(&self.client, &new).await
     }
 
     /// Removes rows by their keys.
@@ -456,12 +470,12 @@ impl Applier {
         self.aside.clear();
     }
 
-    /// Tells whether the migration has written rows of its own.
-    pub(super) fn has_own(&self) -> bool {
-        !self.own_places.is_empty()
+    /// Tells whether the migration has written rows of a place, or may have.
+    pub(super) fn is_own(&self, place: usize) -> bool {
+        self.own_places.contains(&place) || self.routes.map.is_made_anew(place)
     }
 
-    fn name(&self, place: usize) -> String {
+    pub(super) fn name(&self, place: usize) -> String {
         self.routes.map.places[place].table.quoted()
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::apply::{Applier, as_parameters, keys};
-use super::layout::{ForeignKey, Table};
+use super::layout::Table;
 use super::map::{Mapped, Place};
 use super::net::{Cell, Effect, Fate, Key, parts};
 use super::route::{Conversion, Meant, Told};
@@ -53,22 +53,11 @@ impl Applier {
             }
         }
         self.retry(live).await?;
-        // What follows looks at whole tables.
-        let looking = "reset enable_seqscan; reset enable_mergejoin";
-        self.client.batch_execute(looking).await.doing(|| "look at whole tables".into())?;
-        let mut finished = Finished::default();
-        finished.aside.extend(state::aside(&self.client).await?.into_iter().map(Aside::from));
-        loop {
-            let orphans = self.take_out_orphans(!finished.aside.is_empty()).await?;
-            if orphans.is_empty() {
-                break;
-            }
-            finished.aside.extend(orphans);
-        }
-        finished.aside.extend(self.take_out_twins().await?);
+        self.take_out_broken(live).await?;
+        let aside = state::aside(&self.client).await?.into_iter().map(Aside::from).collect();
         self.move_sequences(live).await?;
         state::switch_on(&self.client).await?;
-        Ok(finished)
+        Ok(Finished { written: 0, aside })
     }
 
     /// Tells whether the log has not told of all that was written to a place.
@@ -127,14 +116,14 @@ impl Applier {
             let keys: Vec<Key> = rows.iter().map(|row| row.key.clone()).collect();
             let sources = self.last_sources(place);
             if sources.iter().any(|(table, mapped)| self.routes.meant(table, mapped).is_unclear) {
-                for row in &rows {
-                    state::set_aside(&self.client, row).await?;
-                }
+                state::set_aside(&self.client, &rows).await?;
                 continue;
             }
             let last = self.read_live(live, place, &keys).await?;
             let (mut again, gone): (Vec<Key>, Vec<Key>) =
                 keys.into_iter().partition(|key| last.contains_key(key));
+            // Those that are removed only to come again are there in the end.
+            gone.iter().for_each(|key| self.since_look(place, key, true, false));
             self.remove(place, &gone).await?;
             again = self.write_all(place, &again, &last).await?.into_iter().map(|row| row.key).collect();
             let mut stay: Vec<SetAside> = Vec::new();
@@ -151,17 +140,13 @@ impl Applier {
                     .batch_execute("rollback to retry; release retry")
                     .await
                     .doing(|| "take a retry back".into())?;
-                again.retain(|key| failed.iter().all(|row| row.key != *key));
+                let no: HashSet<&Key> = failed.iter().map(|row| &row.key).collect();
+                again.retain(|key| !no.contains(key));
                 stay.extend(failed);
             }
-            for row in &stay {
-                state::set_aside(&self.client, row).await?;
-            }
+            state::set_aside(&self.client, &stay).await?;
         }
-        for row in &of_migration {
-            state::set_aside(&self.client, row).await?;
-        }
-        Ok(())
+        state::set_aside(&self.client, &of_migration).await
     }
 
     /// Writes rows as they are in the end; returns those that do not fit.
@@ -171,20 +156,14 @@ impl Applier {
         rows: &[Key],
         last: &HashMap<Key, (usize, Vec<Cell>)>,
     ) -> Result<Vec<SetAside>, DbError> {
-        for key in rows {
-            if let Some((form, cells)) = last.get(key) {
-                let (form, cells) = (*form, cells.clone());
-                self.write_one(place, key.clone(), Effect::new(Fate::Put, form, cells, 0)).await?;
-            }
-        }
-        let name = self.routes.map.places[place].table.quoted();
-        let mut failed = state::aside(&self.client).await?;
-        failed.retain(|row| row.place == name && rows.contains(&row.key));
-        for row in &failed {
-            state::forget_aside(&self.client, &row.place, &row.key).await?;
-        }
+        let effect = |key: &Key| {
+            let (form, cells) = last.get(key)?;
+            Some((key.clone(), Effect::new(Fate::Put, *form, cells.clone(), 0)))
+        };
+        self.flush_place(place, rows.iter().filter_map(effect).collect()).await?;
         self.forget_all_aside();
-        Ok(failed)
+        let name = self.routes.map.places[place].table.quoted();
+        state::forget_aside(&self.client, &name, rows.iter()).await
     }
 
     /// Reads rows of a place as the live database has them now.
@@ -217,129 +196,6 @@ impl Applier {
             }
         }
         Ok(found)
-    }
-
-    /// Takes rows out of the golden copy that refer to what is not there, where the live database did not watch over it.
-    async fn take_out_orphans(&mut self, some_are_aside: bool) -> Result<Vec<Aside>, DbError> {
-        let mut found = Vec::new();
-        let golden_keys: Vec<ForeignKey> =
-            self.routes.map.golden.foreign_keys.iter().filter(|key| key.valid).cloned().collect();
-        for foreign in golden_keys {
-            if !some_are_aside && !self.has_own() && self.is_kept_live(&foreign) {
-                continue;
-            }
-            let golden = &self.routes.map.golden;
-            let (Some(table), Some(to)) = (golden.table(foreign.table), golden.table(foreign.to)) else {
-                continue;
-            };
-            let and = |texts: Vec<String>| texts.join(" and ");
-            let set =
-                and(foreign.columns.iter().map(|c| format!("g.{} is not null", quote::ident(c))).collect());
-            let condition =
-                format!("{set} and not exists (select from {} p where {})", to.own_rows(), foreign.refers());
-            let why = format!("it refers to a row that is not there ({})", quote::ident(&foreign.name));
-            found.extend(self.take_out(&table.clone(), &condition, &why).await?);
-        }
-        Ok(found)
-    }
-
-    /// Takes rows out that have the same key, where only a deferred constraint would have noticed and the live database has none.
-    async fn take_out_twins(&mut self) -> Result<Vec<Aside>, DbError> {
-        let what = || "look for deferred unique constraints".to_owned();
-        let rows = self
-            .client
-            .query(
-                "select i.indrelid, c.relname::text,
-                        array(select a.attname::text from pg_catalog.unnest(i.indkey) with ordinality k(number, at)
-                              join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
-                              where k.at <= i.indnkeyatts order by k.at)
-                 from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-                 where i.indisunique and not i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null",
-                &[],
-            )
-            .await
-            .doing(what)?;
-        let mut found = Vec::new();
-        for row in rows {
-            let (oid, name, columns): (u32, String, Vec<String>) = (row.get(0), row.get(1), row.get(2));
-            let Some(table) = self.routes.map.golden.table(oid).cloned() else { continue };
-            let same = columns.iter().filter_map(|name| {
-                let quoted = quote::ident(name);
-                Some(table.column(name)?.same(&format!("o.{quoted}"), &format!("g.{quoted}")))
-            });
-            let same = same.collect::<Vec<_>>().join(" and ");
-            let condition = format!(
-                "exists (select from {} o where {same} and (o.tableoid, o.ctid) < (g.tableoid, g.ctid))",
-                table.own_rows()
-            );
-            let why = format!("another row has the same values ({})", quote::ident(&name));
-            found.extend(self.take_out(&table, &condition, &why).await?);
-        }
-        Ok(found)
-    }
-
-    /// Removes the rows of a golden table that meet a condition on `g`, and returns them.
-    async fn take_out(&mut self, table: &Table, condition: &str, why: &str) -> Result<Vec<Aside>, DbError> {
-        let key = table.keys.first().cloned().unwrap_or_default();
-        let told = match key.is_empty() {
-            true => "array[g::text]".to_owned(),
-            false => {
-                let texts = key.iter().map(|column| format!("g.{}::text", quote::ident(column)));
-                format!("array[{}]", texts.collect::<Vec<_>>().join(", "))
-            }
-        };
-        let sql = format!("delete from {} g where {condition} returning {told}", table.own_rows());
-        let what = || format!("look for broken rows of {}", table.quoted());
-        let mut aside = Vec::new();
-        for row in self.client.query(&sql, &[]).await.doing(what)? {
-            let key = row.get::<_, Vec<String>>(0).join("\0");
-            let (place, why) = (table.quoted(), why.to_owned());
-            let row = SetAside { place, key, why, of_migration: false };
-            state::set_aside(&self.client, &row).await?;
-            aside.push(row.into());
-        }
-        Ok(aside)
-    }
-
-    /// Tells whether the live database has watched over a foreign key to its end.
-    fn is_kept_live(&self, foreign: &ForeignKey) -> bool {
-        let map = &self.routes.map;
-        let Some(last) = map.stages.len().checked_sub(1) else { return false };
-        let place = |oid: u32| {
-            let top = map.golden.table(oid).map(|table| map.golden.top(table).oid)?;
-            map.places.iter().position(|place| place.table.oid == top)
-        };
-        let (Some(from), Some(to)) = (place(foreign.table), place(foreign.to)) else { return false };
-        let live = |place: usize, columns: &[String]| -> Option<Vec<(u32, Vec<String>)>> {
-            map.sources(last, place)
-                .map(|(table, mapped)| {
-                    let column = |name: &String| {
-                        let at = map.places[place].table.columns.iter().position(|c| c.name == *name)?;
-                        if map.places[place].downs.contains_key(&at) {
-                            return None;
-                        }
-                        mapped.columns[at].map(|at| table.columns[at].name.clone())
-                    };
-                    Some((table.oid, columns.iter().map(column).collect::<Option<Vec<_>>>()?))
-                })
-                .collect()
-        };
-        let (Some(from), Some(to)) = (live(from, &foreign.columns), live(to, &foreign.to_columns)) else {
-            return false;
-        };
-        map.stages[last].foreign_keys.iter().any(|kept| {
-            let pairs = |columns: &[String], others: &[String]| -> HashSet<(String, String)> {
-                columns.iter().cloned().zip(others.iter().cloned()).collect()
-            };
-            kept.valid
-                && from.iter().any(|(oid, columns)| {
-                    *oid == kept.table
-                        && to.iter().any(|(oid, to_columns)| {
-                            *oid == kept.to
-                                && pairs(columns, to_columns) == pairs(&kept.columns, &kept.to_columns)
-                        })
-                })
-        })
     }
 
     /// Moves each sequence on to where the live database's stands, so that no number is given twice.
@@ -391,7 +247,7 @@ impl Applier {
         Some(quote::qualified(&found.schema, &found.name))
     }
 
-    fn place_named(&self, name: &str) -> Option<usize> {
+    pub(super) fn place_named(&self, name: &str) -> Option<usize> {
         self.routes.map.places.iter().position(|place| place.table.quoted() == name)
     }
 }

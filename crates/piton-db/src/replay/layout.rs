@@ -116,6 +116,9 @@ pub(super) struct ForeignKey {
     pub(super) valid: bool,
     /// Whether MATCH FULL counts.
     pub(super) full: bool,
+    /// Whether an index finds the rows that refer.
+    #[serde(default)]
+    pub(super) indexed: bool,
 }
 
 /// A sequence.
@@ -137,11 +140,11 @@ impl Column {
 }
 
 impl ForeignKey {
-    /// Returns the condition that a row, `p`, is the one to which `g` refers.
-    pub(super) fn refers(&self) -> String {
+    /// Returns the condition that the row with these values of the columns that are referred to is the one to which `g` refers.
+    pub(super) fn refers(&self, value: impl Fn(&str) -> String) -> String {
         let pair = |(at, (to, from)): (usize, (&String, &String))| {
             let equal = self.equal.get(at).map_or("=", String::as_str);
-            format!("p.{} {equal} g.{}", crate::quote::ident(to), crate::quote::ident(from))
+            format!("{} {equal} g.{}", value(to), crate::quote::ident(from))
         };
         let pairs = self.to_columns.iter().zip(&self.columns);
         pairs.enumerate().map(pair).collect::<Vec<_>>().join(" and ")
@@ -292,6 +295,7 @@ impl Layout {
                     valid: row.get(5),
                     full: row.get(6),
                     equal: row.get(7),
+                    indexed: row.get(8),
                 })
                 .collect(),
             sequences: sequences
@@ -441,7 +445,9 @@ const FOREIGN_KEYS: &str = "
                  join pg_catalog.pg_attribute f on f.attrelid = c.conrelid and f.attnum = k.number
                  left join pg_catalog.pg_collation l on l.oid = p.attcollation
                  left join pg_catalog.pg_namespace cn on cn.oid = l.collnamespace
-                 order by k.at)
+                 order by k.at),
+           exists (select from pg_catalog.pg_index i
+                   where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null and i.indkey[0] = any(c.conkey))
     from pg_catalog.pg_constraint c
     where c.contype = 'f' and c.conparentid = 0
     order by c.conrelid, c.conname";

@@ -155,6 +155,15 @@ impl Map {
         (1..self.stages.len()).flat_map(|stage| self.sources(stage, place).flat_map(made)).collect()
     }
 
+    /// Tells whether rows of a place may have come or gone with the migration in a way of which no log tells: its tables are others in
+    /// the end, or were written anew or emptied.
+    pub(super) fn is_made_anew(&self, place: usize) -> bool {
+        let files = |stage: usize| -> BTreeSet<(u32, u32)> {
+            self.sources(stage, place).map(|(table, _)| (table.oid, table.file)).collect()
+        };
+        files(0) != files(self.stages.len() - 1)
+    }
+
     /// Tells whether somebody other than the migration has made a table.
     pub(super) fn is_anothers(&self, table: &Table) -> bool {
         self.others.contains(&table.oid)

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod apply;
+mod broken;
 mod down;
 mod evaluate;
 mod finish;
@@ -314,6 +315,19 @@ impl Replay {
             stream.confirm(self.reached);
         }
         Ok(())
+    }
+
+    /// Looks ahead, when it has followed to a moment: for what [`Replay::finish`] would otherwise look at whole tables, while all wait.
+    ///
+    /// It takes as long as it takes, and nothing is read or written meanwhile.
+    ///
+    /// # Errors
+    /// When either database cannot be read.
+    pub async fn look_ahead(&mut self) -> Result<(), DbError> {
+        let live = session(&self.live).await?;
+        self.begin().await?;
+        self.applier.look(&live).await?;
+        self.commit().await
     }
 
     /// Makes the golden copy fit to take the live database's place, when it has followed to the end and nobody writes any more.

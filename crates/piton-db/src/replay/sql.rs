@@ -31,7 +31,7 @@ pub(super) fn rows(key: &[usize], columns: &[usize]) -> String {
 }
 
 /// Returns the condition that a row of the place, `g`, has the key of `n`.
-fn same_key(place: &Place, key: &[usize]) -> String {
+pub(super) fn same_key(place: &Place, key: &[usize]) -> String {
     let column = |(at, column): (usize, &usize)| {
         let column = &place.table.columns[*column];
         column.same(&format!("g.{}", quote::ident(&column.name)), &format!("n.k{at}::{}", column.bare))

@@ -221,6 +221,15 @@ pub(super) async fn advance(
         .doing(|| "note where the replay stands".into())
 }
 
+/// Notes that the migration has written rows of a place, whatever is known of them: under a key that no row has.
+pub(super) async fn note_own(client: &Client, place: &str) -> Result<(), DbError> {
+    client
+        .execute("insert into piton_replay.own values ($1, '', '{}')", &[&place])
+        .await
+        .map(drop)
+        .doing(|| "note what the migration has written".into())
+}
+
 /// Returns a key as it is kept: a JSON list of its columns' texts.
 pub(super) fn stored(key: &str) -> String {
     serde_json::Value::from(parts(key).collect::<Vec<_>>()).to_string()
@@ -247,35 +256,45 @@ pub(super) async fn aside(client: &Client) -> Result<Vec<SetAside>, DbError> {
         .query("select place, key, why, of_migration from piton_replay.aside order by place, key", &[])
         .await
         .doing(|| "read what is set aside".into())?;
-    rows.iter()
-        .map(|row| {
-            Ok(SetAside {
-                place: row.get(0),
-                key: loaded(row.get(1))?,
-                why: row.get(2),
-                of_migration: row.get(3),
-            })
-        })
-        .collect()
+    rows.iter().map(row_aside).collect()
 }
 
-/// Sets a row aside.
-pub(super) async fn set_aside(client: &Client, row: &SetAside) -> Result<(), DbError> {
+fn row_aside(row: &tokio_postgres::Row) -> Result<SetAside, DbError> {
+    Ok(SetAside { place: row.get(0), key: loaded(row.get(1))?, why: row.get(2), of_migration: row.get(3) })
+}
+
+/// Sets rows aside.
+pub(super) async fn set_aside(client: &Client, rows: &[SetAside]) -> Result<(), DbError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<&str> = rows.iter().map(|row| row.place.as_str()).collect();
+    let keys: Vec<String> = rows.iter().map(|row| stored(&row.key)).collect();
+    let whys: Vec<&str> = rows.iter().map(|row| row.why.as_str()).collect();
+    let of_migration: Vec<bool> = rows.iter().map(|row| row.of_migration).collect();
     client
         .execute(
-            "insert into piton_replay.aside values ($1, $2, $3, $4)",
-            &[&row.place, &stored(&row.key), &row.why, &row.of_migration],
+            "insert into piton_replay.aside select * from unnest($1::text[], $2::text[], $3::text[], $4::bool[])",
+            &[&places, &keys, &whys, &of_migration],
         )
         .await
         .map(drop)
-        .doing(|| "set a row aside".into())
+        .doing(|| "set rows aside".into())
 }
 
-/// Forgets that a row was set aside.
-pub(super) async fn forget_aside(client: &Client, place: &str, key: &str) -> Result<(), DbError> {
-    client
-        .execute("delete from piton_replay.aside where place = $1 and key = $2", &[&place, &stored(key)])
+/// Forgets rows of a place that were set aside, and returns them.
+pub(super) async fn forget_aside(
+    client: &Client,
+    place: &str,
+    keys: impl Iterator<Item = &Key>,
+) -> Result<Vec<SetAside>, DbError> {
+    let keys: Vec<String> = keys.map(|key| stored(key)).collect();
+    let rows = client
+        .query(
+            "delete from piton_replay.aside where place = $1 and key = any($2) returning place, key, why, of_migration",
+            &[&place, &keys],
+        )
         .await
-        .map(drop)
-        .doing(|| "forget a row that was set aside".into())
+        .doing(|| "forget rows that were set aside".into())?;
+    rows.iter().map(row_aside).collect()
 }

@@ -8,6 +8,7 @@ use super::left::{self, Left};
 use super::net::{Cell, Effect, Fate, Key, key_of};
 use super::own;
 use super::route::Route;
+use super::state;
 use super::touched::{self, State};
 use crate::capture::{Change, Column, Name, Tuple, Value};
 use crate::{DbError, quote};
@@ -288,7 +289,9 @@ impl Applier {
         }
         left.flush(&self.client).await?;
         for (place, images) in images {
-            self.own_places.insert(place);
+            if self.own_places.insert(place) {
+                state::note_own(&self.client, &self.name(place)).await?;
+            }
             let images: Vec<_> = images.into_iter().collect();
             for block in images.chunks(ROWS) {
                 own::note(&self.client, &self.routes.map.places[place], block).await?;

@@ -3,7 +3,7 @@
 use piton_db::replay::{Finished, give_up, rescue};
 
 use crate::replay::{By, Scene};
-use crate::run;
+use crate::{number, run};
 
 /// Returns which rows are aside, and why.
 fn aside(finished: &Finished) -> Vec<(String, &str)> {
@@ -58,4 +58,149 @@ async fn a_key_of_a_type_from_an_extension_is_compared_by_its_own_equality() {
     assert_eq!((rescued.rows, rescued.values), (2, 0));
     give_up(&scene.golden).await.unwrap();
     scene.let_go().await;
+}
+
+/// Waits for the end of the replay's session, whose counts are there then, and returns how many rows it has read by looking at whole
+/// tables.
+async fn read_whole(scene: &Scene, table: &str) -> i64 {
+    let client = scene.golden.connect().await.unwrap();
+    let sessions = "select count(*) from pg_stat_activity where application_name = 'piton replay' and datname = current_database()";
+    piton_testkit::postgres::eventually("the replay's session ends", async || {
+        number(&client, sessions).await == 0
+    })
+    .await;
+    let read = format!("select seq_tup_read from pg_stat_user_tables where relname = '{table}'");
+    number(&client, &read).await
+}
+
+/// What the live database has watched over holds for all rows that are as there.
+#[tokio::test]
+async fn only_rows_that_can_be_broken_are_looked_at() {
+    let setup = "create table p (id int primary key, n numeric(10, 2), twin int unique deferrable initially deferred);
+                 create table c (id int primary key, p int references p deferrable initially deferred); create index on c (p);
+                 insert into p select i, i, i from generate_series(1, 20000) i;
+                 insert into c select i, i from generate_series(1, 20000) i; analyze";
+    let Some(scene) = Scene::new(By::Log, "finish_few", setup).await else { return };
+    scene.migrate("alter table p alter n type numeric").await;
+    run(
+        &scene.live,
+        "insert into p values (20001, 1.234, 20001); insert into c values (20001, 20001); update p set n = 2.345 where id = 2;
+         begin; delete from p where id = 3; insert into p values (3, 3.456, 3); commit; update c set p = 4 where id = 5;
+         begin; update p set twin = 7, n = 1.234 where id = 6; update p set twin = 6 where id = 7; commit",
+    )
+    .await;
+    drop(scene.replay().await.unwrap());
+    let before = (read_whole(&scene, "p").await, read_whole(&scene, "c").await);
+    let finished = scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+    let lossy = "the value does not go back into its old type";
+    let orphan = r#"it refers to a row that is not there ("c_p_fkey")"#;
+    let wanted = [
+        ("20001", orphan),
+        ("3", orphan),
+        ("7", orphan),
+        ("2", lossy),
+        ("20001", lossy),
+        ("3", lossy),
+        ("6", lossy),
+        ("7", r#"another row has the same values ("p_twin_key")"#),
+    ];
+    let wanted = wanted.map(|(key, why)| (key.to_owned(), why));
+    assert_eq!(aside(&finished), wanted);
+    let after = (read_whole(&scene, "p").await, read_whole(&scene, "c").await);
+    assert!(after.0 - before.0 < 20_000 && after.1 - before.1 < 20_000, "{before:?}, {after:?}");
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
+}
+
+/// What the live database has not watched over is looked at as a whole before anybody waits, and then only what was written since.
+#[tokio::test]
+async fn behind_a_look_only_what_was_written_since_is_looked_at() {
+    let setup = "create table p (id int primary key);
+                 create table c (id int primary key, p int references p, twin int unique deferrable); create index on c (p);
+                 create table leaf (id int primary key, c int references c); create index on leaf (c);
+                 insert into p select i from generate_series(1, 20000) i;
+                 insert into c select i, i, i from generate_series(1, 20000) i;
+                 insert into leaf select i, i from generate_series(1, 20000) i; analyze";
+    let Some(scene) = Scene::new(By::Log, "finish_look", setup).await else { return };
+    scene
+        .migrate(
+            "alter table c drop constraint c_p_fkey; alter table c drop constraint c_twin_key; alter table leaf drop constraint leaf_c_fkey",
+        )
+        .await;
+    // The first is whole again in the end.
+    run(&scene.live, "insert into c values (30001, 30001), (30002, 30002); delete from p where id in (1, 2); insert into c values (30003, null, 3)").await;
+    let mut replay = scene.replay().await.unwrap();
+    replay.look_ahead().await.unwrap();
+    run(
+        &scene.live,
+        "insert into p values (30001); update p set id = 30009 where id = 4; delete from p where id = 5;
+         insert into c values (30004, 30004); update c set twin = 8 where id in (9, 10)",
+    )
+    .await;
+    let upto = scene.source.now(&scene.live.connect().await.unwrap()).await.unwrap();
+    replay.reach(upto).await.unwrap();
+    // Its session has told what the look has read.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    run(&scene.live, "insert into p values (30010)").await;
+    let upto = scene.source.now(&scene.live.connect().await.unwrap()).await.unwrap();
+    replay.reach(upto).await.unwrap();
+    let counted = "select sum(seq_tup_read)::int8 from pg_stat_user_tables where schemaname = 'public'";
+    let before = number(&scene.golden.connect().await.unwrap(), counted).await;
+    let ready = replay.finish().await.unwrap();
+    let orphan = r#"it refers to a row that is not there ("c_p_fkey")"#;
+    let twin = r#"another row has the same values ("c_twin_key")"#;
+    let below = r#"it refers to a row that is not there ("leaf_c_fkey")"#;
+    let of_c = [
+        ("1", orphan),
+        ("10", twin),
+        ("2", orphan),
+        ("30002", orphan),
+        ("30003", twin),
+        ("30004", orphan),
+        ("4", orphan),
+        ("5", orphan),
+        ("9", twin),
+    ];
+    let of_leaf = ["1", "10", "2", "4", "5", "9"].map(|key| (key, below));
+    let wanted: Vec<_> = of_c.into_iter().chain(of_leaf).map(|(key, why)| (key.to_owned(), why)).collect();
+    assert_eq!(aside(&ready.finished), wanted);
+    ready.commit().await.unwrap();
+    read_whole(&scene, "c").await;
+    let after = number(&scene.golden.connect().await.unwrap(), counted).await;
+    assert!(before >= 20_000 && after - before < 20_000, "{before}, {after}");
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
+}
+
+/// Also by a replay that was cut off in between: what the migration itself has made is not in the golden copy.
+#[tokio::test]
+async fn a_row_that_refers_to_one_of_the_migration_is_taken_out() {
+    let setup =
+        "create table p (id int primary key); create table c (id int primary key, p int references p);
+                 insert into p values (1); insert into c values (1, 1)";
+    let Some(scene) = Scene::new(By::Log, "finish_own", setup).await else { return };
+    scene.migrate("insert into p values (2)").await;
+    run(&scene.live, "insert into c values (2, 2), (3, 1)").await;
+    drop(scene.replay().await.unwrap());
+    let finished = scene.rewind().await;
+    let orphan = r#"it refers to a row that is not there ("c_p_fkey")"#;
+    assert_eq!(aside(&finished), [("2".to_owned(), orphan)]);
+    assert_eq!(scene.golden("select * from c").await, "(1,1) (3,1)");
+}
+
+/// What the migration removes at one stroke is in no log, and there again in the golden copy.
+#[tokio::test]
+async fn a_row_that_comes_back_refers_to_what_is_there() {
+    let setup =
+        "create table p (id int primary key); create table c (id int primary key, p int references p);
+                 create table d (id int primary key, p int references p);
+                 insert into p values (1), (2); insert into c values (1, 1), (2, 2); insert into d values (1, 1), (2, 2)";
+    let Some(scene) = Scene::new(By::Log, "finish_emptied", setup).await else { return };
+    scene.migrate("truncate d; drop table c; create table c (id int primary key, p int references p)").await;
+    run(&scene.live, "delete from p where id = 1").await;
+    let finished = scene.rewind().await;
+    let orphan = |name: &str| format!("it refers to a row that is not there ({name:?})");
+    let why: Vec<&str> = finished.aside.iter().map(|row| row.why.as_str()).collect();
+    assert_eq!(why, [orphan("c_p_fkey"), orphan("d_p_fkey")]);
+    assert_eq!(scene.golden("select * from c union all select * from d").await, "(2,2) (2,2)");
 }

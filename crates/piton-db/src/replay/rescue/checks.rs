@@ -98,7 +98,7 @@ impl Checks {
                 "with it as materialized (select * from {this}),
                       found as (select 1 from {to} p join it g on {} for key share of p)
                  select 1 from it g where {null} union all select * from found",
-                key.refers(),
+                key.refers(|column| format!("p.{}", quote::ident(column))),
             );
             checks.push(Check { name: key.name.clone(), sql, code: "23503", is_needed: true });
         }
@@ -128,7 +128,7 @@ impl Checks {
             let sql = format!(
                 "select 1 from {from} g join (select * from {} where {here}) p on {} limit 1",
                 table.quoted(),
-                key.refers()
+                key.refers(|column| format!("p.{}", quote::ident(column)))
             );
             Check { name: key.name.clone(), sql, code: "23503", is_needed: false }
         };

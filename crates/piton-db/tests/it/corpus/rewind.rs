@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use piton_db::backup::{self, DumpOptions};
-use piton_db::capture::{self, Snapshot, Source, triggers};
+use piton_db::capture::{self, Lsn, Snapshot, Source, triggers};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::manifest::MadeFor;
@@ -79,7 +79,7 @@ pub(super) async fn with_rewind(
         lost: Vec::new(),
         interrupted: 0,
     };
-    let mut outcome = life.outcome(crew, &place.twin).await;
+    let mut outcome = Box::pin(life.outcome(crew, &place.twin)).await;
     if let Err(error) = life.source.let_go(&place.live).await {
         outcome.problems.push(told(&error));
     }
@@ -255,9 +255,13 @@ impl Life<'_> {
             crew.each_does(AFTER / 2).await;
             self.reach().await?;
         }
+        let end = async |replay: Replay| replay.finish().await?.commit().await;
+        if self.disturbances() == 0 {
+            let diaries = self.rewind_behind_a_look(crew).await;
+            return diaries.map_err(|error| told(&error));
+        }
         let diaries = crew.go().await;
         self.reach().await?;
-        let end = async |replay: Replay| replay.finish().await?.commit().await;
         for _ in 0..self.disturbances() {
             if let Some(Err(error)) = self.disturbed(end).await
                 && self.mode == Mode::Kill
@@ -273,11 +277,27 @@ impl Life<'_> {
         Ok((diaries, finished))
     }
 
+    /// Looks for broken rows while the app goes on, as a release does before it holds requests, and ends.
+    async fn rewind_behind_a_look(&mut self, crew: Crew) -> Result<(Vec<Diary>, Finished), DbError> {
+        let mut replay = self.resume().await?;
+        replay.reach(self.now().await?).await?;
+        replay.look_ahead().await?;
+        crew.each_does(AFTER / 2).await;
+        let diaries = crew.go().await;
+        replay.reach(self.now().await?).await?;
+        let finished = replay.finish().await?.commit().await?;
+        replay::give_up(&self.golden).await?;
+        Ok((diaries, finished))
+    }
+
+    async fn now(&self) -> Result<Lsn, DbError> {
+        let client: Session = self.live.connect().await?;
+        self.source.now(&client).await
+    }
+
     /// Replays all that is committed now.
     async fn reach(&mut self) -> Result<(), String> {
-        let client: Session = self.live.connect().await.map_err(|error| told(&error))?;
-        let upto = self.source.now(&client).await.map_err(|error| told(&error))?;
-        drop(client);
+        let upto = self.now().await.map_err(|error| told(&error))?;
         let to_there = async |mut replay: Replay| replay.reach(upto).await;
         for _ in 0..self.disturbances() {
             if let Some(Err(error)) = self.disturbed(to_there).await
