@@ -1,14 +1,12 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 
+use super::HELD_BYTES;
 use crate::DbError;
 use crate::capture::{Lsn, Message, Reading};
 
 /// How many messages may have been read before somebody takes them.
 const MOST: usize = 50_000;
-
-/// How many bytes of rows these may have.
-const MOST_BYTES: usize = 64 << 20;
 
 /// The writes of a live database, read on while what was read before is written.
 #[derive(Debug)]
@@ -57,7 +55,7 @@ impl Ahead {
     }
 
     fn has_room(&self) -> bool {
-        self.ended.is_none() && self.messages.len() < MOST && self.bytes < MOST_BYTES
+        self.ended.is_none() && self.messages.len() < MOST && self.bytes < HELD_BYTES
     }
 
     pub(super) fn confirm(&mut self, upto: Lsn) {

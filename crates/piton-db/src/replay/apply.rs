@@ -355,7 +355,10 @@ impl Applier {
                     sql::put(to, &[], &Shape { form, columns, rewritten: BTreeSet::new() }, &form_of)
                 }
             }
-            (Some(old), new) => sql::one_like(to, &told(old), &form_of, new.map(told).as_deref()),
+            (Some(old), new) => {
+                let alike: Vec<_> = told(old).into_iter().map(|at| (at, old[at] == Cell::Null)).collect();
+                sql::one_like(to, &alike, &form_of, new.map(told).as_deref())
+            }
             (None, None) => return Ok(()),
         };
         self.client.batch_execute("savepoint block").await.doing(|| "begin a block of rows".into())?;

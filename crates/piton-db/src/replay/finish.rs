@@ -198,38 +198,22 @@ impl Applier {
         Ok(found)
     }
 
-    /// Moves each sequence on to where the live database's stands, so that no number is given twice.
+    /// Moves each sequence on to where the live database's stands, or behind the numbers that are used, where there is none any more: no
+    /// number is given twice.
     async fn move_sequences(&mut self, live: &Client) -> Result<(), DbError> {
-        let what = || "move the sequences on".to_owned();
-        for sequence in self.routes.map.golden.sequences.clone() {
-            let name = quote::qualified(&sequence.schema, &sequence.name);
-            let at = |text: &str| format!("select last_value, is_called from {text}");
-            let row = self.client.query_one(&at(&name), &[]).await.doing(what)?;
-            let (mut value, mut called): (i64, bool) = (row.get(0), row.get(1));
-            let further = |a: i64, b: i64| if sequence.ascends { a > b } else { a < b };
-            if let Some(other) = self.live_sequence(&sequence) {
-                let row = live.query_one(&at(&other), &[]).await.doing(what)?;
-                let (theirs, theirs_called): (i64, bool) = (row.get(0), row.get(1));
-                if theirs_called && (further(theirs, value) || theirs == value) {
-                    (value, called) = (theirs, true);
+        let golden = &self.routes.map.golden;
+        for sequence in &golden.sequences {
+            match self.live_sequence(sequence) {
+                Some(other) => {
+                    let at = format!("select last_value, is_called from {other}");
+                    let row =
+                        live.query_one(&at, &[]).await.doing(|| format!("look where {other} stands"))?;
+                    if row.get(1) {
+                        sequence.move_behind(&self.client, row.get(0)).await?;
+                    }
                 }
-            } else if let Some((table, column)) = &sequence.owner
-                && let Some(table) = self.routes.map.golden.table(*table)
-            {
-                let end = if sequence.ascends { "max" } else { "min" };
-                let column = quote::ident(column);
-                let sql = format!("select {end}({column})::bigint from {}", table.quoted());
-                let row = self.client.query_one(&sql, &[]).await.doing(what)?;
-                if let Some(used) = row.get::<_, Option<i64>>(0)
-                    && (further(used, value) || used == value)
-                {
-                    (value, called) = (used, true);
-                }
+                None => sequence.move_behind_used(&self.client, golden).await?,
             }
-            // A narrower sequence ends earlier.
-            let set = "select pg_catalog.setval($1::text::regclass, least(greatest($2, seqmin), seqmax), $3)
-                       from pg_catalog.pg_sequence where seqrelid = $1::text::regclass";
-            self.client.query_one(set, &[&name, &value, &called]).await.doing(what)?;
         }
         Ok(())
     }

@@ -127,8 +127,8 @@ pub(super) struct Sequence {
     pub(super) oid: u32,
     pub(super) schema: String,
     pub(super) name: String,
-    /// The table and the column's name that it belongs to.
-    pub(super) owner: Option<(u32, String)>,
+    /// The columns that it numbers, with their tables.
+    pub(super) numbers: Vec<(u32, String)>,
     pub(super) ascends: bool,
 }
 
@@ -304,7 +304,11 @@ impl Layout {
                     oid: row.get(0),
                     schema: row.get(1),
                     name: row.get(2),
-                    owner: row.get::<_, Option<u32>>(3).zip(row.get(4)),
+                    numbers: row
+                        .get::<_, Vec<u32>>(3)
+                        .into_iter()
+                        .zip(row.get::<_, Vec<String>>(4))
+                        .collect(),
                     ascends: row.get(5),
                 })
                 .collect(),
@@ -453,13 +457,21 @@ const FOREIGN_KEYS: &str = "
     order by c.conrelid, c.conname";
 
 const SEQUENCES: &str = "
-    select c.oid, n.nspname::text, c.relname::text, a.attrelid, a.attname::text, s.seqincrement > 0
+    select c.oid, n.nspname::text, c.relname::text, u.tables, u.columns, s.seqincrement > 0
     from pg_catalog.pg_sequence s
     join pg_catalog.pg_class c on c.oid = s.seqrelid and c.relpersistence <> 't'
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    left join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid
-          and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
-    left join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+    cross join lateral (
+        select coalesce(pg_catalog.array_agg(a.attrelid), '{}') as tables, coalesce(pg_catalog.array_agg(a.attname::text), '{}') as columns
+        from (select d.refobjid, d.refobjsubid::int4 from pg_catalog.pg_depend d
+              where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid
+                and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+              union
+              select f.adrelid, f.adnum from pg_catalog.pg_depend d join pg_catalog.pg_attrdef f on f.oid = d.objid
+              where d.classid = 'pg_catalog.pg_attrdef'::regclass and d.refclassid = 'pg_catalog.pg_class'::regclass
+                and d.refobjid = c.oid) numbered(tab, number)
+        join pg_catalog.pg_attribute a on a.attrelid = numbered.tab and a.attnum = numbered.number
+             and a.atttypid = any('{smallint,integer,bigint,numeric}'::regtype[])) u
     where n.nspname <> $1 and not exists (select from pg_catalog.pg_depend e
           where e.classid = 'pg_catalog.pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
     order by c.oid";

@@ -20,6 +20,7 @@ mod own;
 mod rescue;
 pub mod reverse;
 mod route;
+mod sequences;
 mod sql;
 mod state;
 mod take;
@@ -57,7 +58,7 @@ const BLOCK: usize = 5_000;
 /// How many changes of one transaction are held in memory.
 const HELD: usize = 50_000;
 
-/// How many bytes of rows are held in memory, of one transaction and of one block.
+/// How many bytes of rows are held in memory: of one transaction, of one block, and of what is read on meanwhile.
 const HELD_BYTES: usize = 64 << 20;
 
 /// Makes a golden copy ready to be kept in step, right before the first migration; done again, it changes nothing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 use super::super::apply::refusal;
 use super::super::layout::{Column, Layout, Table};
@@ -147,33 +147,14 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> 
         }
         waiting = refused.into_iter().map(|(line, _)| line).collect();
     }
-    for table in tables {
-        move_sequences(&loader.client, &layout, table).await?;
+    let is_loaded = |(table, _): &(u32, String)| tables.iter().any(|loaded| loaded.oid == *table);
+    for sequence in layout.sequences.iter().filter(|sequence| sequence.numbers.iter().any(is_loaded)) {
+        sequence.move_behind_used(&loader.client, &layout).await?;
     }
     let number = "select pg_catalog.pg_current_xact_id()::text";
     let number: String = loader.client.query_one(number, &[]).await.doing(what)?.get(0);
     let transaction = number.parse().map_err(|_| DbError::Replay(format!("{number} is no transaction")))?;
     Ok(Loading { loaded: result, transaction, client: loader.client })
-}
-
-/// Moves the sequences of a table's columns on behind what stands in them, so that no number is given twice.
-async fn move_sequences(client: &Client, layout: &Layout, table: &Table) -> Result<(), DbError> {
-    for sequence in &layout.sequences {
-        let Some((_, column)) = sequence.owner.as_ref().filter(|(owner, _)| *owner == table.oid) else {
-            continue;
-        };
-        let name = quote::qualified(&sequence.schema, &sequence.name);
-        let (end, further) = if sequence.ascends { ("max", ">") } else { ("min", "<") };
-        let sql = format!(
-            "select pg_catalog.setval({}::regclass, used) from (select {end}({})::bigint as used from {}) t, {name} s
-             where used {further} s.last_value or used = s.last_value and not s.is_called",
-            quote::literal(&name),
-            quote::ident(column),
-            table.quoted(),
-        );
-        client.execute(&sql, &[]).await.doing(|| format!("move the sequence {name} on"))?;
-    }
-    Ok(())
 }
 
 /// What came of one line.
