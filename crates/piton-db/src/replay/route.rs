@@ -389,8 +389,10 @@ impl Routes {
         if let Some(known) = self.known.get(&address) {
             return Ok(known.route.clone());
         }
-        let (stage, oid) = self.table_of(name, columns, whole)?;
-        let route = self.route(stage, oid, columns);
+        let route = match self.table_of(name, columns, whole) {
+            Ok((stage, oid)) => self.route(stage, oid, columns),
+            Err(error) => self.route_between(name, columns).ok_or(error)?,
+        };
         self.known.insert(address, Known { route: route.clone(), _kept: (name.clone(), columns.clone()) });
         Ok(route)
     }
@@ -487,6 +489,36 @@ impl Routes {
         let places = (0..self.map.places.len()).flat_map(|place| self.map.sources(last, place));
         let mut divided = places.map(|(table, _)| table).filter(|table| table.partitioned);
         divided.find(|table| fits(table, columns, false))
+    }
+
+    /// Finds what a row means that was written between two statements of one revision: its table looks as at neither stage, but each of
+    /// its columns is known from one of them by its name and type. `None` where that is not so, or where it means something else since.
+    fn route_between(&mut self, name: &Name, columns: &[capture::Column]) -> Option<Arc<Route>> {
+        let (from, oid) = self.current.get(name).copied()?;
+        let to = (from + 1..self.map.stages.len()).find(|to| self.map.stages[*to].table(oid).is_some())?;
+        let has = |stage: usize, told: &capture::Column| {
+            let column = self.map.stages[stage].table(oid)?.column(&told.name)?;
+            (column.type_name == told.type_name).then_some(())
+        };
+        if !columns.iter().all(|told| has(from, told).or(has(to, told)).is_some()) {
+            return None;
+        }
+        let (before, after) = (self.route_of(from, oid, columns), self.route_of(to, oid, columns));
+        let Route::Place { place, form: old, sources: were, is_unclear, .. } = before else { return None };
+        let Route::Place { place: same, form: new, sources: are, is_unclear: is_still, new: has_new } = after
+        else {
+            return None;
+        };
+        if place != same || !self.map.places[place].downs.is_empty() {
+            return None;
+        }
+        let chosen = were.into_iter().zip(are).enumerate().map(|(at, (was, is))| match was {
+            Told::Nowhere => (self.form(new)[at].clone(), is),
+            was => (self.form(old)[at].clone(), was),
+        });
+        let (form, sources): (Form, Vec<Told>) = chosen.unzip();
+        let (form, is_unclear) = (self.form_number(form), is_unclear || is_still);
+        Some(Arc::new(Route::Place { place, form, sources, is_unclear, new: has_new }))
     }
 
     fn route_of(&mut self, stage: usize, oid: u32, columns: &[capture::Column]) -> Route {

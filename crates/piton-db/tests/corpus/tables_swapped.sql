@@ -15,9 +15,12 @@ insert into here values ({k}, {t})
 update here set v = {t} where id = {o}
 update there set v = {t} where id = {o}
 delete from there where id = {o}
+insert into there values ({k}, {t})
 -- == new
 insert into there values ({k}, {t})
 -- was: insert into here values ({k}, {t})
+insert into here values ({k}, {t})
+-- was: insert into there values ({k}, {t})
 update there set v = {t} where id = {o}
 -- was: update here set v = {t} where id = {o}
 update here set v = {t} where id = {o}

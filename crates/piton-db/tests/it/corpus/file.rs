@@ -19,6 +19,7 @@ use piton_db::replay::Down;
 ///   compared whole.
 /// - `quiet`: why the old app does not write while it migrates: its words mean something else afterwards.
 /// - `refused`: the offer is refused, and each of these texts stands in one of the obstacles.
+/// - `refused by the log`: so it is where the writes are read from the log; triggers tell more.
 /// - `may be refused`: the same, or the rewind is right.
 /// - `loses`: lines `schema.table.column: text` or `schema.table: text`; where the text stands in one of the costs, the column or
 ///   the table is not compared.
@@ -36,6 +37,7 @@ pub(super) struct Migration {
     pub(super) checks: Vec<String>,
     pub(super) quiet: bool,
     pub(super) refused: Vec<String>,
+    pub(super) refused_by_log: Vec<String>,
     pub(super) may_be_refused: Option<Vec<String>>,
     pub(super) loses: Vec<Loss>,
     pub(super) sequences_apart: Vec<String>,
@@ -93,6 +95,7 @@ impl Migration {
                 "check" => migration.checks = lines(body),
                 "quiet" => migration.quiet = true,
                 "refused" => migration.refused = lines(body),
+                "refused by the log" => migration.refused_by_log = lines(body),
                 "may be refused" => migration.may_be_refused = Some(lines(body)),
                 "loses" => migration.loses = lines(body).iter().map(|line| loss(line)).collect(),
                 "sequences apart" => migration.sequences_apart = lines(body),

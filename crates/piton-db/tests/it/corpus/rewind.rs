@@ -192,7 +192,8 @@ impl Life<'_> {
 
     fn judge_offer(&mut self, offer: Offer) -> Result<Option<Way>, String> {
         let Offer { obstacles, costs, way, .. } = offer;
-        let wanted = &self.migration.refused;
+        let by_log = self.mode != Mode::Triggers && !self.migration.refused_by_log.is_empty();
+        let wanted = if by_log { &self.migration.refused_by_log } else { &self.migration.refused };
         let allowed = self.migration.may_be_refused.as_ref();
         let missing = |wanted: &[String]| {
             let stands = |text: &String| obstacles.iter().any(|obstacle| obstacle.contains(text));
