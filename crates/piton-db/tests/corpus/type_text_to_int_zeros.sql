@@ -13,8 +13,8 @@ a number has no zeros in front afterwards
 -- == new
 insert into zip (id, code) values ({k}, 9{i})
 -- was: insert into zip (id, code) values ({k}, '9{i}')
-update zip set code = 1{i} where id = {o}
--- was: update zip set code = '1{i}' where id = {o}
+update zip set code = 80000{i} where id = {o}
+-- was: update zip set code = '80000{i}' where id = {o}
 update zip set note = {t} where id = {o}
 -- was: update zip set note = {t} where id = {o}
 -- == may be refused
