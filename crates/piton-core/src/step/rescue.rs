@@ -8,7 +8,6 @@ use piton_db::replay::{self, Loaded, Rescued};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::follow::Followed;
 use super::{Act, Ctx, Site, Words};
 use crate::fault::{Fault, OrFault};
 use crate::files;
@@ -110,22 +109,26 @@ impl Act for LoadRescued {
         Ok(json!({ "loaded": loaded, "there": there, "left": left, "fired": fired }))
     }
 
-    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        let database = super::database_of(ctx.settings())?;
-        let golden = ctx.plan.steps.iter().find_map(|planned| match &planned.step {
-            super::Step::Migrate(migrate) => Some(&migrate.golden),
-            _ => None,
-        });
-        // What was loaded is written like any other row, and saved again where later writes are carried back.
-        if golden.is_some_and(|golden| Followed::of(ctx, &database, golden).is_some()) {
-            return Ok(Value::Null);
-        }
-        for file in &self.files {
-            let away = away(ctx, file);
-            if away.exists() {
-                fs_err::rename(&away, file).or_fault(|| format!("{} cannot be put back", file.display()))?;
-            }
-        }
+    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        // What becomes of it goes by how the migration goes back.
         Ok(Value::Null)
     }
+}
+
+/// Puts back the files that a release has loaded, behind a swap that has saved nothing of what was loaded.
+///
+/// Where later writes are carried back, or the migration is taken back in place, what was loaded is saved again like any other row;
+/// where the migration stays, it is in.
+pub(super) fn put_back(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+    let files = ctx.plan.steps.iter().filter_map(|planned| match &planned.step {
+        super::Step::LoadRescued(load) => Some(&load.files),
+        _ => None,
+    });
+    for file in files.flatten() {
+        let away = away(ctx, file);
+        if away.exists() {
+            fs_err::rename(&away, file).or_fault(|| format!("{} cannot be put back", file.display()))?;
+        }
+    }
+    Ok(())
 }

@@ -189,6 +189,9 @@ impl Rewind<'_, '_, '_> {
             // Once the replay's notes are gone, nobody can tell it again.
             note(&swapping)?;
         }
+        if !swapping.known.contains_key(CARRIED_BACK) {
+            super::rescue::put_back(self.ctx)?;
+        }
         replay::give_up(self.live).await.or_fault(|| "the notes of a replay cannot be removed".into())?;
         // A slot would keep its database from being dropped; triggers would note for nobody.
         if let Some(captured) = captured(self.ctx) {
@@ -318,7 +321,7 @@ impl Rewind<'_, '_, '_> {
         }
         let lossless = ready.finished.written == 0 && leaving.foreign.is_empty();
         let known = json!({
-            "carried_back": ready.finished.written,
+            CARRIED_BACK: ready.finished.written,
             "aside": ready.finished.aside,
             "cut_off": cut_off,
             "bound": leaving.bound,
@@ -549,6 +552,9 @@ fn older(aside: &[Aside], file: &Value) -> Value {
     }
     tables.iter().map(|(table, rows)| json!({ "table": table, "rows": rows, "file": file })).collect()
 }
+
+/// What the outcome counts where later writes were carried back.
+const CARRIED_BACK: &str = "carried_back";
 
 const TOO_LONG: &str = "to look for what was written takes longer than requests may wait";
 

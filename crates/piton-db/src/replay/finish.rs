@@ -183,7 +183,7 @@ impl Applier {
             let sql = format!(
                 "select n.i{texts} from {} join {} l on {same}",
                 sql::rows(&key, &[]),
-                table.quoted()
+                table.own_rows()
             );
             let parameters = keys(key.len(), rows.iter().map(String::as_str));
             let read = || format!("read rows of {}", table.quoted());

@@ -152,7 +152,9 @@ impl Map {
             let was = |xid: &&u32| before(table).is_some_and(|before| before.made_by.contains(xid));
             table.made_by.iter().filter(|xid| !was(xid)).copied().collect()
         };
-        (1..self.stages.len()).flat_map(|stage| self.sources(stage, place).flat_map(made)).collect()
+        let own = |(table, _): &(&Table, &Mapped)| !self.is_anothers(table);
+        let of = |stage: usize| self.sources(stage, place).filter(own).flat_map(made);
+        (1..self.stages.len()).flat_map(of).collect()
     }
 
     /// Tells whether rows of a place may have come or gone with the migration in a way of which no log tells: its tables are others in

@@ -488,7 +488,11 @@ impl Routes {
         let last = self.map.stages.len() - 1;
         let places = (0..self.map.places.len()).flat_map(|place| self.map.sources(last, place));
         let mut divided = places.map(|(table, _)| table).filter(|table| table.partitioned);
-        divided.find(|table| fits(table, columns, false))
+        let is_whole = |table: &Table| {
+            let written = table.columns.iter().filter(|column| column.generated == Generated::No);
+            written.count() == columns.len() && fits(table, columns, false)
+        };
+        divided.find(|table| is_whole(table))
     }
 
     /// Finds what a row means that was written between two statements of one revision: its table looks as at neither stage, but each of

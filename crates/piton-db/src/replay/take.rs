@@ -101,6 +101,8 @@ impl Applier {
 
     fn touch(&mut self, row: Option<Named>, state: State) {
         if let Some((table, key)) = row {
+            // Of rows that nothing names it counts that there may be any.
+            let state = if key.is_empty() { State::Made } else { state };
             self.touched.note(table, key, state);
         }
     }

@@ -648,7 +648,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     assert_eq!(
         first.left,
         [
-            r#"id 3 of "public"."t": the row is there as the old structure held it, and not as it was written last"#,
+            r#"id 3 of "public"."t": the row was changed, and another state of it is there"#,
             r#"id 4 of "public"."orders": it violates "orders_t_fkey" (23503)"#
         ]
     );

@@ -42,6 +42,7 @@ by_both! {
     a_row_that_the_migration_made_keeps_what_somebody_wrote
     rows_without_a_key_are_saved_and_loaded
     new_columns_of_a_table_that_tells_whole_rows_are_saved
+    what_was_left_goes_over_nothing_that_came_since
 }
 
 async fn what_the_migration_alone_has_written_is_not_put_back(by: By) {
@@ -194,6 +195,26 @@ async fn new_columns_of_a_table_that_tells_whole_rows_are_saved(by: By) {
     run(&again.scene.golden, &recorded(migration)).await;
     assert_eq!(again.load().await.left, [""; 0]);
     assert_eq!(again.scene.golden("select * from t").await, "(1,1,a) (2,5,) (3,3,) (4,4,d)");
+}
+
+async fn what_was_left_goes_over_nothing_that_came_since(by: By) {
+    let setup = "create table cat (id int primary key); create table t (id int primary key); insert into cat values (1), (7);
+                 insert into t values (1), (2)";
+    let Some(again) = Again::new(by, "rescue_left", setup).await else { return };
+    let migration = "alter table t add cat int references cat";
+    again.scene.migrate(migration).await;
+    run(&again.scene.live, "update t set cat = 7").await;
+    assert_eq!(again.back().await.values, 2);
+    run(&again.scene.golden, "delete from cat where id = 7").await;
+    run(&again.scene.golden, &recorded(migration)).await;
+    let loaded = again.load().await;
+    assert_eq!(loaded.left.len(), 2, "{loaded:?}");
+    loaded.write_left(&again.file()).unwrap();
+    // People go on, and the next release loads what is left.
+    run(&again.scene.golden, "insert into cat values (7); update t set cat = 1 where id = 1").await;
+    let loaded = again.load().await;
+    assert_eq!((loaded.loaded, loaded.left.len()), (1, 1), "{loaded:?}");
+    assert_eq!(again.scene.golden("select * from t").await, "(1,1) (2,7)");
 }
 
 /// What a trigger did when the row was written first is in the file, or has gone back with the rest.

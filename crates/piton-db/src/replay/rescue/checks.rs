@@ -62,12 +62,12 @@ impl Checks {
                 if ranks.contains(&key.table)
                     && let Some(to) = layout.table(key.to)
                 {
-                    checks.refers.entry(table.oid).or_default().push((key.clone(), to.quoted()));
+                    checks.refers.entry(table.oid).or_default().push((key.clone(), to.own_rows()));
                 }
                 if ranks.contains(&key.to)
                     && let Some(from) = layout.table(key.table)
                 {
-                    checks.referred.entry(table.oid).or_default().push((key.clone(), from.quoted()));
+                    checks.referred.entry(table.oid).or_default().push((key.clone(), from.own_rows()));
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Checks {
     /// Lists what has to be asked when these columns of a row were written that the condition finds.
     pub(super) fn of(&self, table: &Table, columns: &[&str], here: &str) -> Vec<Check> {
         let is_among = |name: &String| columns.contains(&name.as_str());
-        let this = format!("{} where {here}", table.quoted());
+        let this = format!("{} where {here}", table.own_rows());
         let mut checks = Vec::new();
         for (key, to) in self.refers.get(&table.oid).into_iter().flatten() {
             if !key.columns.iter().any(is_among) {
@@ -112,7 +112,7 @@ impl Checks {
             let sql = format!(
                 "select 1 from {0} o join (select tableoid as \"!tab\", ctid as \"!at\", * from {0} where {here}) g
                  on {1} and (o.tableoid, o.ctid) <> (g.\"!tab\", g.\"!at\") limit 1",
-                table.quoted(),
+                table.own_rows(),
                 same.join(" and "),
             );
             checks.push(Check { name: deferred.name.clone(), sql, code: "23505", is_needed: false });
@@ -127,7 +127,7 @@ impl Checks {
         let check = |(key, from): &(ForeignKey, String)| {
             let sql = format!(
                 "select 1 from {from} g join (select * from {} where {here}) p on {} limit 1",
-                table.quoted(),
+                table.own_rows(),
                 key.refers(|column| format!("p.{}", quote::ident(column)))
             );
             Check { name: key.name.clone(), sql, code: "23503", is_needed: false }

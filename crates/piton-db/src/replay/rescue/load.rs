@@ -9,12 +9,15 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::super::apply::refusal;
-use super::super::layout::{Column, Layout, Table};
+use super::super::layout::{Column, Generated, Layout, Table};
 use super::super::session;
 use super::checks::{self, Checks};
 use super::{Kind, Line, is_key, lines_of, write};
-use crate::error::Doing;
+use crate::error::{Doing, SqlError};
 use crate::{Database, DbError, Session, quote};
+
+/// How long a row that is locked is waited for.
+const LOCK_WAIT: &str = "2s";
 
 /// How often it is looked whether a session has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -35,7 +38,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn leave(&mut self, line: Line, why: &str) {
+    /// Keeps a line for a later release. By then people have used what is there: nothing of the line goes over that.
+    fn leave(&mut self, mut line: Line, why: &str) {
+        line.unsure = line.values.keys().cloned().collect();
+        self.leave_as_it_is(line, why);
+    }
+
+    fn leave_as_it_is(&mut self, line: Line, why: &str) {
         self.left.push(line.words(why));
         self.lines.push(line);
     }
@@ -103,7 +112,14 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> 
     let lines = lines_of(file)?;
     let what = || format!("load {}", file.display());
     let is_quiet = client.batch_execute("set session_replication_role = replica").await.is_ok();
-    client.batch_execute("begin").await.doing(what)?;
+    // Who keeps a row locked keeps that one from coming in, and no more.
+    let begin = format!("begin; set local lock_timeout = '{LOCK_WAIT}'");
+    client.batch_execute(&begin).await.doing(what)?;
+    if !is_quiet {
+        // Otherwise the last statement would fail for one row.
+        let at_once = "set constraints all immediate";
+        client.batch_execute(at_once).await.doing(what)?;
+    }
     let layout = Layout::read(&client).await?;
     let tables: BTreeSet<_> = lines.iter().map(|line| (line.schema.clone(), line.table.clone())).collect();
     let tables: Vec<&Table> = tables.iter().filter_map(|(schema, name)| layout.named(schema, name)).collect();
@@ -123,7 +139,8 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> 
             loader.client.batch_execute("savepoint line").await.doing(what)?;
             let put = loader.put(&line).await;
             // One that is not released would keep a lock of its own to the end, of which a server has thousands for all.
-            let is_in = matches!(put, Ok(Put::Loaded | Put::There | Put::Partly(..) | Put::Left(_)));
+            let is_in =
+                matches!(put, Ok(Put::Loaded | Put::There | Put::Partly(..) | Put::Left(_) | Put::Later(_)));
             let end = if is_in { "release line" } else { "rollback to line; release line" };
             match put {
                 Ok(Put::Loaded) => result.loaded += 1,
@@ -133,9 +150,10 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> 
                     result.leave(rest, &why);
                 }
                 Ok(Put::Left(why)) => result.leave(line, &why),
+                Ok(Put::Later(why)) => result.leave_as_it_is(line, &why),
                 Ok(Put::Refused(why)) => refused.push((line, why)),
                 Err(error) => {
-                    let Some(why) = refusal(&error) else { return Err(error) };
+                    let Some(why) = refused_row(&error) else { return Err(error) };
                     refused.push((line, why));
                 }
             }
@@ -157,6 +175,15 @@ pub async fn load(database: &Database, file: &Path) -> Result<Loading, DbError> 
     Ok(Loading { loaded: result, transaction, client: loader.client })
 }
 
+/// Says why a row was refused, by the server or by what people have made in it; `None` where the server itself is in trouble.
+fn refused_row(error: &DbError) -> Option<String> {
+    const TROUBLE: [&str; 6] = ["08", "40", "53", "57", "58", "XX"];
+    let DbError::Sql { source: SqlError(source), .. } = error else { return None };
+    let code = source.as_db_error()?.code().code();
+    let is_trouble = TROUBLE.iter().any(|class| code.starts_with(class));
+    (!is_trouble).then(|| refusal(error).unwrap_or_else(|| format!("the server refuses it ({code})")))
+}
+
 /// What came of one line.
 enum Put {
     Loaded,
@@ -164,6 +191,8 @@ enum Put {
     /// Some of it is in, and this is left.
     Partly(Line, String),
     Left(String),
+    /// There is no place for it yet.
+    Later(String),
     /// It may fit when others are in.
     Refused(String),
 }
@@ -261,17 +290,17 @@ impl Loader<'_> {
     async fn put(&mut self, line: &Line) -> Result<Put, DbError> {
         let layout = self.layout;
         let Some(table) = layout.named(&line.schema, &line.table) else {
-            return Ok(Put::Left("there is no such table".into()));
+            return Ok(Put::Later("there is no such table".into()));
         };
         let Some(spot) = Spot::of(table, line) else {
-            return Ok(Put::Left("a column of it is not there".into()));
+            return Ok(Put::Later("a column of it is not there".into()));
         };
         match line.kind {
             Kind::Row | Kind::Unfit if line.key.is_empty() => self.insert(&spot).await,
             Kind::Row | Kind::Unfit | Kind::NewColumns => self.put_named(line, &spot).await,
             Kind::Changed => Ok(Put::Left("the row was changed, and another state of it is there".into())),
             Kind::Deleted => {
-                let look = format!("select 1 from {} where {}", table.quoted(), spot.here());
+                let look = format!("select 1 from {} where {}", table.own_rows(), spot.here());
                 let found = self.query(table, &look, &spot.naming()).await?;
                 Ok(match found.is_empty() {
                     true => Put::There,
@@ -289,7 +318,8 @@ impl Loader<'_> {
             format!("{name}::text is not distinct from ({})::text, {name}::text", parameter(at, column))
         });
         let texts: Vec<String> = std::iter::once("true".to_owned()).chain(compared).collect();
-        let look = format!("select {} from {} where {}", texts.join(", "), spot.table.quoted(), spot.here());
+        let look =
+            format!("select {} from {} where {}", texts.join(", "), spot.table.own_rows(), spot.here());
         let found = self.query(spot.table, &look, &spot.parameters(spot.values.iter())).await?;
         let Some(found) = found.first() else {
             return match line.kind {
@@ -304,12 +334,7 @@ impl Loader<'_> {
             return Ok(Put::There);
         }
         match line.kind {
-            Kind::Unfit => {
-                return Ok(Put::Left(
-                    "the row is there as the old structure held it, and not as it was written last".into(),
-                ));
-            }
-            Kind::Row if others.iter().any(|at| !line.written.contains(name(*at))) => {
+            Kind::Row | Kind::Unfit if others.iter().any(|at| !line.written.contains(name(*at))) => {
                 return Ok(Put::Left("another row has its key".into()));
             }
             _ => {}
@@ -323,14 +348,14 @@ impl Loader<'_> {
         let is_taken = |at: &usize| line.unsure.contains(name(*at)) && !is_free(*at);
         let (taken, rest): (Vec<usize>, Vec<usize>) = others.into_iter().partition(is_taken);
         let (given, set): (Vec<usize>, Vec<usize>) =
-            rest.into_iter().partition(|at| spot.columns[*at].always_identity);
+            rest.into_iter().partition(|at| spot.columns[*at].is_given());
         if !set.is_empty()
             && let Some(refused) = self.update(spot, &set).await?
         {
             return Ok(refused);
         }
         let why = if taken.is_empty() {
-            "only the server itself numbers it"
+            "only the server itself gives it a value"
         } else {
             "the migration has put another value there, and nobody knows whether the file's is not an earlier migration's"
         };
@@ -348,6 +373,7 @@ impl Loader<'_> {
         if line.kind == Kind::NewColumns {
             rest.values.retain(|column, _| is_left(column));
         }
+        rest.written.retain(is_left);
         rest.unsure.retain(is_left);
         Ok(Put::Partly(rest, why))
     }
@@ -367,7 +393,7 @@ impl Loader<'_> {
             .numbered(&columns)
             .map(|(at, column)| format!("{} = {}", quote::ident(&column.name), parameter(at, column)))
             .collect();
-        let update = format!("update {} set {} where {here}", spot.table.quoted(), assigned.join(", "));
+        let update = format!("update {} set {} where {here}", spot.table.own_rows(), assigned.join(", "));
         let values = set.iter().map(|at| &spot.values[*at]);
         self.query(spot.table, &update, &spot.parameters(values)).await?;
         self.check(spot, &names).await
@@ -376,6 +402,10 @@ impl Loader<'_> {
     async fn insert(&mut self, spot: &Spot<'_>) -> Result<Put, DbError> {
         let key: Vec<&Column> = spot.key.iter().map(|(column, _)| *column).collect();
         let all: Vec<&Column> = key.into_iter().chain(spot.columns.iter().copied()).collect();
+        let is_computed = |column: &&&Column| column.generated != Generated::No;
+        if let Some(computed) = all.iter().find(is_computed) {
+            return Ok(Put::Left(format!("{} is computed now", quote::ident(&computed.name))));
+        }
         let names: Vec<String> = all.iter().map(|column| quote::ident(&column.name)).collect();
         let values: Vec<String> = all.iter().enumerate().map(|(at, column)| parameter(at, column)).collect();
         let insert = match all.is_empty() {

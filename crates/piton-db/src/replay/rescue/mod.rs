@@ -59,11 +59,11 @@ pub(crate) struct Line {
 pub(crate) enum Kind {
     /// A whole row for which there was no table.
     Row,
-    /// A whole row that did not fit: the old structure has it, if at all, as it was before.
+    /// A whole row that did not fit, and is not there.
     Unfit,
     /// The new columns of a row that went back without them.
     NewColumns,
-    /// A row that somebody had changed, as it was then: another one has its key now.
+    /// A row that somebody had changed, as it was then: another state of it is there, or another one has its key.
     Changed,
     /// A row that somebody had removed, and that came back.
     Deleted,
@@ -92,8 +92,10 @@ impl Line {
 /// Writes lines to a file and reads them again; `None`, and no file, where there are none.
 pub(super) fn write(lines: &[Line], file: &Path) -> Result<Option<Rescued>, DbError> {
     let count = |kinds: &[Kind]| lines.iter().filter(|line| kinds.contains(&line.kind)).count() as u64;
-    let rescued =
-        Rescued { rows: count(&[Kind::Row, Kind::Unfit, Kind::Deleted]), values: count(&[Kind::NewColumns]) };
+    let rescued = Rescued {
+        rows: count(&[Kind::Row, Kind::Unfit, Kind::Changed, Kind::Deleted]),
+        values: count(&[Kind::NewColumns]),
+    };
     if lines.is_empty() {
         return Ok(None);
     }

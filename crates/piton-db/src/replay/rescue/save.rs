@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::super::apply::{as_parameters, keys};
 use super::super::layout::{Column, Generated, Table};
 use super::super::left::{self, mark, whole_row};
-use super::super::map::{Map, Mapped, Target};
+use super::super::map::{Map, Mapped, Place, Target};
 use super::super::net::{Key, parts};
 use super::super::state::{self, Mark};
 use super::super::touched::{self, State};
@@ -176,7 +176,8 @@ fn whose(
     if left.is_none() && state == State::Made {
         return Whose::Somebodys;
     }
-    if column.missing.as_deref() == value {
+    let is_filled = is_rewritten && column.has_default && value.is_none();
+    if column.missing.as_deref() == value && !is_filled {
         return Whose::Migrations;
     }
     // No log tells what was put into rows that were written anew: a default that is the same for all, or one by one.
@@ -244,13 +245,32 @@ async fn rows_aside(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
             columns.retain(|column| named.key.iter().all(|key| key.name != column.name));
             for some in rows.chunks(ROWS) {
                 let keys: Vec<&str> = some.iter().map(String::as_str).collect();
-                let found = named.read(replaced, &columns, &keys).await?;
-                let found = found.into_iter().flatten();
-                lines.extend(found.map(|(key, values)| line(table, Kind::Unfit, key, values)));
+                let there = there(now, &map.places[place], key, &keys).await?;
+                let found = named.read(replaced, &columns, &keys).await?.into_iter().zip(there);
+                lines.extend(found.filter_map(|(found, is_there)| {
+                    let (key, values) = found?;
+                    // What goes on as it was before may be removed by the next load: then it is not to come back.
+                    let kind = if is_there { Kind::Changed } else { Kind::Unfit };
+                    Some(line(table, kind, key, values))
+                }));
             }
         }
     }
     Ok(lines)
+}
+
+/// Tells of each key whether a place has its row.
+async fn there(now: &Client, place: &Place, key: &[usize], rows: &[&str]) -> Result<Vec<bool>, DbError> {
+    let parameters = keys(key.len(), rows.iter().copied());
+    let what = || format!("read rows of {}", place.table.quoted());
+    let mut there = vec![false; rows.len()];
+    for row in now.query(&sql::read(place, key, &[]), &as_parameters(&parameters)).await.doing(what)? {
+        let at = usize::try_from(row.get::<_, i64>(0) - 1).ok();
+        if let Some(there) = at.and_then(|at| there.get_mut(at)) {
+            *there = true;
+        }
+    }
+    Ok(there)
 }
 
 /// A row's key, and columns of it.
@@ -286,7 +306,7 @@ impl Named<'_> {
             "select n.i{} from {} join {} g on {}",
             texts.collect::<String>(),
             sql::rows(&positions, &[]),
-            self.table.quoted(),
+            self.table.own_rows(),
             same.collect::<Vec<_>>().join(" and ")
         );
         let parameters = keys(self.key.len(), rows.iter().copied());
