@@ -296,8 +296,8 @@ impl Loader<'_> {
             return Ok(Put::Later("a column of it is not there".into()));
         };
         match line.kind {
-            Kind::Row | Kind::Unfit if line.key.is_empty() => self.insert(&spot).await,
-            Kind::Row | Kind::Unfit | Kind::NewColumns => self.put_named(line, &spot).await,
+            Kind::Row if line.key.is_empty() => self.insert(&spot).await,
+            Kind::Row | Kind::NewColumns => self.put_named(line, &spot).await,
             Kind::Changed => Ok(Put::Left("the row was changed, and another state of it is there".into())),
             Kind::Deleted => {
                 let look = format!("select 1 from {} where {}", table.own_rows(), spot.here());
@@ -333,11 +333,8 @@ impl Loader<'_> {
         if others.is_empty() {
             return Ok(Put::There);
         }
-        match line.kind {
-            Kind::Row | Kind::Unfit if others.iter().any(|at| !line.written.contains(name(*at))) => {
-                return Ok(Put::Left("another row has its key".into()));
-            }
-            _ => {}
+        if line.kind == Kind::Row && others.iter().any(|at| !line.written.contains(name(*at))) {
+            return Ok(Put::Left("another row has its key".into()));
         }
         // What may be the earlier migration's own must not go over what this one has made.
         let is_free = |at: usize| {

@@ -57,10 +57,8 @@ pub(crate) struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// A whole row for which there was no table.
+    /// A whole row, for which there was no table or which did not fit, and which is not there.
     Row,
-    /// A whole row that did not fit, and is not there.
-    Unfit,
     /// The new columns of a row that went back without them.
     NewColumns,
     /// A row that somebody had changed, as it was then: another state of it is there, or another one has its key.
@@ -93,7 +91,7 @@ impl Line {
 pub(super) fn write(lines: &[Line], file: &Path) -> Result<Option<Rescued>, DbError> {
     let count = |kinds: &[Kind]| lines.iter().filter(|line| kinds.contains(&line.kind)).count() as u64;
     let rescued = Rescued {
-        rows: count(&[Kind::Row, Kind::Unfit, Kind::Changed, Kind::Deleted]),
+        rows: count(&[Kind::Row, Kind::Changed, Kind::Deleted]),
         values: count(&[Kind::NewColumns]),
     };
     if lines.is_empty() {

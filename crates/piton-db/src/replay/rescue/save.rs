@@ -250,7 +250,7 @@ async fn rows_aside(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Li
                 lines.extend(found.filter_map(|(found, is_there)| {
                     let (key, values) = found?;
                     // What goes on as it was before may be removed by the next load: then it is not to come back.
-                    let kind = if is_there { Kind::Changed } else { Kind::Unfit };
+                    let kind = if is_there { Kind::Changed } else { Kind::Row };
                     Some(line(table, kind, key, values))
                 }));
             }
