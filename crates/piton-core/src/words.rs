@@ -46,10 +46,15 @@ pub fn doing(number: u64, thing: &str, one: &str, many: &str) -> String {
 
 /// Names the first of many things: `a, b and 3 more`.
 pub fn some(things: &[String], shown: usize) -> String {
-    let first = things[..things.len().min(shown)].join(", ");
-    match things.len().saturating_sub(shown) {
-        0 => first,
-        more => format!("{first} and {more} more"),
+    some_of(things, shown, things.len() as u64)
+}
+
+/// Names the first of so many things, of which not all need be there.
+pub fn some_of(things: &[String], shown: usize, count: u64) -> String {
+    let first = &things[..things.len().min(shown)];
+    match count.saturating_sub(first.len() as u64) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 

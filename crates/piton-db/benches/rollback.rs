@@ -142,6 +142,9 @@ async fn there_and_back(
         replay.reach(upto).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    // As a release does before it holds requests.
+    replay.look_ahead().await?;
+    replay.reach(now(&*live.connect().await?).await?).await?;
 
     let begin = Instant::now();
     let frozen = changes::freeze(live, Duration::from_secs(5)).await?.ok_or("it does not keep still")?;

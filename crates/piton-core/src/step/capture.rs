@@ -158,7 +158,11 @@ async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<
     });
     match made.await.or_fault(unkept)? {
         Ok(_) => Ok(whole),
-        Err(writers) => Err(not_quiet(ctx, database, Fault::surroundings(unkept()), &writers)),
+        Err(writers) => {
+            // Who is asked to wait finds the tables as they were; whoever resumes it has them tell whole rows again.
+            capture::tell_whole(database, &whole, false).await.or_fault(cannot)?;
+            Err(not_quiet(ctx, database, Fault::surroundings(unkept()), &writers))
+        }
     }
 }
 
@@ -180,12 +184,25 @@ pub(super) fn not_let_go() -> String {
     "what kept the database's writes cannot be let go".into()
 }
 
+/// Where an outcome has the tables that were locked.
+const STILL_WHOLE: &str = "still_whole";
+
+/// Says of which tables the log goes on telling more than before, and what ends that; `None` when of none.
+pub(super) fn still_whole(outcome: &Value) -> Option<String> {
+    let tables = super::outcome::texts(outcome, STILL_WHOLE);
+    let mend = tables.iter().map(|table| format!("alter table {table} replica identity default"));
+    (!tables.is_empty()).then(|| {
+        let mend = mend.collect::<Vec<_>>().join("; ");
+        format!("locked, so that the log tells their whole rows still: {}; {mend}", tables.join(", "))
+    })
+}
+
 /// Lets go of everything that keeps writes, on the environment's database.
 async fn end(ctx: &Ctx<'_, '_>, by: &Means, whole: &[Keyless]) -> Result<Value, Fault> {
     let database = super::database_of(ctx.settings())?;
-    capture::tell_whole(&database, whole, false)
+    let locked = capture::tell_whole(&database, whole, false)
         .await
         .or_fault(|| "the database's log cannot be made to tell as little as before".into())?;
     by.source().let_go(&database).await.or_fault(not_let_go)?;
-    Ok(Value::Null)
+    Ok(if locked.is_empty() { Value::Null } else { json!({ STILL_WHOLE: locked }) })
 }

@@ -2,6 +2,7 @@ use piton_db::neutral::Neutralised;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::capture::still_whole;
 use super::way_back::WayBack;
 use super::{Lost, Step, rehearsal};
 use crate::journal::State;
@@ -166,12 +167,14 @@ impl Step {
                 Lost::deserialize(outcome).map_or_else(|_| Vec::new(), |lost| super::loss::lines(&lost.loss))
             }
             Step::PutInPlace(_) => put_in_place(outcome),
+            Step::EndCapture(_) => still_whole(outcome).into_iter().collect(),
             Step::LoadRescued(_) => {
                 let left = outcome.get("left").and_then(Value::as_array).into_iter().flatten();
                 let words = left.map(|left| {
                     let file = left.get("file").and_then(Value::as_str).unwrap_or_default();
                     let rows = texts(left, "rows");
-                    format!("not loaded of {file}: {}", words::some(&rows, 3))
+                    let count = left.get("count").and_then(Value::as_u64).unwrap_or_default();
+                    format!("not loaded of {file}: {}", words::some_of(&rows, 3, count))
                 });
                 let fired = outcome.get("fired") == Some(&Value::Bool(true));
                 let fired = fired.then(|| {
@@ -211,6 +214,7 @@ impl Step {
                 _ => String::new(),
             },
             Step::StartSlot(start) => format!("{} stopped", start.slot),
+            Step::Capture(_) => still_whole(outcome).unwrap_or_default(),
             Step::Migrate(_) if flag("kept") => {
                 let part = match (text("half_applied"), text("perhaps_in_part")) {
                     ("", "") => String::new(),
@@ -374,7 +378,7 @@ fn put_in_place(outcome: &Value) -> Vec<String> {
     rows.into_iter().chain(bound).collect()
 }
 
-fn texts(outcome: &Value, key: &str) -> Vec<String> {
+pub(super) fn texts(outcome: &Value, key: &str) -> Vec<String> {
     let texts = outcome.get(key).and_then(Value::as_array).into_iter().flatten();
     texts.filter_map(Value::as_str).map(str::to_owned).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use piton_db::Database;
-use piton_db::replay::{self, Loaded, Rescued};
+use piton_db::replay::{self, Load, Loaded, Progress, Rescued};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -19,8 +19,25 @@ pub struct LoadRescued {
     pub files: Vec<PathBuf>,
 }
 
-/// Of each file: the transaction that loads it, noted before it is committed, and what comes of it.
-type Begun = BTreeMap<PathBuf, (u64, Loaded)>;
+/// How far a file is loaded, as it is noted before a part of it is committed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Begun {
+    transaction: u64,
+    before: Progress,
+    after: Progress,
+}
+
+impl Begun {
+    /// Tells how far the file is loaded, whatever became of who did it.
+    async fn reached(self, database: &Database, file: &Path) -> Result<Progress, Fault> {
+        let is_in = replay::is_committed(database, self.transaction).await.or_fault(|| cannot(file))?;
+        Ok(if is_in { self.after } else { self.before })
+    }
+}
+
+fn cannot(file: &Path) -> String {
+    format!("{} cannot be loaded", file.display())
+}
 
 /// How a rescue file ends that is still to be loaded.
 const WAITING: &str = "jsonl";
@@ -68,51 +85,68 @@ impl Act for LoadRescued {
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         let (mut loaded, mut there, mut left, mut fired) = (0, 0, Vec::new(), false);
-        let noted = ctx.noted().and_then(|note| serde_json::from_value::<Begun>(note).ok());
-        let mut begun = noted.unwrap_or_default();
+        let noted = ctx.noted().and_then(|note| serde_json::from_value(note).ok());
+        let mut begun: BTreeMap<PathBuf, Begun> = noted.unwrap_or_default();
         for file in &self.files {
             ctx.say(&file.display().to_string());
-            let cannot = || format!("{} cannot be loaded", file.display());
-            let before = match begun.get(file) {
-                Some((transaction, loaded)) => {
-                    let is_in = replay::is_committed(&database, *transaction).await.or_fault(cannot)?;
-                    is_in.then(|| loaded.clone())
-                }
-                None => None,
-            };
-            let result = match before {
-                Some(loaded) => loaded,
-                // Somebody has taken it away.
-                None if !file.exists() => continue,
-                None => {
-                    let loading = replay::load(&database, file).await.or_fault(cannot)?;
-                    begun.insert(file.clone(), (loading.transaction, loading.loaded.clone()));
-                    ctx.note(&begun)?;
-                    loading.commit().await.or_fault(cannot)?
-                }
-            };
+            let Some(result) = load(ctx, &database, file, &mut begun).await? else { continue };
             loaded += result.loaded;
             there += result.there;
             fired |= result.fired;
-            let cannot = || format!("{} cannot be put away", file.display());
-            let away = away(ctx, file);
-            if !away.exists() {
-                fs_err::hard_link(file, &away).or_fault(cannot)?;
-            }
-            if result.left.is_empty() {
-                files::remove_file(file).or_fault(cannot)?;
-            } else {
-                result.write_left(file).or_fault(cannot)?;
-                left.push(json!({ "file": file, "rows": result.left }));
+            if result.rows_left() > 0 {
+                left.push(json!({ "file": file, "rows": result.left, "count": result.rows_left() }));
             }
         }
         Ok(json!({ "loaded": loaded, "there": there, "left": left, "fired": fired }))
     }
 
-    async fn undo(&self, _ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
-        // What becomes of it goes by how the migration goes back.
+    async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
+        // What becomes of what is in goes by how the migration goes back; where it was cut off, the file keeps the rest.
+        let noted = ctx.noted().and_then(|note| serde_json::from_value(note).ok());
+        let begun: BTreeMap<PathBuf, Begun> = noted.unwrap_or_default();
+        let database = super::database_of(ctx.settings())?;
+        for (file, begun) in begun {
+            begun
+                .reached(&database, &file)
+                .await?
+                .write_rest(&away(ctx, &file), &file)
+                .or_fault(|| cannot(&file))?;
+        }
         Ok(Value::Null)
     }
+}
+
+/// Loads one file, or what is left to load of it, and puts it away; `None` when somebody has taken it away.
+async fn load(
+    ctx: &Ctx<'_, '_>,
+    database: &Database,
+    file: &Path,
+    begun: &mut BTreeMap<PathBuf, Begun>,
+) -> Result<Option<Loaded>, Fault> {
+    let mut progress = match begun.get(file) {
+        None if !file.exists() => return Ok(None),
+        None => Progress::default(),
+        Some(begun) => begun.clone().reached(database, file).await?,
+    };
+    // Whole under its other name, even where an attempt that was killed has already written what is left.
+    let away = away(ctx, file);
+    if !away.exists() {
+        fs_err::hard_link(file, &away).or_fault(|| format!("{} cannot be put away", file.display()))?;
+    }
+    let mut load = Load::open(database, &away).await.or_fault(|| cannot(file))?;
+    while let Some(part) = load.next(&progress).await.or_fault(|| cannot(file))? {
+        let (transaction, after) = (part.transaction, part.after.clone());
+        begun.insert(file.to_owned(), Begun { transaction, before: progress, after });
+        ctx.note(&*begun)?;
+        progress = part.commit().await.or_fault(|| cannot(file))?;
+    }
+    // The server does not know for ever which transactions it has committed.
+    if let Some(begun) = begun.get_mut(file) {
+        begun.before = progress.clone();
+    }
+    ctx.note(&*begun)?;
+    progress.write_rest(&away, file).or_fault(|| cannot(file))?;
+    Ok(Some(progress.loaded))
 }
 
 /// Puts back the files that a release has loaded, behind a swap that has saved nothing of what was loaded.

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// One thing that a transaction did to a table, with the names that were valid at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -47,7 +49,7 @@ impl Change {
 }
 
 /// A table's schema and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Name {
     /// The schema.
     pub schema: String,

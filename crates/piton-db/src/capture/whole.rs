@@ -60,33 +60,33 @@ pub async fn without_identity(client: &Client) -> Result<Vec<Keyless>, DbError> 
 ///
 /// A table that is locked, gone or another's is left as it is: one each, so that none is held while another is waited for. Where it tells
 /// less again, one is known by its oid, if it has another name since, or by its name, in a copy that was restored; one that has a key
-/// since, or tells something else, is left as it is, too.
+/// since, or tells something else, is left as it is, too. Returns those that were locked, quoted.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn tell_whole(database: &Database, tables: &[Keyless], whole: bool) -> Result<(), DbError> {
+pub async fn tell_whole(
+    database: &Database,
+    tables: &[Keyless],
+    whole: bool,
+) -> Result<Vec<String>, DbError> {
     let client = database.connect().await?;
     let limit = format!("set lock_timeout = '{LOCK_WAIT}'");
     client.batch_execute(&limit).await.doing(|| "limit the wait for locks".into())?;
+    let mut locked = Vec::new();
     for Keyless { oid, name } in tables {
         let (before, identity) = if whole { ("d", "full") } else { ("f", "default") };
         let rows = client.query(NOW, &[oid, name, &before]).await.doing(|| format!("look for {name}"))?;
         for row in rows {
             let table: &str = row.get(0);
             let alter = format!("alter table {table} replica identity {identity}");
-            let passable = |error: &tokio_postgres::Error| {
-                let passable = [
-                    SqlState::LOCK_NOT_AVAILABLE,
-                    SqlState::UNDEFINED_TABLE,
-                    SqlState::INSUFFICIENT_PRIVILEGE,
-                ];
-                error.code().is_some_and(|code| passable.contains(code))
-            };
-            match client.batch_execute(&alter).await {
-                Err(error) if passable(&error) => tracing::debug!(%error, table, "its log tells no row"),
-                altered => altered.doing(|| format!("let the log tell of {table}"))?,
+            let passable = [SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE];
+            let altered = client.batch_execute(&alter).await;
+            match altered.as_ref().err().and_then(tokio_postgres::Error::code) {
+                Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => locked.push(table.to_owned()),
+                Some(code) if passable.contains(code) => tracing::debug!(table, "its log tells as before"),
+                _ => altered.doing(|| format!("let the log tell of {table}"))?,
             }
         }
     }
-    Ok(())
+    Ok(locked)
 }

@@ -66,7 +66,7 @@ struct Constraint {
     why: String,
     table: Table,
     /// The place that has the table's rows.
-    place: Option<usize>,
+    place: usize,
     rule: Rule,
     /// Whether the live database keeps to it, so that rows are broken only where they are not as there.
     is_kept: bool,
@@ -152,7 +152,7 @@ impl Applier {
         let mut looked = Looked::default();
         for constraint in &constraints {
             let found = self.find(constraint, &self.doubtful(constraint, &aside), false).await?;
-            let has_key = constraint.place.is_some_and(|place| self.routes.map.places[place].key.is_some());
+            let has_key = self.routes.map.places[constraint.place].key.is_some();
             let known = found.len() <= MOST && (has_key || found.is_empty());
             looked.broken.insert(constraint.label.clone(), known.then_some(found));
         }
@@ -172,25 +172,19 @@ impl Applier {
                 let doubtful = self.doubtful(constraint, &aside);
                 for key in self.find(constraint, &doubtful, true).await? {
                     any = true;
-                    let place = constraint.place;
-                    let has_key = place.is_some_and(|place| self.routes.map.places[place].key.is_some());
-                    if let Some(place) = place {
-                        let since = taken.entry(place).or_default();
-                        match has_key {
-                            true => since.add(&key, true, false),
-                            false => since.all = true,
-                        }
+                    let place = &self.routes.map.places[constraint.place];
+                    let since = taken.entry(constraint.place).or_default();
+                    if place.key.is_none() {
+                        since.all = true;
+                    } else {
+                        since.add(&key, true, false);
                         // What stayed there as it was is aside already.
-                        if has_key && !aside.entry(place).or_default().insert(key.clone()) {
+                        if !aside.entry(constraint.place).or_default().insert(key.clone()) {
                             continue;
                         }
                     }
-                    let name = place.map_or_else(
-                        || constraint.table.quoted(),
-                        |place| self.routes.map.places[place].table.quoted(),
-                    );
-                    let row = SetAside { place: name, key, why: constraint.why.clone(), of_migration: false };
-                    out.push(row);
+                    let (name, why) = (place.table.quoted(), constraint.why.clone());
+                    out.push(SetAside { place: name, key, why, of_migration: false });
                 }
             }
             state::set_aside(&self.client, &out).await?;
@@ -215,7 +209,7 @@ impl Applier {
 
     /// Tells which rows may break a constraint.
     fn doubtful(&self, constraint: &Constraint, aside: &AsideBy) -> Doubtful {
-        let Some(place) = constraint.place else { return Doubtful::All };
+        let place = constraint.place;
         let (foreign, to) = match &constraint.rule {
             Rule::Refers(foreign, _, to) => (Some(foreign), *to),
             Rule::Differs(_) => (None, None),
@@ -275,14 +269,13 @@ impl Applier {
         take_out: bool,
     ) -> Result<Vec<Key>, DbError> {
         let table = constraint.table.own_rows();
-        let place = constraint.place.map(|place| &self.routes.map.places[place]);
-        let key = place.and_then(|place| place.key.clone()).unwrap_or_default();
-        let told = match place.filter(|_| !key.is_empty()) {
-            None => "array[g::text]".to_owned(),
-            Some(place) => {
-                let text = |at: &usize| format!("g.{}::text", quote::ident(&place.table.columns[*at].name));
-                format!("array[{}]", key.iter().map(text).collect::<Vec<_>>().join(", "))
-            }
+        let place = &self.routes.map.places[constraint.place];
+        let key = place.key.clone().unwrap_or_default();
+        let text = |at: &usize| format!("g.{}::text", quote::ident(&place.table.columns[*at].name));
+        let told = match key.is_empty() {
+            // As a row of the place, also where it lies in a partition.
+            true => format!("array[(g::{})::text]", place.table.quoted()),
+            false => format!("array[{}]", key.iter().map(text).collect::<Vec<_>>().join(", ")),
         };
         let statement = |from: &str, condition: &str| match take_out {
             true => {
@@ -298,8 +291,8 @@ impl Applier {
         let (by_index, as_planned) = ("off", "on");
         let mut asked: Vec<(String, &HashSet<Key>, usize, &str)> = Vec::new();
         let none = HashSet::new();
-        match (doubtful, place) {
-            (Doubtful::Rows { own, of }, Some(place)) => {
+        match doubtful {
+            Doubtful::Rows { own, of } => {
                 let broken = constraint.is_broken(true, take_out);
                 if !own.is_empty() && !key.is_empty() {
                     let (rows, is_it) = (sql::rows(&key, &[]), sql::same_key(place, &key));
@@ -333,7 +326,9 @@ impl Applier {
                     asked.push((sql, of, to_key.len(), if foreign.indexed { by_index } else { as_planned }));
                 }
             }
-            _ => asked.push((statement("", &constraint.is_broken(false, take_out)), &none, 0, as_planned)),
+            Doubtful::All => {
+                asked.push((statement("", &constraint.is_broken(false, take_out)), &none, 0, as_planned));
+            }
         }
         let what = || format!("look for broken rows of {}", constraint.table.quoted());
         let mut found = Vec::new();
@@ -346,8 +341,11 @@ impl Applier {
                 found.push(row.get::<_, Vec<String>>(0).join("\0"));
             }
         }
-        found.sort_unstable();
-        found.dedup();
+        // Without a key, two may look the same.
+        if !key.is_empty() {
+            found.sort_unstable();
+            found.dedup();
+        }
         Ok(found)
     }
 
@@ -357,14 +355,14 @@ impl Applier {
         let mut constraints = Vec::new();
         let kept = unique(live, true).await?;
         for (oid, names) in unique(&self.client, false).await? {
-            let Some(table) = map.golden.table(oid).cloned() else { continue };
+            // The record is the tool's own, and what the backup has of it is whole.
+            let Some((table, place)) = map.golden.table(oid).zip(self.place_of(oid)) else { continue };
             for (name, columns) in names {
-                let place = self.place_of(oid);
                 constraints.push(Constraint {
                     label: format!("{} {}", table.quoted(), quote::ident(&name)),
                     why: format!("another row has the same values ({})", quote::ident(&name)),
                     place,
-                    is_kept: place.is_some_and(|place| self.are_different(place, &columns, &kept)),
+                    is_kept: self.are_different(place, &columns, &kept),
                     rule: Rule::Differs(columns),
                     table: table.clone(),
                 });
@@ -375,11 +373,12 @@ impl Applier {
             else {
                 continue;
             };
+            let Some(place) = self.place_of(foreign.table) else { continue };
             constraints.push(Constraint {
                 label: format!("{} {}", table.quoted(), quote::ident(&foreign.name)),
                 why: format!("it refers to a row that is not there ({})", quote::ident(&foreign.name)),
                 table: table.clone(),
-                place: self.place_of(foreign.table),
+                place,
                 is_kept: self.is_kept_live(foreign),
                 rule: Rule::Refers(
                     Box::new(foreign.clone()),

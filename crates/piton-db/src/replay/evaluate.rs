@@ -7,7 +7,7 @@ use tokio_postgres::Statement;
 
 use super::apply::Applier;
 use super::net::{Cell, Effect, Fate, Key};
-use super::route::Conversion;
+use super::route::{Conversion, Later};
 use super::session;
 use crate::capture::Name;
 use crate::error::Doing;
@@ -58,15 +58,18 @@ impl Evaluator {
         Ok(outcomes)
     }
 
-    /// Returns the oid of the table of which another one is a partition, if it is any; `None` when there is no such table.
-    pub(super) async fn whole_of(&mut self, name: &Name) -> Result<Option<Option<u32>>, DbError> {
-        let sql = "select case when c.relispartition then pg_catalog.pg_partition_root(c.oid)::oid end
+    /// Tells what a table is: its oid, and that of the table of which it is a partition, if it is any.
+    pub(super) async fn look_up(&mut self, name: &Name) -> Result<Later, DbError> {
+        let sql = "select c.oid, case when c.relispartition then pg_catalog.pg_partition_root(c.oid)::oid end
                    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                    where n.nspname = $1 and c.relname = $2";
         let (session, statement) = self.prepared(sql).await?;
         let what = || format!("look what {} is", crate::quote::qualified(&name.schema, &name.name));
         let row = session.query_opt(&statement, &[&name.schema, &name.name]).await.doing(what)?;
-        Ok(row.map(|row| row.get(0)))
+        Ok(match row {
+            Some(row) => Later { oid: Some(row.get(0)), whole: row.get(1) },
+            None => Later { oid: None, whole: None },
+        })
     }
 
     async fn prepared(&mut self, sql: &str) -> Result<(&Session, Statement), DbError> {

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::apply::{Applier, as_parameters, keys};
 use super::layout::Table;
-use super::map::{Mapped, Place};
+use super::map::{Mapped, Place, Target};
 use super::net::{Cell, Effect, Fate, Key, parts};
 use super::route::{Conversion, Meant, Told};
 use super::sql;
@@ -42,6 +42,13 @@ impl From<SetAside> for Aside {
     }
 }
 
+/// Partitions with rows of their own that are none of these tables, each with the table of which it is a part in the end.
+const ATTACHED: &str = "
+    select c.oid, n.nspname::text, c.relname::text, pg_catalog.pg_partition_root(c.oid)::oid
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relispartition and c.relkind = 'r' and c.oid <> all($1)
+    order by c.oid";
+
 impl Applier {
     /// Does all of it in the open transaction.
     pub(super) async fn finish(&mut self, live: &Client) -> Result<Finished, DbError> {
@@ -52,6 +59,7 @@ impl Applier {
                 self.copy_whole(live, place).await?;
             }
         }
+        self.copy_attached(live).await?;
         self.retry(live).await?;
         self.take_out_broken(live).await?;
         let aside = state::aside(&self.client).await?.into_iter().map(Aside::from).collect();
@@ -70,30 +78,56 @@ impl Applier {
     async fn copy_whole(&mut self, live: &Client, place: usize) -> Result<(), DbError> {
         self.empty(place, None).await?;
         for (table, mapped) in self.last_sources(place) {
-            let meant = self.routes.meant(&table, &mapped);
-            let number = self.routes.form_number(meant.form.clone());
-            let (texts, from) = texts(&table, &meant);
-            let only = if table.partitioned { "" } else { "only " };
-            let sql = format!("select 0{texts} from {only}{} l", table.quoted());
-            let what = || format!("read the rows of {}", table.quoted());
-            let none: [&str; 0] = [];
-            let rows = live.query_raw(&sql, none).await.doing(what)?;
-            pin_mut!(rows);
-            while let Some(row) = rows.next().await {
-                self.put_row(place, number, cells(&row.doing(what)?, &from)).await?;
-            }
-            self.flush().await?;
+            self.copy(live, &table, &table.own_rows(), &mapped).await?;
         }
         Ok(())
     }
 
-    /// Returns the tables whose rows are a place's in the end, each row once.
+    /// Copies the rows of a live table, or of what has its columns.
+    async fn copy(
+        &mut self,
+        live: &Client,
+        table: &Table,
+        from: &str,
+        mapped: &Mapped,
+    ) -> Result<(), DbError> {
+        let meant = self.routes.meant(table, mapped);
+        let number = self.routes.form_number(meant.form.clone());
+        let (texts, told) = texts(table, &meant);
+        let sql = format!("select 0{texts} from {from} l");
+        let what = || format!("read the rows of {from}");
+        let none: [&str; 0] = [];
+        let rows = live.query_raw(&sql, none).await.doing(what)?;
+        pin_mut!(rows);
+        while let Some(row) = rows.next().await {
+            self.put_row(mapped.place, number, cells(&row.doing(what)?, &told)).await?;
+        }
+        self.flush().await
+    }
+
     fn last_sources(&self, place: usize) -> Vec<(Table, Mapped)> {
-        let map = &self.routes.map;
-        let all: Vec<_> = map.sources(map.stages.len() - 1, place).collect();
-        let whole: Vec<_> = all.iter().filter(|(table, _)| table.root.is_none()).copied().collect();
-        let chosen = if whole.is_empty() { all } else { whole };
-        chosen.into_iter().map(|(table, mapped)| (table.clone(), mapped.clone())).collect()
+        let sources = self.routes.map.last_sources(place).into_iter();
+        sources.map(|(table, mapped)| (table.clone(), mapped.clone())).collect()
+    }
+
+    /// Copies what the live database has of partitions that were made and filled behind the migration and attached only then: as long as
+    /// nobody knew where they belong, none of their rows was replayed.
+    async fn copy_attached(&mut self, live: &Client) -> Result<(), DbError> {
+        let Some(last) = self.routes.map.stages.last() else { return Ok(()) };
+        let what = || "look for partitions that were attached since".to_owned();
+        let oids: Vec<u32> = last.tables.iter().map(|table| table.oid).collect();
+        for row in live.query(ATTACHED, &[&oids]).await.doing(what)? {
+            let (oid, root): (u32, u32) = (row.get(0), row.get(3));
+            let map = &self.routes.map;
+            let Target::Place(mapped) = map.target(map.stages.len() - 1, root) else { continue };
+            let Some(whole) = map.stages.last().and_then(|last| last.table(root)) else { continue };
+            if !self.routes.is_read(oid) {
+                let (whole, mapped) = (whole.clone(), mapped.clone());
+                let partition = quote::qualified(row.get(1), row.get(2));
+                self.copy(live, &whole, &partition, &mapped).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the rows that were set aside as they are in the end; those that the migration has made stay aside.

@@ -457,6 +457,8 @@ const FOREIGN_KEYS: &str = "
                    where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null and i.indkey[0] = any(c.conkey))
     from pg_catalog.pg_constraint c
     where c.contype = 'f' and c.conparentid = 0
+      -- Before PostgreSQL 18, none is NOT ENFORCED.
+      and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::bool, true)
     order by c.conrelid, c.conname";
 
 const SEQUENCES: &str = "
@@ -474,7 +476,11 @@ const SEQUENCES: &str = "
               where d.classid = 'pg_catalog.pg_attrdef'::regclass and d.refclassid = 'pg_catalog.pg_class'::regclass
                 and d.refobjid = c.oid) numbered(tab, number)
         join pg_catalog.pg_attribute a on a.attrelid = numbered.tab and a.attnum = numbered.number
-             and a.atttypid = any('{smallint,integer,bigint,numeric}'::regtype[])) u
+             and exists (
+               with recursive base(oid) as (
+                 select a.atttypid union all
+                 select d.typbasetype from base join pg_catalog.pg_type d on d.oid = base.oid and d.typtype = 'd')
+               select from base where base.oid = any('{smallint,integer,bigint,numeric}'::regtype[]))) u
     where n.nspname <> $1 and not exists (select from pg_catalog.pg_depend e
           where e.classid = 'pg_catalog.pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
     order by c.oid";

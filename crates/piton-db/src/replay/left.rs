@@ -147,8 +147,6 @@ pub(super) struct Row {
     pub(super) marks: HashMap<String, i64>,
     /// Whether somebody else had written to it before, so that some of it may be theirs.
     pub(super) mixed: bool,
-    /// How often it is there, of a table whose rows have no other name.
-    pub(super) count: u64,
 }
 
 /// Reads what is known of some rows of a table.
@@ -177,7 +175,6 @@ pub(super) async fn rows(
             }
             let row = known.entry(key).or_default();
             row.mixed |= mixed;
-            row.count += 1;
             for (column, mark) in columns.iter().zip(marks.iter().skip(at * columns.len())) {
                 if let Some(mark) = mark {
                     row.marks.insert(column.clone(), *mark);
@@ -186,4 +183,19 @@ pub(super) async fn rows(
         }
     }
     Ok(known)
+}
+
+/// Counts the rows that were put into a table without a key, by the hash of what [`whole_row`] calls them.
+pub(super) async fn counts(client: &Client, table: u32) -> Result<HashMap<u64, u64>, DbError> {
+    let what = || "read what the migration has written".to_owned();
+    let sql = "select keys from piton_replay.left_by where tab = $1";
+    let lists = client.query_raw(sql, [&table]).await.doing(what)?;
+    pin_mut!(lists);
+    let mut counts = HashMap::new();
+    while let Some(list) = lists.next().await {
+        for key in list.doing(what)?.get::<_, Vec<Vec<u8>>>(0) {
+            *counts.entry(hash_of(&touched::key_of(key)?)).or_default() += 1;
+        }
+    }
+    Ok(counts)
 }

@@ -188,6 +188,13 @@ impl Map {
         })
     }
 
+    /// Lists the tables whose rows are a place's in the end, each row once.
+    pub(super) fn last_sources(&self, place: usize) -> Vec<(&Table, &Mapped)> {
+        let all: Vec<_> = self.sources(self.stages.len() - 1, place).collect();
+        let whole: Vec<_> = all.iter().filter(|(table, _)| table.root.is_none()).copied().collect();
+        if whole.is_empty() { all } else { whole }
+    }
+
     /// Chooses the key by which the rows of a place are found, whatever the stage in which they are changed.
     fn key_of(&self, place: usize) -> Option<Vec<usize>> {
         let table = &self.places[place].table;

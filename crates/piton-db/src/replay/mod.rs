@@ -49,7 +49,7 @@ pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{ChangedColumn, Offer, offer};
 pub(crate) use self::rescue::{Head, Kind as LineKind, Line};
-pub use self::rescue::{Loaded, Loading, Rescued, is_committed, load, rescue};
+pub use self::rescue::{Load, Loaded, Part, Progress, Rescued, is_committed, rescue};
 pub use self::watch::{Own, Watch};
 
 /// How many changes are written in one transaction, at least.
@@ -181,11 +181,11 @@ impl Replay {
         )?;
         state::switch_off(&client).await?;
         let (layout, stages) = state::layouts(&client).await?;
-        let Mark { reached, seen, altered, applied, written, sees, way, record } =
+        let Mark { reached, seen, altered, later, applied, written, sees, way, record } =
             state::mark(&client).await?;
         let map = Map::new(layout, stages, &way, &record);
         let castable = castable(&client, &map).await?;
-        let routes = Routes::new(map, castable, seen, altered, applied);
+        let routes = Routes::new(map, castable, seen, altered, applied, later);
         let applier = Applier::new(client, routes, Evaluator::new(live)).await?;
         let stream = Some(Ahead::new(source.open(live, reached).await?));
         let (golden, live, source) = (golden.clone(), live.clone(), source.clone());

@@ -1,7 +1,9 @@
 //! What a change of the stream means, with the layouts that are valid where it stands.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::layout::{Column, Generated, Layout, Table};
 use super::map::{Map, Mapped, Place, Target, fits};
@@ -188,6 +190,15 @@ impl New {
     }
 }
 
+/// What is known of a table that was made after the migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Later {
+    /// `None` of one that was gone already.
+    pub(super) oid: Option<u32>,
+    /// The table with a place of which it was a partition, if it was any.
+    pub(super) whole: Option<u32>,
+}
+
 /// Finds routes, and knows which layout is valid.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -205,8 +216,8 @@ pub(super) struct Routes {
     passed: usize,
     /// Which table carries a name, and the stage at which it looks as it does.
     current: HashMap<Name, (usize, u32)>,
-    /// Tables that were made after the migration, each with the one of which it is a partition, if it is any.
-    later: HashMap<Name, Option<u32>>,
+    /// Tables that were made after the migration, as they were when something was first read of them.
+    pub(super) later: BTreeMap<Name, Later>,
     forms: Vec<Form>,
     known: HashMap<(usize, usize, bool), Known>,
 }
@@ -225,6 +236,7 @@ impl Routes {
         seen: BTreeSet<u32>,
         altered: BTreeSet<usize>,
         is_applied: bool,
+        later: BTreeMap<Name, Later>,
     ) -> Self {
         let mut awaited = HashSet::new();
         for place in map.places.iter().filter(|place| !place.downs.is_empty()) {
@@ -236,7 +248,7 @@ impl Routes {
             }
         }
         let (current, forms, known) = (HashMap::new(), Vec::new(), HashMap::new());
-        let (passed, later) = (0, HashMap::new());
+        let passed = 0;
         let mut routes =
             Self { map, castable, seen, awaited, altered, is_applied, passed, current, later, forms, known };
         routes.find_current();
@@ -459,7 +471,7 @@ impl Routes {
         match candidates.iter().find(|found| known(found)) {
             Some((at, oid)) => Ok((*at, Some(*oid))),
             None if candidates.is_empty() => {
-                let whole = self.later.get(name).copied().flatten();
+                let whole = self.whole(name);
                 Ok((if whole.is_some() { self.map.stages.len() - 1 } else { from }, whole))
             }
             None => Err(DbError::Replay(format!(
@@ -475,12 +487,25 @@ impl Routes {
         !self.later.contains_key(name) && !self.map.stages.iter().any(is_named)
     }
 
-    /// Takes note of what a table is that was made after the migration: a partition of this one, or nothing that has a place.
-    pub(super) fn learn(&mut self, name: &Name, whole: Option<u32>) {
+    /// Takes note of what a table is that was made after the migration: a partition, or nothing that has a place.
+    pub(super) fn learn(&mut self, name: &Name, later: Later) {
         let last = self.map.stages.len() - 1;
+        // Under another name it stays what it was taken for: its rows are read all or none.
+        let known = self.later.values().find(|known| known.oid.is_some() && known.oid == later.oid);
+        let whole = known.map_or(later.whole, |known| known.whole);
         let whole = whole.filter(|oid| self.map.stages[last].table(*oid).is_some());
-        self.later.insert(name.clone(), whole);
+        self.later.insert(name.clone(), Later { whole, ..later });
         self.known.clear();
+    }
+
+    /// Returns the table with a place of which one that was made after the migration is known to be a partition.
+    fn whole(&self, name: &Name) -> Option<u32> {
+        self.later.get(name)?.whole
+    }
+
+    /// Tells whether the rows of a table that was made after the migration were read as those of one that has a place.
+    pub(super) fn is_read(&self, oid: u32) -> bool {
+        self.later.values().any(|later| later.oid == Some(oid) && later.whole.is_some())
     }
 
     /// Returns a divided table of a place whose partition a table with these columns may have been.
@@ -560,7 +585,7 @@ impl Routes {
         let mut emptied = Vec::new();
         for name in tables {
             let last = self.map.stages.len() - 1;
-            let later = || Some((last, self.later.get(name).copied().flatten()?));
+            let later = || Some((last, self.whole(name)?));
             let Some((at, oid)) = self.current.get(name).copied().or_else(later) else { continue };
             let Target::Place(mapped) = self.map.target(at, oid) else { continue };
             let is_part = self.later.contains_key(name)

@@ -1,22 +1,22 @@
 //! Where a replay stands, kept in the golden copy itself: in the same transaction as the rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 
 use super::layout::{Layout, SCHEMA};
 use super::map::Way;
 use super::net::{Key, parts};
-use super::route::Routes;
+use super::route::{Later, Routes};
 use crate::DbError;
-use crate::capture::{Lsn, Snapshot};
+use crate::capture::{Lsn, Name, Snapshot};
 use crate::error::Doing;
 use crate::migrate::RecordTables;
 
 /// What is kept about a row beside the golden copy's own tables.
 const TABLES: &str = "
     create schema piton_replay;
-    create table piton_replay.mark (reached text not null, seen text not null, altered text not null, written int8 not null, applied bool not null, sees text not null, way text not null, record text not null);
+    create table piton_replay.mark (reached text not null, seen text not null, altered text not null, later text not null, written int8 not null, applied bool not null, sees text not null, way text not null, record text not null);
     create table piton_replay.layout (stage int primary key, layout text not null);
     create table piton_replay.aside (place text not null, key text not null, why text not null, of_migration bool not null);
     create index on piton_replay.aside using hash (key);
@@ -46,6 +46,8 @@ pub(super) struct Mark {
     pub(super) seen: BTreeSet<u32>,
     /// The places with computed columns in which the migration was seen to write.
     pub(super) altered: BTreeSet<usize>,
+    /// Tables that were made after the migration.
+    pub(super) later: BTreeMap<Name, Later>,
     /// Whether all of the migration is applied.
     pub(super) applied: bool,
     /// How many rows others than the migration have written.
@@ -75,7 +77,7 @@ pub(super) async fn make(
     client.batch_execute(TABLES).await.doing(what)?;
     client
         .execute(
-            "insert into piton_replay.mark values ($1, '[]', '[]', 0, false, $2, $3, $4)",
+            "insert into piton_replay.mark values ($1, '[]', '[]', '[]', 0, false, $2, $3, $4)",
             &[&Lsn::default().to_string(), &sees.to_string(), &text(way)?, &text(record)?],
         )
         .await
@@ -186,7 +188,7 @@ pub(super) async fn layouts(client: &Client) -> Result<(Layout, Vec<Layout>), Db
 pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
     let row = client
         .query_one(
-            "select reached, seen, sees, way, record, written, altered, applied from piton_replay.mark for update",
+            "select reached, seen, sees, way, record, written, altered, applied, later from piton_replay.mark for update",
             &[],
         )
         .await
@@ -201,6 +203,7 @@ pub(super) async fn mark(client: &Client) -> Result<Mark, DbError> {
         written: row.get(5),
         altered: value(&parse(6))?,
         applied: row.get(7),
+        later: value::<Vec<_>>(&parse(8))?.into_iter().collect(),
     })
 }
 
@@ -211,10 +214,11 @@ pub(super) async fn advance(
     routes: &Routes,
     written: i64,
 ) -> Result<(), DbError> {
+    let later: Vec<_> = routes.later.iter().collect();
     client
         .execute(
-            "update piton_replay.mark set reached = $1, seen = $2, altered = $3, written = $4",
-            &[&reached.to_string(), &text(&routes.seen)?, &text(&routes.altered)?, &written],
+            "update piton_replay.mark set reached = $1, seen = $2, altered = $3, written = $4, later = $5",
+            &[&reached.to_string(), &text(&routes.seen)?, &text(&routes.altered)?, &written, &text(&later)?],
         )
         .await
         .map(drop)

@@ -70,21 +70,17 @@ impl Applier {
 
     /// Finds out what a table is that was made after the migration.
     async fn learn(&mut self, name: &Name, columns: &[Column]) -> Result<(), DbError> {
-        let whole = match self.evaluator.whole_of(name).await? {
-            Some(whole) => whole,
-            // It is gone.
-            None => match self.routes.divided_like(columns).filter(|_| !columns.is_empty()) {
-                None => None,
-                Some(table) => {
-                    return Err(DbError::Replay(format!(
-                        "{} was made after the migration, written to and removed, and may have been a partition of {}",
-                        quote::qualified(&name.schema, &name.name),
-                        table.quoted()
-                    )));
-                }
-            },
-        };
-        self.routes.learn(name, whole);
+        let later = self.evaluator.look_up(name).await?;
+        if later.oid.is_none()
+            && let Some(table) = self.routes.divided_like(columns).filter(|_| !columns.is_empty())
+        {
+            return Err(DbError::Replay(format!(
+                "{} was made after the migration, written to and removed, and may have been a partition of {}",
+                quote::qualified(&name.schema, &name.name),
+                table.quoted()
+            )));
+        }
+        self.routes.learn(name, later);
         Ok(())
     }
 

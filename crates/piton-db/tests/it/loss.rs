@@ -6,7 +6,6 @@ use piton_db::Database;
 use piton_db::changes::Presence;
 use piton_db::loss::{Look, Loss, TableLoss, look, move_sequences};
 use piton_db::migrate::RecordTables;
-use piton_db::replay;
 use serde_json::Value;
 
 use crate::{HARD, database, fresh, number, quiet, run};
@@ -112,8 +111,7 @@ async fn every_kind_of_write_is_counted_and_written_down() {
 
     // A later release can have them: what is not there goes in, nothing is overwritten.
     run(&older, "create table made (id bigint primary key, v text)").await;
-    let loaded =
-        replay::load(&older, &folder.path().join("rows.jsonl")).await.unwrap().commit().await.unwrap();
+    let loaded = crate::rescue::load(&older, &folder.path().join("rows.jsonl")).await.loaded;
     assert_eq!((loaded.loaded, loaded.there), (10, 0), "{:?}", loaded.left);
     assert_eq!(loaded.left.len(), 8);
     let client = older.connect().await.unwrap();

@@ -7,6 +7,7 @@ by_both! {
     a_partition_that_is_made_afterwards_loses_no_row_in_silence
     a_partition_that_is_gone_or_emptied_is_no_table_of_nobody
     who_makes_a_partition_while_a_migration_runs_is_not_the_migration
+    a_partition_that_is_attached_when_it_is_full_loses_no_row
 }
 
 const SETUP: &str = "
@@ -67,4 +68,31 @@ async fn who_makes_a_partition_while_a_migration_runs_is_not_the_migration(by: B
     let finished = scene.rewind().await;
     assert_eq!(scene.golden("select * from m").await, "(1,2026-05-05,1) (2,2026-06-06,2)");
     assert_eq!(finished.aside.len(), 1, "{finished:?}");
+}
+
+/// As long as it was a table of its own, nobody knew where its rows belong. What was read when it was a partition comes once.
+async fn a_partition_that_is_attached_when_it_is_full_loses_no_row(by: By) {
+    let setup = "create table m (id int primary key, n int) partition by range (id); create table m_rest partition of m default;
+                 create table k (n int) partition by list (n); create table k_rest partition of k default; alter table k_rest replica identity full";
+    let Some(scene) = Scene::new(by, "partitions_attached", setup).await else { return };
+    scene.migrate("alter table m add note text; alter table k add note text").await;
+    run(
+        &scene.live,
+        "create table m_next (like m including all); insert into m_next values (1, 1), (2, 2), (3, 3);
+         create table k_next (like k including all); insert into k_next values (1), (1);
+         create table k_own partition of k for values in (7); insert into k values (7)",
+    )
+    .await;
+    drop(scene.replay().await.unwrap());
+    run(
+        &scene.live,
+        "alter table m attach partition m_next for values from (0) to (10); alter table k attach partition k_next for values in (1);
+         alter table m_next rename to m_last; update m set n = 20 where id = 2; delete from m where id = 3; insert into m values (4, 4, 'x');
+         insert into k values (1), (7)",
+    )
+    .await;
+    let finished = scene.rewind().await;
+    assert_eq!(finished.aside.len(), 0, "{finished:?}");
+    assert_eq!(scene.golden("select * from m").await, "(1,1) (2,20) (4,4)");
+    assert_eq!(scene.golden("select * from k").await, "(1) (1) (1) (7) (7)");
 }

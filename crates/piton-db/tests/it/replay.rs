@@ -6,7 +6,7 @@ use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
 use piton_db::replay::{
-    Down, Finished, Offer, Replay, Watch, give_up, load, note_applied, note_layout, offer, prepare, rescue,
+    Down, Finished, Load, Offer, Replay, Watch, give_up, note_applied, note_layout, offer, prepare, rescue,
 };
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
@@ -636,7 +636,7 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
     )
     .await;
     run(&scene.golden, &recorded(migration)).await;
-    let first = load(&scene.golden, &file).await.unwrap().commit().await.unwrap();
+    let first = crate::rescue::load(&scene.golden, &file).await.loaded;
     let of_t = "select id, n, note from t";
     let rows =
         r#"(1,1,"it's ""new""") (2,20,"it's ""new""") (3,3,none) (5,5,none) (6,6,none) (7,7,) (8,8,none)"#;
@@ -652,12 +652,12 @@ async fn what_the_old_structure_cannot_hold_is_saved_and_loaded_again(by: By) {
             r#"id 4 of "public"."orders": it violates "orders_t_fkey" (23503)"#
         ]
     );
-    let second = load(&scene.golden, &file).await.unwrap().commit().await.unwrap();
+    let second = crate::rescue::load(&scene.golden, &file).await.loaded;
     assert_eq!((second.loaded, second.left), (0, first.left), "all of it is there");
     assert_eq!(scene.golden(of_t).await, rows);
 
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.lines().take(2).collect::<Vec<_>>().join("\n")).unwrap();
-    let refused = load(&scene.golden, &file).await.unwrap_err().to_string();
+    let refused = Load::open(&scene.golden, &file).await.unwrap_err().to_string();
     assert!(refused.contains("it has been cut off"), "{refused}");
 }

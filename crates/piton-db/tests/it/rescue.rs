@@ -1,6 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use piton_db::replay::{Loaded, Rescued, give_up, is_committed, load, rescue};
+use piton_db::Database;
+
+use piton_db::replay::{Load, Loaded, Progress, Rescued, give_up, is_committed, rescue};
 
 use crate::replay::{By, Scene, recorded};
 use crate::run;
@@ -32,8 +34,25 @@ impl Again {
     }
 
     async fn load(&self) -> Loaded {
-        load(&self.scene.golden, &self.file()).await.unwrap().commit().await.unwrap()
+        load(&self.scene.golden, &self.file()).await.loaded
     }
+
+    /// Loads the file, and leaves in it what did not come in.
+    async fn load_and_leave(&self) -> Loaded {
+        let progress = load(&self.scene.golden, &self.file()).await;
+        progress.write_rest(&self.file(), &self.file()).unwrap();
+        progress.loaded
+    }
+}
+
+/// Loads a whole file.
+pub(crate) async fn load(database: &Database, file: &Path) -> Progress {
+    let mut load = Load::open(database, file).await.unwrap();
+    let mut progress = Progress::default();
+    while let Some(part) = load.next(&progress).await.unwrap() {
+        progress = part.commit().await.unwrap();
+    }
+    progress
 }
 
 by_both! {
@@ -43,6 +62,9 @@ by_both! {
     rows_without_a_key_are_saved_and_loaded
     new_columns_of_a_table_that_tells_whole_rows_are_saved
     what_was_left_goes_over_nothing_that_came_since
+    what_is_changed_by_hand_since_is_no_obstacle
+    a_row_that_nothing_names_is_saved_where_it_does_not_fit
+    a_row_of_what_became_a_partition_is_saved
 }
 
 async fn what_the_migration_alone_has_written_is_not_put_back(by: By) {
@@ -88,7 +110,7 @@ async fn what_may_be_the_migrations_is_put_only_where_nothing_is(by: By) {
     .await;
     assert_eq!(again.back().await.values, 3);
     run(&again.scene.golden, &recorded(volatile)).await;
-    let loaded = again.load().await;
+    let loaded = again.load_and_leave().await;
     assert_eq!(loaded.left.len(), 2, "{loaded:?}");
     assert!(
         loaded.left[0]
@@ -101,7 +123,6 @@ async fn what_may_be_the_migrations_is_put_only_where_nothing_is(by: By) {
         "(new)",
         "that row is somebody's alone"
     );
-    loaded.write_left(&again.file()).unwrap();
     let text = std::fs::read_to_string(again.file()).unwrap();
     assert!(!text.contains(r#""note":"n""#), "what is in is not loaded again: {text}");
 }
@@ -150,12 +171,15 @@ async fn rows_without_a_key_are_saved_and_loaded(by: By) {
     assert_eq!(again.back().await.rows, 4);
     run(&again.scene.golden, &recorded(migration)).await;
     run(&again.scene.golden, "insert into log values ('seen', 2)").await;
+    let mut load = Load::open(&again.scene.golden, &again.file()).await.unwrap();
+    let before = Progress::default();
     // What is not committed is not in.
-    drop(load(&again.scene.golden, &again.file()).await.unwrap());
-    let loading = load(&again.scene.golden, &again.file()).await.unwrap();
-    assert_eq!((loading.loaded.loaded, loading.loaded.there), (4, 0), "{:?}", loading.loaded);
-    let transaction = loading.transaction;
-    loading.commit().await.unwrap();
+    drop(load.next(&before).await.unwrap().unwrap());
+    let part = load.next(&before).await.unwrap().unwrap();
+    let transaction = part.transaction;
+    let after = part.commit().await.unwrap();
+    assert_eq!((after.loaded.loaded, after.loaded.there), (4, 0), "{after:?}");
+    assert!(load.next(&after).await.unwrap().is_none());
     assert!(is_committed(&again.scene.golden, transaction).await.unwrap());
     let rows = "(,) (made,) (made,1) (made,1) (made,1) (seen,2) (seen,2) (seen,2)";
     assert_eq!(again.scene.golden("select * from log").await, rows);
@@ -207,9 +231,8 @@ async fn what_was_left_goes_over_nothing_that_came_since(by: By) {
     assert_eq!(again.back().await.values, 2);
     run(&again.scene.golden, "delete from cat where id = 7").await;
     run(&again.scene.golden, &recorded(migration)).await;
-    let loaded = again.load().await;
+    let loaded = again.load_and_leave().await;
     assert_eq!(loaded.left.len(), 2, "{loaded:?}");
-    loaded.write_left(&again.file()).unwrap();
     // People go on, and the next release loads what is left.
     run(&again.scene.golden, "insert into cat values (7); update t set cat = 1 where id = 1").await;
     let loaded = again.load().await;
@@ -253,4 +276,115 @@ async fn loading_fires_no_trigger_and_keeps_to_every_constraint() {
     assert_eq!(again.scene.golden("select * from t").await, "(1,5) (3,7)", "nothing is added up twice");
     assert_eq!(again.scene.golden("select * from note").await, "(1,1)");
     assert_eq!(again.scene.golden("select * from line").await, "(1,1,1,5) (9,3,3,0)");
+}
+
+/// What is gone is gone; the rest is saved under the names that the migration gives.
+async fn what_is_changed_by_hand_since_is_no_obstacle(by: By) {
+    let setup = "create table t (id int primary key); insert into t values (1)";
+    let Some(again) = Again::new(by, "rescue_by_hand", setup).await else { return };
+    let migration =
+        "alter table t add a text, add b text; create table made (id int primary key, v text, w text);
+                     create table log (v text, w text); create table gone (id int primary key)";
+    again.scene.migrate(migration).await;
+    run(
+        &again.scene.live,
+        "update t set a = 'a', b = 'b'; insert into made values (1, 'v', 'w'); insert into log values ('v', 'w'); insert into gone values (1)",
+    )
+    .await;
+    drop(again.scene.replay().await.unwrap());
+    run(
+        &again.scene.live,
+        "alter table t drop b; alter table made rename v to value; alter table made drop w; alter table made rename to other;
+         alter table log drop w; drop table gone",
+    )
+    .await;
+    let rescued = again.back().await;
+    assert_eq!((rescued.rows, rescued.values), (2, 1));
+    run(&again.scene.golden, &recorded(migration)).await;
+    assert_eq!(again.load().await.left, [""; 0]);
+    let all = "select id::text, a, b from t union all select id::text, v, w from made union all select 'log', v, w from log";
+    assert_eq!(again.scene.golden(all).await, "(1,a,) (1,v,) (log,v,)");
+}
+
+async fn a_row_that_nothing_names_is_saved_where_it_does_not_fit(by: By) {
+    let setup = "create table p (id int primary key); create table c (p int references p, n text, x int);
+                 alter table c replica identity full; insert into p values (1)";
+    let Some(again) = Again::new(by, "rescue_nameless", setup).await else { return };
+    let migration = "insert into p values (2); alter table c rename n to name";
+    again.scene.migrate(migration).await;
+    run(&again.scene.live, "insert into c values (2, 'a, \"b', null), (2, 'a, \"b', null), (1, 'one', 1)")
+        .await;
+    assert_eq!(again.back().await.rows, 2);
+    assert_eq!(again.scene.golden("select * from c").await, "(1,one,1)");
+    run(&again.scene.golden, &recorded(migration)).await;
+    assert_eq!(again.load().await.loaded, 2);
+    assert_eq!(
+        again.scene.golden("select p, name from c where x is null").await,
+        r#"(2,"a, ""b") (2,"a, ""b")"#
+    );
+}
+
+async fn a_row_of_what_became_a_partition_is_saved(by: By) {
+    let setup = "create table part (id int primary key, n int constraint small check (n < 10)); insert into part values (1, 1)";
+    let Some(again) = Again::new(by, "rescue_partition", setup).await else { return };
+    let migration = "alter table part drop constraint small; create table whole (id int primary key, n int) partition by range (id);
+                     alter table whole attach partition part for values from (0) to (100)";
+    again.scene.migrate(migration).await;
+    run(&again.scene.live, "insert into whole values (2, 2), (3, 30)").await;
+    assert_eq!(again.back().await.rows, 1);
+    run(&again.scene.golden, &recorded(migration)).await;
+    assert_eq!(again.load().await.loaded, 1);
+    assert_eq!(again.scene.golden("select * from whole").await, "(1,1) (2,2) (3,30)");
+}
+
+/// Nobody waits for more than a part of it, and what is in is in, wherever it is cut off.
+#[tokio::test]
+async fn a_file_is_loaded_in_parts() {
+    let Some(again) = Again::new(By::Log, "rescue_parts", "create table t (id int primary key)").await else {
+        return;
+    };
+    let migration = "create table made (id serial primary key, next int references made deferrable initially deferred); create table log (n int)";
+    again.scene.migrate(migration).await;
+    run(
+        &again.scene.live,
+        "insert into made select i, nullif(i + 1, 2501) from generate_series(1, 2500) i; insert into log select i from generate_series(1, 1200) i",
+    )
+    .await;
+    assert_eq!(again.back().await.rows, 3700);
+    run(&again.scene.golden, &recorded(migration)).await;
+    // Somebody has what one of them refers to, and keeps another one out.
+    run(&again.scene.golden, "insert into made values (2499, null)").await;
+    let (mut before, mut parts) = (Progress::default(), 0);
+    let whole = loop {
+        // Whoever goes on after a kill has read the file anew.
+        let mut load = Load::open(&again.scene.golden, &again.file()).await.unwrap();
+        let noted = serde_json::to_string(&before).unwrap();
+        drop(load.next(&before).await.unwrap());
+        let before_it = serde_json::from_str(&noted).unwrap();
+        let Some(part) = load.next(&before_it).await.unwrap() else { break before_it };
+        before = part.commit().await.unwrap();
+        parts += 1;
+        if parts == 2 {
+            let cut = again.folder.path().join("cut.jsonl");
+            before.write_rest(&again.file(), &cut).unwrap();
+            let text = std::fs::read_to_string(&cut).unwrap();
+            let of_made = text.lines().filter(|line| line.contains(r#""table":"made""#)).count();
+            let of_log = text.lines().filter(|line| line.contains(r#""table":"log""#)).count();
+            let is_in = "select (select count(*) from made) - 1 + (select count(*) from log)";
+            let is_in: usize = again.scene.golden(is_in).await.trim_matches(['(', ')']).parse().unwrap();
+            assert_eq!(of_made + of_log + is_in, 3700, "{of_made}, {of_log}");
+        }
+    };
+    assert!(parts > 4, "{parts}");
+    assert_eq!(whole.loaded.left, [r#"id 2499 of "public"."made": another row has its key"#]);
+    assert_eq!(again.scene.golden("select count(*), count(next) from made").await, "(2500,2498)");
+    assert_eq!(again.scene.golden("select count(*), count(distinct n) from log").await, "(1200,1200)");
+    run(&again.scene.golden, "insert into made values (default, null)").await;
+    assert_eq!(again.scene.golden("select max(id) from made").await, "(2501)");
+    whole.write_rest(&again.file(), &again.file()).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(again.file()).unwrap().lines().count(),
+        2,
+        "its head, and the one line"
+    );
 }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod load;
+mod put;
 mod save;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Column;
 use crate::{DbError, files, quote};
 
-pub use self::load::{Loaded, Loading, is_committed, load};
+pub use self::load::{Load, Loaded, Part, Progress, is_committed};
 pub use self::save::rescue;
 pub(super) use self::save::{NewIn, new_columns, new_in};
 

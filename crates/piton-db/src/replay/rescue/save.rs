@@ -1,22 +1,23 @@
 //! What of a replaced database is saved.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use futures_util::{StreamExt, pin_mut};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::super::apply::{as_parameters, keys};
-use super::super::layout::{Column, Generated, Table};
+use super::super::layout::{Column, Generated, Layout, Table};
 use super::super::left::{self, mark, whole_row};
 use super::super::map::{Map, Mapped, Place, Target};
 use super::super::net::{Key, parts};
+use super::super::offer::hash_of;
 use super::super::state::{self, Mark};
 use super::super::touched::{self, State};
 use super::super::{session, sql};
 use super::{Kind, Line, Rescued, is_key, write};
 use crate::error::Doing;
-use crate::{Database, DbError, quote};
+use crate::{Database, DbError, Session, quote};
 
 /// How many rows are asked for at once.
 const ROWS: usize = 5_000;
@@ -35,10 +36,231 @@ pub async fn rescue(now: &Database, replaced: &Database, file: &Path) -> Result<
     }
     let (golden, stages) = state::layouts(&now).await?;
     let Mark { way, record, .. } = state::mark(&now).await?;
-    let map = Map::new(golden, stages, &way, &record);
-    let mut lines = new_things(&now, &replaced, &map).await?;
-    lines.extend(rows_aside(&now, &replaced, &map).await?);
+    let (map, there) = (Map::new(golden, stages, &way, &record), Layout::read(&replaced).await?);
+    let saver = Saver { now, replaced, map, there };
+    let mut lines = saver.new_things().await?;
+    lines.extend(saver.rows_aside().await?);
     write(&lines, file)
+}
+
+/// Reads what is to be saved.
+struct Saver {
+    now: Session,
+    replaced: Session,
+    map: Map,
+    /// The replaced database as it is: somebody may have changed it by hand since the migration has ended.
+    there: Layout,
+}
+
+/// A table as the migration has left it, which a file speaks of, and as it is.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    left: &'a Table,
+    is: &'a Table,
+}
+
+/// A column of it.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    left: &'a Column,
+    is: &'a Column,
+    /// Whether what is noted of it is text of the type that it has.
+    is_as_noted: bool,
+}
+
+impl Saver {
+    /// Finds a table of the last stage; `None` when it is gone.
+    fn source<'a>(&'a self, left: &'a Table) -> Option<Source<'a>> {
+        Some(Source { left, is: self.there.table(left.oid)? })
+    }
+
+    /// Finds a column of a table; `None` when it is gone.
+    fn column<'a>(&self, source: Source<'a>, left: &'a Column) -> Option<Read<'a>> {
+        let is = source.is.numbered(left.number)?;
+        // What was noted before a migration gave a column another type is text of the old one.
+        let then =
+            |stage: &'_ Layout| Some(stage.table(source.left.oid)?.column(&left.name)?.bare == is.bare);
+        let is_as_noted = self.map.stages.iter().filter_map(then).all(|same| same);
+        Some(Read { left, is, is_as_noted })
+    }
+
+    fn columns<'a>(&self, source: Source<'a>, left: &[&'a Column]) -> Vec<Read<'a>> {
+        left.iter().filter_map(|column| self.column(source, column)).collect()
+    }
+
+    /// Reads the rows of new tables, and the new columns of others, that somebody has written to.
+    async fn new_things(&self) -> Result<Vec<Line>, DbError> {
+        let mut lines = Vec::new();
+        let last = self.map.stages.len() - 1;
+        for (oid, rows) in touched::all(&self.now).await? {
+            let Some(table) = self.map.stages[last].table(oid) else { continue };
+            let Some((new, source)) = new_in(&self.map, last, table).zip(self.source(table)) else {
+                continue;
+            };
+            lines.extend(match &new.key {
+                None => self.nameless(source, &new).await?,
+                Some(key) => self.written(source, &new, key, &rows).await?,
+            });
+        }
+        Ok(lines)
+    }
+
+    /// Reads what is new in the rows of one table that were touched.
+    async fn written(
+        &self,
+        source: Source<'_>,
+        new: &NewIn<'_>,
+        key: &[String],
+        rows: &BTreeMap<Key, State>,
+    ) -> Result<Vec<Line>, DbError> {
+        let table = source.left;
+        let column = |name: &String| self.column(source, table.column(name)?);
+        // Without a column of its key nothing names a row any more.
+        let Some(key) = key.iter().map(column).collect::<Option<Vec<_>>>() else { return Ok(Vec::new()) };
+        let named = Named { source, key };
+        let columns = self.columns(source, &new.columns);
+        let left = left::rows(&self.now, table.oid, |key| rows.contains_key(key)).await?;
+        let first = self.map.stages.iter().find_map(|stage| stage.table(table.oid));
+        let is_rewritten = first.is_some_and(|first| first.file != table.file);
+        let rows: Vec<(&Key, State)> = rows.iter().map(|(key, state)| (key, *state)).collect();
+        let mut lines = Vec::new();
+        for some in rows.chunks(ROWS) {
+            let keys: Vec<&str> = some.iter().map(|(key, _)| key.as_str()).collect();
+            let found = named.read(&self.replaced, &columns, &keys).await?;
+            for ((noted, state), found) in some.iter().zip(found) {
+                let (state, left) = (*state, left.get(*noted));
+                lines.extend(match found {
+                    Some(found) => {
+                        let left = left.filter(|left| left.mixed || state != State::Made);
+                        line_of(table, new.kind, found, &columns, &Known { left, state, is_rewritten })
+                    }
+                    // A row of the migration's own that somebody has removed: the next one makes it again.
+                    None => (left.is_some_and(|left| !left.mixed) && new.kind == Kind::Row)
+                        .then(|| line(table, Kind::Deleted, named.told(noted), BTreeMap::new())),
+                });
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Reads the rows of a new table of which nothing but itself names one; what the migration has put there is left out.
+    async fn nameless(&self, source: Source<'_>, new: &NewIn<'_>) -> Result<Vec<Line>, DbError> {
+        let columns = self.columns(source, &new.columns);
+        // With another column fewer, no row looks any more as the migration has left it.
+        let mut left = left::counts(&self.now, source.left.oid).await?;
+        let what = || format!("read the rows of {}", source.is.quoted());
+        let texts: Vec<String> =
+            columns.iter().map(|column| format!("g.{}::text", quote::ident(&column.is.name))).collect();
+        let sql = format!("select {} from {} g", texts.join(", "), source.is.own_rows());
+        let none: [&str; 0] = [];
+        let rows = self.replaced.query_raw(&sql, none).await.doing(what)?;
+        pin_mut!(rows);
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().await {
+            let row = row.doing(what)?;
+            let value = |at: usize| row.get::<_, Option<&str>>(at);
+            let whole = whole_row((0..columns.len()).map(value));
+            if let Some(count) = left.get_mut(&hash_of(&whole)).filter(|count| **count > 0) {
+                *count -= 1;
+                continue;
+            }
+            let values = columns.iter().enumerate();
+            let values = values.map(|(at, column)| (column.left.name.clone(), value(at).map(str::to_owned)));
+            lines.push(line(source.left, Kind::Row, BTreeMap::new(), values.collect()));
+        }
+        Ok(lines)
+    }
+
+    /// Reads the rows that did not go back.
+    async fn rows_aside(&self) -> Result<Vec<Line>, DbError> {
+        let mut by_place: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+        for row in state::aside(&self.now).await? {
+            if let Some(place) = self.map.places.iter().position(|place| place.table.quoted() == row.place) {
+                by_place.entry(place).or_default().push(row.key);
+            }
+        }
+        let mut lines = Vec::new();
+        for (place, rows) in by_place {
+            let sources = self.map.last_sources(place);
+            let Some(key) = &self.map.places[place].key else {
+                if let Some((table, mapped)) = sources.first() {
+                    lines.extend(self.nameless_aside(place, table, mapped, &rows).await?);
+                }
+                continue;
+            };
+            for (table, mapped) in sources {
+                lines.extend(self.named_aside(place, key, table, mapped, &rows).await?);
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Reads rows of a place as they are in a table that has rows of it.
+    async fn named_aside(
+        &self,
+        place: usize,
+        key: &[usize],
+        table: &Table,
+        mapped: &Mapped,
+        rows: &[Key],
+    ) -> Result<Vec<Line>, DbError> {
+        let place = &self.map.places[place];
+        let Some(source) = self.source(table) else { return Ok(Vec::new()) };
+        // The key is asked for by the columns that have become of it.
+        let own = |at: &usize| {
+            let own = self.column(source, &table.columns[mapped.columns[*at]?])?;
+            Some(Read { is_as_noted: place.table.columns[*at].bare == own.is.bare, ..own })
+        };
+        let Some(own) = key.iter().map(own).collect::<Option<Vec<_>>>() else { return Ok(Vec::new()) };
+        let named = Named { source, key: own };
+        let mut columns: Vec<&Column> = written(table).collect();
+        columns.retain(|column| named.key.iter().all(|key| key.left.name != column.name));
+        let columns = self.columns(source, &columns);
+        let mut lines = Vec::new();
+        for some in rows.chunks(ROWS) {
+            let keys: Vec<&str> = some.iter().map(String::as_str).collect();
+            let there = there(&self.now, place, key, &keys).await?;
+            let found = named.read(&self.replaced, &columns, &keys).await?.into_iter().zip(there);
+            lines.extend(found.filter_map(|(found, is_there)| {
+                let (key, values) = found?;
+                // What goes on as it was before may be removed by the next load: then it is not to come back.
+                let kind = if is_there { Kind::Changed } else { Kind::Row };
+                Some(line(table, kind, key, values))
+            }));
+        }
+        Ok(lines)
+    }
+
+    /// Reads rows of a place without a key, which are noted as the golden copy had them.
+    async fn nameless_aside(
+        &self,
+        place: usize,
+        table: &Table,
+        mapped: &Mapped,
+        rows: &[Key],
+    ) -> Result<Vec<Line>, DbError> {
+        let place = &self.map.places[place];
+        let went_on = |(at, column): (usize, &'_ Column)| {
+            let became = &table.columns[mapped.columns[at]?];
+            let is_same = column.generated == Generated::No && !place.downs.contains_key(&at);
+            is_same.then(|| (quote::ident(&column.name), became.name.clone()))
+        };
+        let columns: Vec<(String, String)> =
+            place.table.columns.iter().enumerate().filter_map(went_on).collect();
+        let texts = columns.iter().map(|(name, _)| format!(", g.{name}::text"));
+        let sql = format!(
+            "select 0{} from pg_catalog.unnest($1::text[]) n(row) cross join lateral (select (n.row::{}).*) g",
+            texts.collect::<String>(),
+            place.table.quoted()
+        );
+        let what = || format!("read rows of {}", place.table.quoted());
+        let found = self.now.query(&sql, &[&rows]).await.doing(what)?;
+        let values = |row: &Row| {
+            let value = |(at, (_, name)): (usize, &(String, String))| (name.clone(), row.get(1 + at));
+            columns.iter().enumerate().map(value).collect()
+        };
+        Ok(found.iter().map(|row| line(table, Kind::Row, BTreeMap::new(), values(row))).collect())
+    }
 }
 
 /// What is new in a table of the live database.
@@ -81,72 +303,6 @@ fn written(table: &Table) -> impl Iterator<Item = &Column> {
     table.columns.iter().filter(|column| column.generated == Generated::No)
 }
 
-/// Reads the rows of new tables, and the new columns of others, that somebody has written to.
-async fn new_things(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Line>, DbError> {
-    let mut lines = Vec::new();
-    let last = map.stages.len() - 1;
-    for (oid, rows) in touched::all(now).await? {
-        let Some(table) = map.stages[last].table(oid) else { continue };
-        let Some(new) = new_in(map, last, table) else { continue };
-        let Some(key) = &new.key else {
-            lines.extend(nameless(now, replaced, table, &new).await?);
-            continue;
-        };
-        // What was noted before a migration gave a column another type is text of the old one.
-        let is_as_noted = |column: &Column| {
-            let then = map.stages.iter().filter_map(|stage| stage.table(oid)?.column(&column.name));
-            then.into_iter().all(|then| then.bare == column.bare)
-        };
-        let key: Vec<&Column> = key.iter().filter_map(|name| table.column(name)).collect();
-        let named = Named { table, is_its_text: key.iter().map(|column| is_as_noted(column)).collect(), key };
-        let left = left::rows(now, oid, |key| rows.contains_key(key)).await?;
-        let first = map.stages.iter().find_map(|stage| stage.table(oid));
-        let is_rewritten = first.is_some_and(|first| first.file != table.file);
-        let rows: Vec<(&Key, State)> = rows.iter().map(|(key, state)| (key, *state)).collect();
-        for some in rows.chunks(ROWS) {
-            let keys: Vec<&str> = some.iter().map(|(key, _)| key.as_str()).collect();
-            let found = named.read(replaced, &new.columns, &keys).await?;
-            for ((noted, state), found) in some.iter().zip(found) {
-                let Some((key, values)) = found else {
-                    // A row of the migration's own that somebody has removed: the next one makes it again.
-                    if left.get(*noted).is_some_and(|left| !left.mixed) && new.kind == Kind::Row {
-                        lines.push(line(table, Kind::Deleted, named.told(noted), BTreeMap::new()));
-                    }
-                    continue;
-                };
-                let mut line = line(table, new.kind, key, values);
-                let left = left.get(*noted).filter(|left| left.mixed || *state != State::Made);
-                let (mut written, mut unsure) = (Vec::new(), Vec::new());
-                for column in &new.columns {
-                    let value = line.values.get(&column.name).and_then(Option::as_deref);
-                    match whose(left, *state, column, value, is_rewritten, is_as_noted(column)) {
-                        Whose::Migrations => {}
-                        Whose::Somebodys => written.push(column.name.clone()),
-                        Whose::Nobodys => unsure.push(column.name.clone()),
-                    }
-                }
-                // A whole row is somebody's as a whole, if the migration has not made it.
-                if new.kind == Kind::Row && left.is_none() {
-                    lines.push(line);
-                    continue;
-                }
-                if written.is_empty() && unsure.is_empty() {
-                    continue;
-                }
-                match new.kind {
-                    Kind::NewColumns => {
-                        line.values.retain(|name, _| written.contains(name) || unsure.contains(name));
-                    }
-                    _ => line.written = [written, unsure.clone()].concat(),
-                }
-                line.unsure = unsure;
-                lines.push(line);
-            }
-        }
-    }
-    Ok(lines)
-}
-
 /// Who has written what a column holds.
 enum Whose {
     Migrations,
@@ -155,108 +311,77 @@ enum Whose {
     Nobodys,
 }
 
-/// Tells whose a value is in a row that somebody has written to.
-fn whose(
-    left: Option<&left::Row>,
+/// What is known of a row that somebody has written to.
+struct Known<'a> {
+    /// What the migration has left in it, if it has written it.
+    left: Option<&'a left::Row>,
     state: State,
-    column: &Column,
-    value: Option<&str>,
+    /// Whether its table's rows were written anew by the migration.
     is_rewritten: bool,
-    is_as_noted: bool,
-) -> Whose {
-    if let Some(left) = left
-        && let Some(known) = left.marks.get(&column.name)
-    {
-        return match is_as_noted {
-            true if *known != mark(value) => Whose::Somebodys,
-            true if !left.mixed => Whose::Migrations,
-            _ => Whose::Nobodys,
-        };
-    }
-    if left.is_none() && state == State::Made {
-        return Whose::Somebodys;
-    }
-    let is_filled = is_rewritten && column.has_default && value.is_none();
-    if column.missing.as_deref() == value && !is_filled {
-        return Whose::Migrations;
-    }
-    // No log tells what was put into rows that were written anew: a default that is the same for all, or one by one.
-    let is_told = column.constant.is_some() || !column.has_default && !column.not_null;
-    match is_rewritten {
-        true if !is_told || column.constant.as_deref() == value => Whose::Nobodys,
-        _ if !is_as_noted => Whose::Nobodys,
-        _ => Whose::Somebodys,
+}
+
+impl Known<'_> {
+    /// Tells whose a value of it is.
+    fn whose(&self, column: &Read<'_>, value: Option<&str>) -> Whose {
+        let Self { left, state, is_rewritten } = *self;
+        let Read { left: column, is_as_noted, .. } = *column;
+        if let Some(left) = left
+            && let Some(known) = left.marks.get(&column.name)
+        {
+            return match is_as_noted {
+                true if *known != mark(value) => Whose::Somebodys,
+                true if !left.mixed => Whose::Migrations,
+                _ => Whose::Nobodys,
+            };
+        }
+        if left.is_none() && state == State::Made {
+            return Whose::Somebodys;
+        }
+        let is_filled = is_rewritten && column.has_default && value.is_none();
+        if column.missing.as_deref() == value && !is_filled {
+            return Whose::Migrations;
+        }
+        // No log tells what was put into rows that were written anew: a default that is the same for all, or one by one.
+        let is_told = column.constant.is_some() || !column.has_default && !column.not_null;
+        match is_rewritten {
+            true if !is_told || column.constant.as_deref() == value => Whose::Nobodys,
+            _ if !is_as_noted => Whose::Nobodys,
+            _ => Whose::Somebodys,
+        }
     }
 }
 
-/// Reads the rows of a new table of which nothing but itself names one; what the migration has put there is left out.
-async fn nameless(
-    now: &Client,
-    replaced: &Client,
+/// Makes a line of a row, of what in it is not the migration's; `None` when nothing is.
+fn line_of(
     table: &Table,
-    new: &NewIn<'_>,
-) -> Result<Vec<Line>, DbError> {
-    let mut left: HashMap<Key, u64> =
-        left::rows(now, table.oid, |_| true).await?.into_iter().map(|(key, row)| (key, row.count)).collect();
-    let what = || format!("read the rows of {}", table.quoted());
-    let texts: Vec<String> =
-        new.columns.iter().map(|column| format!("g.{}::text", quote::ident(&column.name))).collect();
-    let sql = format!("select {} from {} g", texts.join(", "), table.own_rows());
-    let none: [&str; 0] = [];
-    let rows = replaced.query_raw(&sql, none).await.doing(what)?;
-    pin_mut!(rows);
-    let mut lines = Vec::new();
-    while let Some(row) = rows.next().await {
-        let row = row.doing(what)?;
-        let value = |at: usize| row.get::<_, Option<&str>>(at);
-        let whole = whole_row((0..new.columns.len()).map(value));
-        if let Some(count) = left.get_mut(&whole).filter(|count| **count > 0) {
-            *count -= 1;
-            continue;
-        }
-        let values = new.columns.iter().enumerate();
-        let values = values.map(|(at, column)| (column.name.clone(), value(at).map(str::to_owned)));
-        lines.push(line(table, Kind::Row, BTreeMap::new(), values.collect()));
+    kind: Kind,
+    (key, values): Found,
+    columns: &[Read<'_>],
+    known: &Known<'_>,
+) -> Option<Line> {
+    let mut line = line(table, kind, key, values);
+    // A whole row is somebody's as a whole, if the migration has not made it.
+    if kind == Kind::Row && known.left.is_none() {
+        return Some(line);
     }
-    Ok(lines)
-}
-
-/// Reads the rows that did not go back.
-async fn rows_aside(now: &Client, replaced: &Client, map: &Map) -> Result<Vec<Line>, DbError> {
-    let last = map.stages.len() - 1;
-    let mut by_place: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
-    for row in state::aside(now).await? {
-        if let Some(place) = map.places.iter().position(|place| place.table.quoted() == row.place) {
-            by_place.entry(place).or_default().push(row.key);
+    let (mut written, mut unsure) = (Vec::new(), Vec::new());
+    for column in columns {
+        let name = &column.left.name;
+        match known.whose(column, line.values.get(name).and_then(Option::as_deref)) {
+            Whose::Migrations => {}
+            Whose::Somebodys => written.push(name.clone()),
+            Whose::Nobodys => unsure.push(name.clone()),
         }
     }
-    let mut lines = Vec::new();
-    for (place, rows) in by_place {
-        let Some(key) = &map.places[place].key else { continue };
-        for (table, mapped) in map.sources(last, place).filter(|(table, _)| table.root.is_none()) {
-            // The key is asked for by the columns that have become of it.
-            let own: Option<Vec<&Column>> =
-                key.iter().map(|at| Some(&table.columns[mapped.columns[*at]?])).collect();
-            let Some(own) = own else { continue };
-            let is_its_text =
-                key.iter().zip(&own).map(|(at, own)| map.places[place].table.columns[*at].bare == own.bare);
-            let named = Named { table, is_its_text: is_its_text.collect(), key: own };
-            let mut columns: Vec<&Column> = written(table).collect();
-            columns.retain(|column| named.key.iter().all(|key| key.name != column.name));
-            for some in rows.chunks(ROWS) {
-                let keys: Vec<&str> = some.iter().map(String::as_str).collect();
-                let there = there(now, &map.places[place], key, &keys).await?;
-                let found = named.read(replaced, &columns, &keys).await?.into_iter().zip(there);
-                lines.extend(found.filter_map(|(found, is_there)| {
-                    let (key, values) = found?;
-                    // What goes on as it was before may be removed by the next load: then it is not to come back.
-                    let kind = if is_there { Kind::Changed } else { Kind::Row };
-                    Some(line(table, kind, key, values))
-                }));
-            }
-        }
+    if written.is_empty() && unsure.is_empty() {
+        return None;
     }
-    Ok(lines)
+    match kind {
+        Kind::NewColumns => line.values.retain(|name, _| written.contains(name) || unsure.contains(name)),
+        _ => line.written = [written, unsure.clone()].concat(),
+    }
+    line.unsure = unsure;
+    Some(line)
 }
 
 /// Tells of each key whether a place has its row.
@@ -278,10 +403,8 @@ type Found = (BTreeMap<String, String>, BTreeMap<String, Option<String>>);
 
 /// A table whose rows are asked for by a key.
 struct Named<'a> {
-    table: &'a Table,
-    key: Vec<&'a Column>,
-    /// Of each column of the key, whether a key's text is of the type that it has.
-    is_its_text: Vec<bool>,
+    source: Source<'a>,
+    key: Vec<Read<'a>>,
 }
 
 impl Named<'_> {
@@ -289,34 +412,36 @@ impl Named<'_> {
     async fn read(
         &self,
         client: &Client,
-        columns: &[&Column],
+        columns: &[Read<'_>],
         rows: &[&str],
     ) -> Result<Vec<Option<Found>>, DbError> {
-        let same = self.key.iter().zip(&self.is_its_text).enumerate().map(|(at, (column, is_its_text))| {
-            let name = format!("g.{}", quote::ident(&column.name));
-            match is_its_text {
-                true => is_key(column, &name, &format!("n.k{at}::{}", column.bare)),
+        let table = self.source.is;
+        let same = self.key.iter().enumerate().map(|(at, Read { is, is_as_noted, .. })| {
+            let name = format!("g.{}", quote::ident(&is.name));
+            match is_as_noted {
+                true => is_key(is, &name, &format!("n.k{at}::{}", is.bare)),
                 false => format!("{name}::text = n.k{at}"),
             }
         });
-        let texts =
-            self.key.iter().chain(columns).map(|column| format!(", g.{}::text", quote::ident(&column.name)));
+        let texts = self.key.iter().chain(columns);
+        let texts = texts.map(|column| format!(", g.{}::text", quote::ident(&column.is.name)));
         let positions: Vec<usize> = (0..self.key.len()).collect();
         let sql = format!(
             "select n.i{} from {} join {} g on {}",
             texts.collect::<String>(),
             sql::rows(&positions, &[]),
-            self.table.own_rows(),
+            table.own_rows(),
             same.collect::<Vec<_>>().join(" and ")
         );
         let parameters = keys(self.key.len(), rows.iter().copied());
-        let what = || format!("read rows of {}", self.table.quoted());
+        let what = || format!("read rows of {}", table.quoted());
         let mut found = vec![None; rows.len()];
         for row in client.query(&sql, &as_parameters(&parameters)).await.doing(what)? {
             let at = usize::try_from(row.get::<_, i64>(0) - 1).ok();
-            let key = (1..).zip(&self.key).map(|(at, column)| (column.name.clone(), row.get(at)));
-            let values =
-                (1 + self.key.len()..).zip(columns).map(|(at, column)| (column.name.clone(), row.get(at)));
+            let key = (1..).zip(&self.key).map(|(at, column)| (column.left.name.clone(), row.get(at)));
+            let values = (1 + self.key.len()..)
+                .zip(columns)
+                .map(|(at, column)| (column.left.name.clone(), row.get(at)));
             if let Some(found) = at.and_then(|at| found.get_mut(at)) {
                 *found = Some((key.collect(), values.collect()));
             }
@@ -326,7 +451,7 @@ impl Named<'_> {
 
     /// Returns a key as it was noted.
     fn told(&self, key: &str) -> BTreeMap<String, String> {
-        self.key.iter().map(|column| column.name.clone()).zip(parts(key).map(str::to_owned)).collect()
+        self.key.iter().map(|column| column.left.name.clone()).zip(parts(key).map(str::to_owned)).collect()
     }
 }
 
