@@ -159,9 +159,13 @@ async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<
     match made.await.or_fault(unkept)? {
         Ok(_) => Ok(whole),
         Err(writers) => {
-            // Who is asked to wait finds the tables as they were; whoever resumes it has them tell whole rows again.
-            capture::tell_whole(database, &whole, false).await.or_fault(cannot)?;
-            Err(not_quiet(ctx, database, Fault::surroundings(unkept()), &writers))
+            // Whoever resumes it has the tables tell whole rows again.
+            let left = match capture::tell_whole(database, &whole, false).await {
+                Ok(locked) => still_whole(&json!({ STILL_WHOLE: locked })),
+                Err(error) => Some(format!("{}: {error}", cannot())),
+            };
+            let fault = left.into_iter().fold(Fault::surroundings(unkept()), Fault::because);
+            Err(not_quiet(ctx, database, fault, &writers))
         }
     }
 }

@@ -425,6 +425,9 @@ impl Act for Migrate {
                     .await;
             }
         }
+        if stays {
+            super::rescue::doubt(ctx)?;
+        }
         let half = applied.into_iter().find(|one| !one.finished).map(|one| one.name);
         let (key, name) = match (stays, half) {
             (true, None) => {

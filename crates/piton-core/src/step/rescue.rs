@@ -1,6 +1,7 @@
 //! What an earlier attempt has left when its migration went back: saved then, and loaded behind the same migration.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use piton_db::Database;
@@ -106,14 +107,22 @@ impl Act for LoadRescued {
         let begun: BTreeMap<PathBuf, Begun> = noted.unwrap_or_default();
         let database = super::database_of(ctx.settings())?;
         for (file, begun) in begun {
-            begun
-                .reached(&database, &file)
-                .await?
-                .write_rest(&away(ctx, &file), &file)
-                .or_fault(|| cannot(&file))?;
+            let away = away(ctx, &file);
+            if !is_same(&file, &away) {
+                continue;
+            }
+            let progress = begun.reached(&database, &file).await?;
+            let cannot = || format!("what of {} was not loaded cannot be kept", file.display());
+            progress.write_rest(&away, &file).or_fault(cannot)?;
         }
         Ok(Value::Null)
     }
+}
+
+/// Tells whether two names are one file's.
+fn is_same(file: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| fs_err::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((inode(file), inode(other)), (Ok(file), Ok(other)) if file == other)
 }
 
 /// Loads one file, or what is left to load of it, and puts it away; `None` when somebody has taken it away.
@@ -123,17 +132,37 @@ async fn load(
     file: &Path,
     begun: &mut BTreeMap<PathBuf, Begun>,
 ) -> Result<Option<Loaded>, Fault> {
-    let mut progress = match begun.get(file) {
-        None if !file.exists() => return Ok(None),
-        None => Progress::default(),
-        Some(begun) => begun.clone().reached(database, file).await?,
-    };
-    // Whole under its other name, even where an attempt that was killed has already written what is left.
     let away = away(ctx, file);
-    if !away.exists() {
-        fs_err::hard_link(file, &away).or_fault(|| format!("{} cannot be put away", file.display()))?;
+    let progress = match begun.get(file) {
+        None if !file.exists() => return Ok(None),
+        None => {
+            fs_err::hard_link(file, &away)
+                .or_else(|error| if away.exists() { Ok(()) } else { Err(error) })
+                .or_fault(|| format!("{} cannot be put away", file.display()))?;
+            load_on(ctx, database, file, begun, Progress::default()).await?
+        }
+        Some(begun) if begun.before == begun.after => begun.after.clone(),
+        Some(known) => {
+            let progress = known.clone().reached(database, file).await?;
+            load_on(ctx, database, file, begun, progress).await?
+        }
+    };
+    // Otherwise the rest was written already, or somebody has seen to it.
+    if is_same(file, &away) {
+        progress.write_rest(&away, file).or_fault(|| cannot(file))?;
     }
-    let mut load = Load::open(database, &away).await.or_fault(|| cannot(file))?;
+    Ok(Some(progress.loaded))
+}
+
+/// Loads the parts of a file that are left, each noted before it is committed.
+async fn load_on(
+    ctx: &Ctx<'_, '_>,
+    database: &Database,
+    file: &Path,
+    begun: &mut BTreeMap<PathBuf, Begun>,
+    mut progress: Progress,
+) -> Result<Progress, Fault> {
+    let mut load = Load::open(database, &away(ctx, file)).await.or_fault(|| cannot(file))?;
     while let Some(part) = load.next(&progress).await.or_fault(|| cannot(file))? {
         let (transaction, after) = (part.transaction, part.after.clone());
         begun.insert(file.to_owned(), Begun { transaction, before: progress, after });
@@ -141,12 +170,28 @@ async fn load(
         progress = part.commit().await.or_fault(|| cannot(file))?;
     }
     // The server does not know for ever which transactions it has committed.
-    if let Some(begun) = begun.get_mut(file) {
-        begun.before = progress.clone();
+    if let Some(of_file) = begun.get_mut(file) {
+        of_file.before = progress.clone();
     }
     ctx.note(&*begun)?;
-    progress.write_rest(&away, file).or_fault(|| cannot(file))?;
-    Ok(Some(progress.loaded))
+    Ok(progress)
+}
+
+/// Has the files that a release was to load go over nothing, behind a migration that stays: people write by then what they hold.
+pub(super) fn doubt(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
+    for file in files_of(ctx).filter(|file| file.exists()) {
+        replay::doubt(file).or_fault(|| format!("{} cannot be written", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Lists the files that a release was to load.
+fn files_of<'a>(ctx: &'a Ctx<'_, '_>) -> impl Iterator<Item = &'a PathBuf> {
+    let files = ctx.plan.steps.iter().filter_map(|planned| match &planned.step {
+        super::Step::LoadRescued(load) => Some(&load.files),
+        _ => None,
+    });
+    files.flatten()
 }
 
 /// Puts back the files that a release has loaded, behind a swap that has saved nothing of what was loaded.
@@ -154,11 +199,7 @@ async fn load(
 /// Where later writes are carried back, or the migration is taken back in place, what was loaded is saved again like any other row;
 /// where the migration stays, it is in.
 pub(super) fn put_back(ctx: &Ctx<'_, '_>) -> Result<(), Fault> {
-    let files = ctx.plan.steps.iter().filter_map(|planned| match &planned.step {
-        super::Step::LoadRescued(load) => Some(&load.files),
-        _ => None,
-    });
-    for file in files.flatten() {
+    for file in files_of(ctx) {
         let away = away(ctx, file);
         if away.exists() {
             fs_err::rename(&away, file).or_fault(|| format!("{} cannot be put back", file.display()))?;

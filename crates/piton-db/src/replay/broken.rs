@@ -274,7 +274,7 @@ impl Applier {
         let text = |at: &usize| format!("g.{}::text", quote::ident(&place.table.columns[*at].name));
         let told = match key.is_empty() {
             // As a row of the place, also where it lies in a partition.
-            true => format!("array[(g::{})::text]", place.table.quoted()),
+            true => format!("array[((g.*)::{})::text]", place.table.quoted()),
             false => format!("array[{}]", key.iter().map(text).collect::<Vec<_>>().join(", ")),
         };
         let statement = |from: &str, condition: &str| match take_out {

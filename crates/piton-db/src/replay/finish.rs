@@ -10,9 +10,12 @@ use super::apply::{Applier, as_parameters, keys};
 use super::layout::Table;
 use super::map::{Mapped, Place, Target};
 use super::net::{Cell, Effect, Fate, Key, parts};
-use super::route::{Conversion, Meant, Told};
+use super::rescue::new_in;
+use super::route::{Conversion, Meant, ReadAs, Told};
 use super::sql;
 use super::state::{self, SetAside};
+use super::touched::State;
+use crate::capture::Name;
 use crate::error::Doing;
 use crate::{DbError, quote};
 
@@ -121,13 +124,44 @@ impl Applier {
             let map = &self.routes.map;
             let Target::Place(mapped) = map.target(map.stages.len() - 1, root) else { continue };
             let Some(whole) = map.stages.last().and_then(|last| last.table(root)) else { continue };
-            if !self.routes.is_read(oid) {
-                let (whole, mapped) = (whole.clone(), mapped.clone());
-                let partition = quote::qualified(row.get(1), row.get(2));
-                self.copy(live, &whole, &partition, &mapped).await?;
+            let name = Name { schema: row.get(1), name: row.get(2) };
+            let partition = quote::qualified(&name.schema, &name.name);
+            match self.routes.read_as(oid) {
+                ReadAs::Part => {}
+                // What was written to it was read as that of the one whose name it has taken.
+                ReadAs::Nobody if self.routes.is_named(&name) => {}
+                ReadAs::Another if map.places[mapped.place].key.is_none() && self.routes.is_named(&name) => {
+                    // Some of it was read, and nothing tells what.
+                    return Err(DbError::Replay(format!(
+                        "{partition} has taken another one's place since the migration"
+                    )));
+                }
+                ReadAs::Nobody | ReadAs::Another => {
+                    let (whole, mapped) = (whole.clone(), mapped.clone());
+                    self.copy(live, &whole, &partition, &mapped).await?;
+                    self.touch_all(live, &whole, &partition).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes note of what is new in all rows of a partition, of which nothing was read.
+    async fn touch_all(&mut self, live: &Client, whole: &Table, partition: &str) -> Result<(), DbError> {
+        let map = &self.routes.map;
+        let new = new_in(map, map.stages.len() - 1, whole);
+        let Some(key) = new.and_then(|new| new.key) else { return Ok(()) };
+        let texts: Vec<String> = key.iter().map(|name| format!("l.{}::text", quote::ident(name))).collect();
+        let sql = format!("select array[{}] from {partition} l", texts.join(", "));
+        let what = || format!("read the keys of {partition}");
+        let none: [&str; 0] = [];
+        let rows = live.query_raw(&sql, none).await.doing(what)?;
+        pin_mut!(rows);
+        while let Some(row) = rows.next().await {
+            let key: Vec<String> = row.doing(what)?.get(0);
+            self.touched.note(whole.oid, key.join("\0"), State::Made);
+        }
+        self.flush().await
     }
 
     /// Writes the rows that were set aside as they are in the end; those that the migration has made stay aside.

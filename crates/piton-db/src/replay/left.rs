@@ -185,8 +185,12 @@ pub(super) async fn rows(
     Ok(known)
 }
 
-/// Counts the rows that were put into a table without a key, by the hash of what [`whole_row`] calls them.
-pub(super) async fn counts(client: &Client, table: u32) -> Result<HashMap<u64, u64>, DbError> {
+/// Counts the rows that were put into a table without a key, by the hash of what [`whole_row`] calls them, of these columns alone.
+pub(super) async fn counts(
+    client: &Client,
+    table: u32,
+    columns: &[usize],
+) -> Result<HashMap<u64, u64>, DbError> {
     let what = || "read what the migration has written".to_owned();
     let sql = "select keys from piton_replay.left_by where tab = $1";
     let lists = client.query_raw(sql, [&table]).await.doing(what)?;
@@ -194,7 +198,10 @@ pub(super) async fn counts(client: &Client, table: u32) -> Result<HashMap<u64, u
     let mut counts = HashMap::new();
     while let Some(list) = lists.next().await {
         for key in list.doing(what)?.get::<_, Vec<Vec<u8>>>(0) {
-            *counts.entry(hash_of(&touched::key_of(key)?)).or_default() += 1;
+            let key = touched::key_of(key)?;
+            let marks: Vec<&str> = key.split(' ').collect();
+            let kept: Vec<&str> = columns.iter().filter_map(|at| marks.get(*at).copied()).collect();
+            *counts.entry(hash_of(&kept.join(" "))).or_default() += 1;
         }
     }
     Ok(counts)

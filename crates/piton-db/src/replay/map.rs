@@ -191,8 +191,13 @@ impl Map {
     /// Lists the tables whose rows are a place's in the end, each row once.
     pub(super) fn last_sources(&self, place: usize) -> Vec<(&Table, &Mapped)> {
         let all: Vec<_> = self.sources(self.stages.len() - 1, place).collect();
-        let whole: Vec<_> = all.iter().filter(|(table, _)| table.root.is_none()).copied().collect();
-        if whole.is_empty() { all } else { whole }
+        let chosen = |is_chosen: &dyn Fn(&Table, &Mapped) -> bool| -> Vec<_> {
+            all.iter().filter(|(table, mapped)| is_chosen(table, mapped)).copied().collect()
+        };
+        // What has them all, though it may be a partition of something new by now; or else the partitions that are left of it.
+        let whole = chosen(&|table, _| table.root.is_none());
+        let became_part = chosen(&|_, mapped| mapped.leaf.is_none());
+        [whole, became_part].into_iter().find(|found| !found.is_empty()).unwrap_or(all)
     }
 
     /// Chooses the key by which the rows of a place are found, whatever the stage in which they are changed.

@@ -49,7 +49,7 @@ pub use self::finish::{Aside, Finished};
 pub use self::map::Way;
 pub use self::offer::{ChangedColumn, Offer, offer};
 pub(crate) use self::rescue::{Head, Kind as LineKind, Line};
-pub use self::rescue::{Load, Loaded, Part, Progress, Rescued, is_committed, rescue};
+pub use self::rescue::{Load, Loaded, Part, Progress, Rescued, doubt, is_committed, rescue};
 pub use self::watch::{Own, Watch};
 
 /// How many changes are written in one transaction, at least.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Column, Generated, Layout, Table};
+use super::layout::{Column, Generated, Table};
 use super::map::{Map, Mapped, Place, Target, fits};
 use super::net::{Cell, Key};
 use super::rescue::{NewIn, new_in};
@@ -197,6 +197,17 @@ pub(super) struct Later {
     pub(super) oid: Option<u32>,
     /// The table with a place of which it was a partition, if it was any.
     pub(super) whole: Option<u32>,
+}
+
+/// How the rows of a table were read that was made after the migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadAs {
+    /// None was, under a name that no table had before.
+    Nobody,
+    /// As those of the table with a place of which it is a partition.
+    Part,
+    /// As those of a table of its own, which has no place.
+    Another,
 }
 
 /// Finds routes, and knows which layout is valid.
@@ -483,8 +494,7 @@ impl Routes {
 
     /// Tells whether no stage has a table of this name, and nobody has asked what it is.
     pub(super) fn is_unknown(&self, name: &Name) -> bool {
-        let is_named = |stage: &Layout| stage.named(&name.schema, &name.name).is_some();
-        !self.later.contains_key(name) && !self.map.stages.iter().any(is_named)
+        !self.later.contains_key(name) && !self.is_named(name)
     }
 
     /// Takes note of what a table is that was made after the migration: a partition, or nothing that has a place.
@@ -503,9 +513,18 @@ impl Routes {
         self.later.get(name)?.whole
     }
 
-    /// Tells whether the rows of a table that was made after the migration were read as those of one that has a place.
-    pub(super) fn is_read(&self, oid: u32) -> bool {
-        self.later.values().any(|later| later.oid == Some(oid) && later.whole.is_some())
+    /// Tells how the rows of a table that was made after the migration were read.
+    pub(super) fn read_as(&self, oid: u32) -> ReadAs {
+        match self.later.values().find(|later| later.oid == Some(oid)) {
+            None => ReadAs::Nobody,
+            Some(Later { whole: Some(_), .. }) => ReadAs::Part,
+            Some(Later { whole: None, .. }) => ReadAs::Another,
+        }
+    }
+
+    /// Tells whether a table of any stage has a name.
+    pub(super) fn is_named(&self, name: &Name) -> bool {
+        self.map.stages.iter().any(|stage| stage.named(&name.schema, &name.name).is_some())
     }
 
     /// Returns a divided table of a place whose partition a table with these columns may have been.

@@ -1,4 +1,4 @@
-use piton_db::replay::{note_applied, note_layout, prepare};
+use piton_db::replay::{give_up, note_applied, note_layout, prepare, rescue};
 
 use crate::replay::{By, Scene, recorded};
 use crate::run;
@@ -91,8 +91,34 @@ async fn a_partition_that_is_attached_when_it_is_full_loses_no_row(by: By) {
          insert into k values (1), (7)",
     )
     .await;
-    let finished = scene.rewind().await;
+    let finished = scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
     assert_eq!(finished.aside.len(), 0, "{finished:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rescue.jsonl");
+    assert_eq!(rescue(&scene.golden, &scene.live, &file).await.unwrap().unwrap_or_default().values, 3);
+    let saved = std::fs::read_to_string(file).unwrap();
+    assert!(saved.contains(r#""key":{"id":"4"},"values":{"note":"x"}"#), "{saved}");
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
     assert_eq!(scene.golden("select * from m").await, "(1,1) (2,20) (4,4)");
     assert_eq!(scene.golden("select * from k").await, "(1) (1) (1) (7) (7)");
+}
+
+/// Under a name that another one had, its rows were read by that.
+#[tokio::test]
+async fn a_partition_that_takes_another_ones_place_comes_once() {
+    let setup = "create table k (n int, w text) partition by list (n); create table k_7 partition of k for values in (7);
+                 alter table k_7 replica identity full; insert into k values (7, 'old')";
+    let Some(scene) = Scene::new(By::Log, "partitions_replaced", setup).await else { return };
+    scene.migrate("alter table k add note text").await;
+    run(
+        &scene.live,
+        "alter table k detach partition k_7; alter table k_7 rename to k_7_old; create table k_7 partition of k for values in (7);
+         insert into k values (7, 'new'), (7, 'new')",
+    )
+    .await;
+    drop(scene.replay().await.unwrap());
+    run(&scene.live, "insert into k values (7, 'last')").await;
+    scene.rewind().await;
+    assert_eq!(scene.golden("select * from k").await, "(7,last) (7,new) (7,new) (7,old)");
 }

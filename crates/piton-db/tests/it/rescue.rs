@@ -284,7 +284,7 @@ async fn what_is_changed_by_hand_since_is_no_obstacle(by: By) {
     let Some(again) = Again::new(by, "rescue_by_hand", setup).await else { return };
     let migration =
         "alter table t add a text, add b text; create table made (id int primary key, v text, w text);
-                     create table log (v text, w text); create table gone (id int primary key)";
+                     create table log (v text, w text); insert into log values ('made', 'w'); create table gone (id int primary key)";
     again.scene.migrate(migration).await;
     run(
         &again.scene.live,
@@ -303,11 +303,11 @@ async fn what_is_changed_by_hand_since_is_no_obstacle(by: By) {
     run(&again.scene.golden, &recorded(migration)).await;
     assert_eq!(again.load().await.left, [""; 0]);
     let all = "select id::text, a, b from t union all select id::text, v, w from made union all select 'log', v, w from log";
-    assert_eq!(again.scene.golden(all).await, "(1,a,) (1,v,) (log,v,)");
+    assert_eq!(again.scene.golden(all).await, "(1,a,) (1,v,) (log,made,w) (log,v,)");
 }
 
 async fn a_row_that_nothing_names_is_saved_where_it_does_not_fit(by: By) {
-    let setup = "create table p (id int primary key); create table c (p int references p, n text, x int);
+    let setup = "create table p (id int primary key); create table c (g int references p, n text, x int);
                  alter table c replica identity full; insert into p values (1)";
     let Some(again) = Again::new(by, "rescue_nameless", setup).await else { return };
     let migration = "insert into p values (2); alter table c rename n to name";
@@ -319,7 +319,7 @@ async fn a_row_that_nothing_names_is_saved_where_it_does_not_fit(by: By) {
     run(&again.scene.golden, &recorded(migration)).await;
     assert_eq!(again.load().await.loaded, 2);
     assert_eq!(
-        again.scene.golden("select p, name from c where x is null").await,
+        again.scene.golden("select g, name from c where x is null").await,
         r#"(2,"a, ""b") (2,"a, ""b")"#
     );
 }
@@ -335,6 +335,46 @@ async fn a_row_of_what_became_a_partition_is_saved(by: By) {
     run(&again.scene.golden, &recorded(migration)).await;
     assert_eq!(again.load().await.loaded, 1);
     assert_eq!(again.scene.golden("select * from whole").await, "(1,1) (2,2) (3,30)");
+}
+
+/// What is in is in, and what is not goes over nothing that people write until it is loaded.
+#[tokio::test]
+async fn a_column_that_is_not_there_yet_keeps_no_other_from_coming_in() {
+    let setup = "create table t (id int primary key); insert into t values (1), (2)";
+    let Some(again) = Again::new(By::Log, "rescue_missing", setup).await else { return };
+    again.scene.migrate("alter table t add a text, add b text").await;
+    run(&again.scene.live, "update t set a = 'x', b = 'y'").await;
+    assert_eq!(again.back().await.values, 2);
+    run(&again.scene.golden, &recorded("alter table t add a text")).await;
+    let loaded = again.load_and_leave().await;
+    assert_eq!((loaded.loaded, loaded.rows_left()), (2, 2), "{loaded:?}");
+    assert_eq!(again.scene.golden("select * from t").await, "(1,x) (2,x)");
+    run(
+        &again.scene.golden,
+        "alter table t add b text; update t set a = 'people'; update t set b = 'theirs' where id = 1",
+    )
+    .await;
+    let loaded = again.load_and_leave().await;
+    assert_eq!((loaded.loaded, loaded.rows_left()), (1, 1), "{loaded:?}");
+    assert_eq!(again.scene.golden("select * from t").await, "(1,people,theirs) (2,people,y)");
+}
+
+/// Who has rows locked is waited for once, and what is refused for it is tried again.
+#[tokio::test]
+async fn a_lock_is_waited_for_once() {
+    let setup = "create table t (id int primary key); insert into t select i from generate_series(1, 200) i";
+    let Some(again) = Again::new(By::Log, "rescue_locked", setup).await else { return };
+    again.scene.migrate("alter table t add a text").await;
+    run(&again.scene.live, "update t set a = 'x'").await;
+    assert_eq!(again.back().await.values, 200);
+    run(&again.scene.golden, &recorded("alter table t add a text")).await;
+    let other = again.scene.golden.connect().await.unwrap();
+    other.batch_execute("begin; update t set a = null where id <= 100").await.unwrap();
+    let begin = std::time::Instant::now();
+    let loaded = again.load().await;
+    assert_eq!((loaded.loaded, loaded.rows_left()), (100, 100), "{:?}", loaded.left);
+    assert!(begin.elapsed().as_secs() < 150, "{:?}", begin.elapsed());
+    other.batch_execute("rollback").await.unwrap();
 }
 
 /// Nobody waits for more than a part of it, and what is in is in, wherever it is cut off.

@@ -20,6 +20,7 @@ mod identity;
 mod json_contract;
 mod kill;
 mod lint;
+mod loaded_again;
 mod mask;
 mod migration;
 mod order_contract;

@@ -1,11 +1,13 @@
 //! How a rescue file is loaded: in parts, each of which is in or not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::error::SqlState;
 
 use super::super::apply::refusal;
 use super::super::layout::{Layout, Table};
@@ -16,7 +18,7 @@ use super::{Kind, Line, lines_of, write};
 use crate::error::{Doing, SqlError};
 use crate::{Database, DbError};
 
-/// How many lines go with one transaction: whoever wants to write a row of them waits that long.
+/// How many lines go with one transaction: whoever wants to write a row of them waits for its end.
 const PART: usize = 1_000;
 
 /// How many reasons are kept in words.
@@ -24,6 +26,9 @@ const WORDS: usize = 100;
 
 /// How long a row that is locked is waited for.
 const LOCK_WAIT: &str = "2s";
+
+/// How long it is after the first in a part that had to be left.
+const SHORT_WAIT: &str = "10ms";
 
 /// How often it is looked whether a session has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -39,8 +44,37 @@ pub struct Loaded {
     pub left: Vec<String>,
     /// Whether triggers have fired once more, because the role may not keep them from it.
     pub fired: bool,
-    /// The lines of what was left, by their numbers in the file.
-    lines: Vec<(usize, Rest)>,
+    /// The lines of what was left.
+    lines: Vec<(Numbers, Rest)>,
+}
+
+/// Numbers of lines, in runs: what becomes of many lines mostly becomes of all of a table's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Numbers(Vec<Range<usize>>);
+
+impl Numbers {
+    /// Adds a number; in any order, but best in that of before or the other way round.
+    fn add(&mut self, number: usize) {
+        match self.0.last_mut() {
+            Some(last) if last.end == number => last.end += 1,
+            Some(last) if last.start == number + 1 => last.start = number,
+            _ => self.0.push(number..number + 1),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(Range::len).sum()
+    }
+
+    /// Lists them in the order of the file, or the other way round.
+    fn listed(&self, backwards: bool) -> Vec<usize> {
+        let mut all: Vec<usize> = self.0.iter().cloned().flatten().collect();
+        all.sort_unstable();
+        if backwards {
+            all.reverse();
+        }
+        all
+    }
 }
 
 /// What of a line is kept for a later release.
@@ -75,12 +109,17 @@ impl Loaded {
         if self.left.len() < WORDS {
             self.left.push(line.words(why));
         }
-        self.lines.push((number, rest));
+        if self.lines.last().is_none_or(|(_, last)| *last != rest) {
+            self.lines.push((Numbers::default(), rest));
+        }
+        if let Some((numbers, _)) = self.lines.last_mut() {
+            numbers.add(number);
+        }
     }
 
     /// Counts the rows that could not be loaded, or not wholly.
     pub fn rows_left(&self) -> u64 {
-        self.lines.len() as u64
+        self.lines.iter().map(|(numbers, _)| numbers.count() as u64).sum()
     }
 }
 
@@ -89,17 +128,40 @@ impl Loaded {
 pub struct Progress {
     /// What came of it so far.
     pub loaded: Loaded,
-    /// The lines of this round, by their numbers; `None` while it is all of them.
-    round: Option<Vec<usize>>,
-    /// How many of them are done.
+    /// The lines of this round; `None` while it is all of them.
+    round: Option<Numbers>,
+    /// Whether the round goes from the end of the file to its beginning.
+    backwards: bool,
+    /// How many of its lines are done.
     done: usize,
     /// The lines that were refused in this round: a row may refer to a later one.
-    refused: Vec<usize>,
+    refused: Numbers,
     /// Whether what is refused now is left.
     is_last: bool,
 }
 
 impl Progress {
+    /// Lists the lines that this round has still to do, of a file with so many.
+    fn waiting(&self, lines: usize) -> Vec<usize> {
+        match &self.round {
+            None => (self.done..lines).collect(),
+            Some(round) => round.listed(self.backwards).split_off(self.done),
+        }
+    }
+
+    /// Begins another round with what was refused; tells whether there is any.
+    fn next_round(&mut self, lines: usize) -> bool {
+        let before = self.round.as_ref().map_or(lines, Numbers::count);
+        let refused = std::mem::take(&mut self.refused);
+        let count = refused.count();
+        // If nothing came in, nothing more will.
+        self.is_last = count == before;
+        // The other way round: of a chain in which each row refers to the next, all come in at once.
+        self.backwards = !self.backwards;
+        (self.round, self.done) = (Some(refused), 0);
+        count > 0
+    }
+
     /// Writes what of a file is not in into one that a later release loads, or removes that where all is: what is in must not be put in
     /// once more, over what is written then.
     ///
@@ -107,31 +169,31 @@ impl Progress {
     /// When the one file cannot be read, or the other not be written.
     pub fn write_rest(&self, of: &Path, file: &Path) -> Result<(), DbError> {
         let mut lines: Vec<Option<Line>> = lines_of(of)?.into_iter().map(Some).collect();
-        let waiting: Vec<usize> = match &self.round {
-            None => (self.done..lines.len()).collect(),
-            Some(round) => round.iter().skip(self.done).copied().collect(),
+        let count = lines.len();
+        let mut rest = Vec::new();
+        let mut take = |number: usize, as_what: &Rest| {
+            let line = lines.get_mut(number).and_then(Option::take);
+            rest.extend(line.map(|line| as_what.of(line)));
         };
-        let left = self.loaded.lines.iter().cloned();
-        let waiting = self.refused.iter().copied().chain(waiting).map(|number| (number, Rest::AsItIs));
-        let rest = |(number, rest): (usize, Rest)| Some(rest.of(lines.get_mut(number)?.take()?));
-        let rest: Vec<Line> = left.chain(waiting).filter_map(rest).collect();
+        for (numbers, as_what) in &self.loaded.lines {
+            numbers.0.iter().cloned().flatten().for_each(|number| take(number, as_what));
+        }
+        let waiting = [self.refused.listed(false), self.waiting(count)].concat();
+        waiting.into_iter().for_each(|number| take(number, &Rest::AsItIs));
         match write(&rest, file)? {
             None if file.exists() => Ok(fs::remove_file(file)?),
             _ => Ok(()),
         }
     }
+}
 
-    /// Begins another round with what was refused; tells whether there is any.
-    fn next_round(&mut self, lines: usize) -> bool {
-        let before = self.round.as_ref().map_or(lines, Vec::len);
-        // If nothing came in, nothing more will.
-        self.is_last = self.refused.len() == before;
-        // The other way round: of a chain in which each row refers to the next, all come in at once.
-        self.refused.reverse();
-        self.round = Some(std::mem::take(&mut self.refused));
-        self.done = 0;
-        self.round.as_ref().is_some_and(|round| !round.is_empty())
-    }
+/// Has a file go over nothing that is there when it is loaded: its lines were not loaded, and the migration has stayed.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn doubt(file: &Path) -> Result<(), DbError> {
+    let lines = lines_of(file)?.into_iter().map(|line| Rest::All.of(line));
+    write(&lines.collect::<Vec<_>>(), file).map(drop)
 }
 
 /// A rescue file that is put into a database which has been migrated again.
@@ -227,12 +289,10 @@ impl Load {
     pub async fn next(&mut self, before: &Progress) -> Result<Option<Part<'_>>, DbError> {
         let mut after = before.clone();
         let numbers = loop {
-            let left = match &after.round {
-                None => (after.done..self.lines.len()).take(PART).collect(),
-                Some(round) => round.iter().skip(after.done).take(PART).copied().collect::<Vec<_>>(),
-            };
-            if !left.is_empty() {
-                break left;
+            let mut waiting = after.waiting(self.lines.len());
+            if !waiting.is_empty() {
+                waiting.truncate(PART);
+                break waiting;
             }
             if !after.next_round(self.lines.len()) {
                 return Ok(None);
@@ -245,12 +305,17 @@ impl Load {
         }
         self.is_open = true;
         self.loader.client.batch_execute(&self.begin).await.doing(loading)?;
-        for number in numbers.iter().copied() {
+        let mut is_in = Vec::new();
+        for number in numbers {
             let line = &self.lines[number];
             self.loader.client.batch_execute("savepoint line").await.doing(loading)?;
-            let put = match self.loader.put(line).await {
-                Err(error) => Put::Refused(refused_row(&error).ok_or(error)?),
-                Ok(put) => put,
+            let (put, is_locked) = match self.loader.put(line).await {
+                Err(error) => {
+                    let why = refused_row(&error);
+                    let is_locked = code(&error).is_some_and(|code| *code == SqlState::LOCK_NOT_AVAILABLE);
+                    (Put::Refused(why.ok_or(error)?), is_locked)
+                }
+                Ok(put) => (put, false),
             };
             // One that is not released would keep a lock of its own to the end, of which a server has thousands for all.
             let end = match put {
@@ -258,18 +323,26 @@ impl Load {
                 _ => "release line",
             };
             self.loader.client.batch_execute(end).await.doing(loading)?;
+            if is_locked {
+                // One is waited for, not a thousand: whoever wants what is written here waits as long.
+                let shortly = format!("set local lock_timeout = '{SHORT_WAIT}'");
+                self.loader.client.batch_execute(&shortly).await.doing(loading)?;
+            }
             match put {
-                Put::Loaded => after.loaded.loaded += 1,
+                Put::Loaded => {
+                    after.loaded.loaded += 1;
+                    is_in.push(number);
+                }
                 Put::There => after.loaded.there += 1,
                 Put::Left(rest, why) => {
                     after.loaded.loaded += u64::from(matches!(rest, Rest::Columns(_)));
                     after.loaded.leave(number, line, rest, &why);
                 }
                 Put::Refused(why) if after.is_last => after.loaded.leave(number, line, Rest::All, &why),
-                Put::Refused(_) => after.refused.push(number),
+                Put::Refused(_) => after.refused.add(number),
             }
         }
-        self.move_sequences(&numbers).await?;
+        self.move_sequences(&is_in).await?;
         let number = "select pg_catalog.pg_current_xact_id()::text";
         let number: String = self.loader.client.query_one(number, &[]).await.doing(loading)?.get(0);
         let transaction =
@@ -277,30 +350,45 @@ impl Load {
         Ok(Some(Part { after, transaction, load: self }))
     }
 
-    /// Moves sequences behind the numbers that lines bring along.
+    /// Moves sequences behind the numbers that lines have brought along.
     async fn move_sequences(&self, numbers: &[usize]) -> Result<(), DbError> {
         let layout = &self.loader.layout;
-        for sequence in &layout.sequences {
-            let column = |line: &Line| -> Option<i64> {
-                let table = layout.named(&line.schema, &line.table)?.oid;
-                let (_, column) = sequence.numbers.iter().find(|(numbered, _)| *numbered == table)?;
-                let text = line.key.get(column).or_else(|| line.values.get(column)?.as_ref())?;
-                text.split('.').next()?.parse().ok()
-            };
-            let used = numbers.iter().filter_map(|number| column(&self.lines[*number]));
-            if let Some(used) = if sequence.ascends { used.max() } else { used.min() } {
-                sequence.move_behind(&self.loader.client, used).await?;
+        let mut by_table: BTreeMap<(&str, &str), Vec<&Line>> = BTreeMap::new();
+        for line in numbers.iter().map(|number| &self.lines[*number]) {
+            by_table.entry((&line.schema, &line.table)).or_default().push(line);
+        }
+        for ((schema, name), lines) in by_table {
+            let Some(table) = layout.named(schema, name) else { continue };
+            for sequence in &layout.sequences {
+                let Some((_, column)) = sequence.numbers.iter().find(|(of, _)| *of == table.oid) else {
+                    continue;
+                };
+                let number = |line: &&Line| -> Option<i64> {
+                    let text = line.key.get(column).or_else(|| line.values.get(column)?.as_ref())?;
+                    text.split('.').next()?.parse().ok()
+                };
+                let used = lines.iter().filter_map(number);
+                if let Some(used) = if sequence.ascends { used.max() } else { used.min() } {
+                    sequence.move_behind(&self.loader.client, used).await?;
+                }
             }
         }
         Ok(())
     }
 }
 
+fn code(error: &DbError) -> Option<&SqlState> {
+    let DbError::Sql { source: SqlError(source), .. } = error else { return None };
+    source.code()
+}
+
 /// Says why a row was refused, by the server or by what people have made in it; `None` where the server itself is in trouble.
 fn refused_row(error: &DbError) -> Option<String> {
     const TROUBLE: [&str; 6] = ["08", "40", "53", "57", "58", "XX"];
-    let DbError::Sql { source: SqlError(source), .. } = error else { return None };
-    let code = source.as_db_error()?.code().code();
-    let is_trouble = TROUBLE.iter().any(|class| code.starts_with(class));
-    (!is_trouble).then(|| refusal(error).unwrap_or_else(|| format!("the server refuses it ({code})")))
+    let code = code(error)?;
+    // What is rolled back to the savepoint waits for nobody any more.
+    let is_trouble = *code != SqlState::T_R_DEADLOCK_DETECTED
+        && TROUBLE.iter().any(|class| code.code().starts_with(class));
+    (!is_trouble)
+        .then(|| refusal(error).unwrap_or_else(|| format!("the server refuses it ({})", code.code())))
 }

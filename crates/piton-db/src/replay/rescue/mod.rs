@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Column;
 use crate::{DbError, files, quote};
 
-pub use self::load::{Load, Loaded, Part, Progress, is_committed};
+pub use self::load::{Load, Loaded, Part, Progress, doubt, is_committed};
 pub use self::save::rescue;
 pub(super) use self::save::{NewIn, new_columns, new_in};
 

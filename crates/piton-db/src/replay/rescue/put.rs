@@ -134,12 +134,38 @@ impl Loader {
         let Some(table) = layout.named(&line.schema, &line.table) else {
             return Ok(Put::later("there is no such table"));
         };
-        let Some(spot) = Spot::of(table, line) else {
-            return Ok(Put::later("a column of it is not there"));
-        };
+        let Some(spot) = Spot::of(table, line) else { return self.put_part(table, line).await };
+        self.put_at(line, &spot).await
+    }
+
+    /// Puts in what there are columns for of the new columns of a row.
+    async fn put_part(&mut self, table: &Table, line: &Line) -> Result<Put, DbError> {
+        const WHY: &str = "a column of it is not there";
+        let (mut part, mut missing) = (line.clone(), Vec::new());
+        part.values.retain(|name, _| {
+            let is_there = table.column(name).is_some();
+            if !is_there {
+                missing.push(name.clone());
+            }
+            is_there
+        });
+        let spot =
+            Spot::of(table, &part).filter(|_| line.kind == Kind::NewColumns && !part.values.is_empty());
+        let Some(spot) = spot else { return Ok(Put::left(WHY)) };
+        Ok(match self.put_at(&part, &spot).await? {
+            Put::Loaded | Put::There => Put::Left(Rest::Columns(missing), WHY.into()),
+            Put::Left(Rest::Columns(left), why) => {
+                Put::Left(Rest::Columns([left, missing].concat()), format!("{why}; {WHY}"))
+            }
+            other => other,
+        })
+    }
+
+    async fn put_at(&mut self, line: &Line, spot: &Spot<'_>) -> Result<Put, DbError> {
+        let table = spot.table;
         match line.kind {
-            Kind::Row if line.key.is_empty() => self.insert(&spot).await,
-            Kind::Row | Kind::NewColumns => self.put_named(line, &spot).await,
+            Kind::Row if line.key.is_empty() => self.insert(spot).await,
+            Kind::Row | Kind::NewColumns => self.put_named(line, spot).await,
             Kind::Changed => Ok(Put::left("the row was changed, and another state of it is there")),
             Kind::Deleted => {
                 let look = format!("select 1 from {} where {}", table.own_rows(), spot.here());

@@ -12,9 +12,10 @@ use super::super::left::{self, mark, whole_row};
 use super::super::map::{Map, Mapped, Place, Target};
 use super::super::net::{Key, parts};
 use super::super::offer::hash_of;
+use super::super::route::Castable;
 use super::super::state::{self, Mark};
 use super::super::touched::{self, State};
-use super::super::{session, sql};
+use super::super::{castable, session, sql};
 use super::{Kind, Line, Rescued, is_key, write};
 use crate::error::Doing;
 use crate::{Database, DbError, Session, quote};
@@ -37,7 +38,8 @@ pub async fn rescue(now: &Database, replaced: &Database, file: &Path) -> Result<
     let (golden, stages) = state::layouts(&now).await?;
     let Mark { way, record, .. } = state::mark(&now).await?;
     let (map, there) = (Map::new(golden, stages, &way, &record), Layout::read(&replaced).await?);
-    let saver = Saver { now, replaced, map, there };
+    let castable = castable(&now, &map).await?;
+    let saver = Saver { now, replaced, map, there, castable };
     let mut lines = saver.new_things().await?;
     lines.extend(saver.rows_aside().await?);
     write(&lines, file)
@@ -50,6 +52,7 @@ struct Saver {
     map: Map,
     /// The replaced database as it is: somebody may have changed it by hand since the migration has ended.
     there: Layout,
+    castable: Castable,
 }
 
 /// A table as the migration has left it, which a file speaks of, and as it is.
@@ -66,6 +69,8 @@ struct Read<'a> {
     is: &'a Column,
     /// Whether what is noted of it is text of the type that it has.
     is_as_noted: bool,
+    /// The type through which what is noted becomes one of that, where that can be done.
+    through: Option<&'a str>,
 }
 
 impl Saver {
@@ -81,7 +86,7 @@ impl Saver {
         let then =
             |stage: &'_ Layout| Some(stage.table(source.left.oid)?.column(&left.name)?.bare == is.bare);
         let is_as_noted = self.map.stages.iter().filter_map(then).all(|same| same);
-        Some(Read { left, is, is_as_noted })
+        Some(Read { left, is, is_as_noted, through: None })
     }
 
     fn columns<'a>(&self, source: Source<'a>, left: &[&'a Column]) -> Vec<Read<'a>> {
@@ -144,10 +149,11 @@ impl Saver {
     }
 
     /// Reads the rows of a new table of which nothing but itself names one; what the migration has put there is left out.
-    async fn nameless(&self, source: Source<'_>, new: &NewIn<'_>) -> Result<Vec<Line>, DbError> {
-        let columns = self.columns(source, &new.columns);
-        // With another column fewer, no row looks any more as the migration has left it.
-        let mut left = left::counts(&self.now, source.left.oid).await?;
+    async fn nameless<'a>(&self, source: Source<'a>, new: &NewIn<'a>) -> Result<Vec<Line>, DbError> {
+        let there = |(at, column): (usize, &&'a Column)| Some((at, self.column(source, column)?));
+        let (kept, columns): (Vec<usize>, Vec<Read<'a>>) =
+            new.columns.iter().enumerate().filter_map(there).unzip();
+        let mut left = left::counts(&self.now, source.left.oid, &kept).await?;
         let what = || format!("read the rows of {}", source.is.quoted());
         let texts: Vec<String> =
             columns.iter().map(|column| format!("g.{}::text", quote::ident(&column.is.name))).collect();
@@ -209,7 +215,10 @@ impl Saver {
         // The key is asked for by the columns that have become of it.
         let own = |at: &usize| {
             let own = self.column(source, &table.columns[mapped.columns[*at]?])?;
-            Some(Read { is_as_noted: place.table.columns[*at].bare == own.is.bare, ..own })
+            let (was, is) = (place.table.columns[*at].bare.as_str(), own.is.bare.as_str());
+            let can = |from: &str, to: &str| self.castable.contains(&(from.to_owned(), to.to_owned()));
+            let through = (was != is && can(was, is) && can(is, was)).then_some(was);
+            Some(Read { is_as_noted: was == is, through, ..own })
         };
         let Some(own) = key.iter().map(own).collect::<Option<Vec<_>>>() else { return Ok(Vec::new()) };
         let named = Named { source, key: own };
@@ -416,11 +425,12 @@ impl Named<'_> {
         rows: &[&str],
     ) -> Result<Vec<Option<Found>>, DbError> {
         let table = self.source.is;
-        let same = self.key.iter().enumerate().map(|(at, Read { is, is_as_noted, .. })| {
+        let same = self.key.iter().enumerate().map(|(at, Read { is, is_as_noted, through, .. })| {
             let name = format!("g.{}", quote::ident(&is.name));
-            match is_as_noted {
-                true => is_key(is, &name, &format!("n.k{at}::{}", is.bare)),
-                false => format!("{name}::text = n.k{at}"),
+            match (is_as_noted, through) {
+                (true, _) => is_key(is, &name, &format!("n.k{at}::{}", is.bare)),
+                (false, Some(through)) => is_key(is, &name, &format!("n.k{at}::{through}::{}", is.bare)),
+                (false, None) => format!("{name}::text = n.k{at}"),
             }
         });
         let texts = self.key.iter().chain(columns);
