@@ -50,12 +50,9 @@ pub(crate) fn secret_key(path: &Path) -> io::Result<[u8; 32]> {
         file.write_all(&key)?;
         file.sync_all()?;
         // Another process may have made one meanwhile, and that is the key then.
-        let linked = fs_err::hard_link(&own, path);
+        let linked = link(&own, path);
         fs_err::remove_file(&own)?;
-        linked.or_else(
-            |error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) },
-        )?;
-        sync_folder_of(path)?;
+        linked?;
     }
     fs_err::File::open(path)?.read_exact(&mut key)?;
     Ok(key)
@@ -80,6 +77,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 /// Removes a file so that it is gone after a power cut, too; one that is not there is as good as removed.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     gone_is_fine(fs_err::remove_file(path).and_then(|()| sync_folder_of(path)))
+}
+
+/// Gives a file another name as well, which is there after a power cut, too; one that has it already is as good as named.
+pub(crate) fn link(path: &Path, other: &Path) -> io::Result<()> {
+    match fs_err::hard_link(path, other) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder_of(other),
+    }
 }
 
 /// Removes a folder and all in it; one that is not there is as good as removed.

@@ -46,7 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(cluster) = Cluster::start_with(Options { fsync: true, settings, ..Options::default() }) else {
         return Ok(());
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // As a release has it: one thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(measure(&cluster, changes))
 }
 

@@ -142,6 +142,8 @@ async fn there_and_back(
         replay.reach(upto).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    // A copy that was restored with the release is on the disk long before.
+    live.connect().await?.batch_execute("checkpoint").await?;
     // As a release does before it holds requests.
     replay.look_ahead().await?;
     replay.reach(now(&*live.connect().await?).await?).await?;

@@ -162,10 +162,11 @@ async fn keep_log(ctx: &Ctx<'_, '_>, database: &Database, slot: &str) -> Result<
             // Whoever resumes it has the tables tell whole rows again.
             let left = match capture::tell_whole(database, &whole, false).await {
                 Ok(locked) => still_whole(&json!({ STILL_WHOLE: locked })),
-                Err(error) => Some(format!("{}: {error}", cannot())),
+                Err(error) => Some(format!("{}: {error}", still_told())),
             };
-            let fault = left.into_iter().fold(Fault::surroundings(unkept()), Fault::because);
-            Err(not_quiet(ctx, database, fault, &writers))
+            let nothing = "nothing was touched yet".to_owned();
+            let fault = not_quiet(ctx, database, Fault::surroundings(unkept()), &writers);
+            Err(fault.because(left.unwrap_or(nothing)))
         }
     }
 }
@@ -180,12 +181,16 @@ fn not_quiet(ctx: &Ctx<'_, '_>, database: &Database, mut fault: Fault, writers: 
         None => "wait for the end of every transaction that has written".into(),
     };
     fault
-        .because("nothing can be told of what was written before such a transaction is over; nothing was touched yet")
+        .because("nothing can be told of what was written before such a transaction is over")
         .hint(format!("{wait}; then piton resume {}", ctx.plan.environment))
 }
 
 pub(super) fn not_let_go() -> String {
     "what kept the database's writes cannot be let go".into()
+}
+
+fn still_told() -> String {
+    "the database's log cannot be made to tell as little as before".into()
 }
 
 /// Where an outcome has the tables that were locked.
@@ -204,9 +209,7 @@ pub(super) fn still_whole(outcome: &Value) -> Option<String> {
 /// Lets go of everything that keeps writes, on the environment's database.
 async fn end(ctx: &Ctx<'_, '_>, by: &Means, whole: &[Keyless]) -> Result<Value, Fault> {
     let database = super::database_of(ctx.settings())?;
-    let locked = capture::tell_whole(&database, whole, false)
-        .await
-        .or_fault(|| "the database's log cannot be made to tell as little as before".into())?;
+    let locked = capture::tell_whole(&database, whole, false).await.or_fault(still_told)?;
     by.source().let_go(&database).await.or_fault(not_let_go)?;
     Ok(if locked.is_empty() { Value::Null } else { json!({ STILL_WHOLE: locked }) })
 }

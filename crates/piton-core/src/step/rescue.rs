@@ -108,7 +108,7 @@ impl Act for LoadRescued {
         let database = super::database_of(ctx.settings())?;
         for (file, begun) in begun {
             let away = away(ctx, &file);
-            if !is_same(&file, &away) {
+            if !is_same(&file, &away)? {
                 continue;
             }
             let progress = begun.reached(&database, &file).await?;
@@ -120,9 +120,13 @@ impl Act for LoadRescued {
 }
 
 /// Tells whether two names are one file's.
-fn is_same(file: &Path, other: &Path) -> bool {
-    let inode = |path: &Path| fs_err::metadata(path).map(|file| (file.dev(), file.ino()));
-    matches!((inode(file), inode(other)), (Ok(file), Ok(other)) if file == other)
+fn is_same(file: &Path, other: &Path) -> Result<bool, Fault> {
+    let inode = |path: &Path| match fs_err::metadata(path) {
+        Ok(file) => Ok(Some((file.dev(), file.ino()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).or_fault(|| cannot(path)),
+    };
+    Ok(matches!((inode(file)?, inode(other)?), (Some(file), Some(other)) if file == other))
 }
 
 /// Loads one file, or what is left to load of it, and puts it away; `None` when somebody has taken it away.
@@ -136,9 +140,12 @@ async fn load(
     let progress = match begun.get(file) {
         None if !file.exists() => return Ok(None),
         None => {
-            fs_err::hard_link(file, &away)
-                .or_else(|error| if away.exists() { Ok(()) } else { Err(error) })
-                .or_fault(|| format!("{} cannot be put away", file.display()))?;
+            let migrated = ctx.outcome::<super::migrate::Outcome>("migrate");
+            if migrated.is_some_and(|migrated| migrated.migrations.is_empty()) {
+                // Whoever has migrated it otherwise may have written what is new.
+                replay::doubt(file).or_fault(|| cannot(file))?;
+            }
+            files::link(file, &away).or_fault(|| format!("{} cannot be put away", file.display()))?;
             load_on(ctx, database, file, begun, Progress::default()).await?
         }
         Some(begun) if begun.before == begun.after => begun.after.clone(),
@@ -148,7 +155,7 @@ async fn load(
         }
     };
     // Otherwise the rest was written already, or somebody has seen to it.
-    if is_same(file, &away) {
+    if is_same(file, &away)? {
         progress.write_rest(&away, file).or_fault(|| cannot(file))?;
     }
     Ok(Some(progress.loaded))

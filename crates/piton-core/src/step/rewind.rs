@@ -101,6 +101,8 @@ enum Carried {
     Back(Swapping),
     /// The migration stays.
     Kept(String),
+    /// It could not be done, nor can it ever be.
+    Never(String),
 }
 
 /// What became of an attempt.
@@ -231,10 +233,7 @@ impl Rewind<'_, '_, '_> {
                 let why = "writes come as fast as they can be carried back, or faster";
                 return self.stays(why.into()).map(Carry::Over);
             }
-            Ok(CaughtUp::Never(why)) => {
-                self.ctx.say(&format!("later writes cannot be carried back: {why}"));
-                return Ok(Carry::Never(Some(why)));
-            }
+            Ok(CaughtUp::Never(why)) => return Ok(self.never(why)),
             Err(error) => {
                 let environment = &self.ctx.plan.environment;
                 let fault = Fault::surroundings(unreadable()).caused_by(&error);
@@ -253,8 +252,14 @@ impl Rewind<'_, '_, '_> {
         let lapsed = hold.end().await?;
         Ok(Carry::Over(match attempt? {
             Carried::Kept(why) => self.stays(why)?,
+            Carried::Never(why) => return Ok(self.never(why)),
             Carried::Back(swapping) => self.settle(swapping, Some(lapsed), note).await?,
         }))
+    }
+
+    fn never(&self, why: String) -> Carry {
+        self.ctx.say(&format!("later writes cannot be carried back: {why}"));
+        Carry::Never(Some(why))
     }
 
     /// Lets the migration stay where nobody has asked for the database; whoever has is told why, and may say it again.
@@ -299,6 +304,7 @@ impl Rewind<'_, '_, '_> {
             Ok::<_, DbError>((replay.finish().await?, objects))
         };
         let (ready, objects) = match tokio::time::timeout(PART, last).await {
+            Ok(Err(DbError::Replay(why))) => return Ok(Carried::Never(why)),
             Ok(ready) => ready.or_fault(cannot)?,
             Err(_) => {
                 return Ok(Carried::Kept(

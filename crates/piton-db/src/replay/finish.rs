@@ -6,7 +6,7 @@ use futures_util::{StreamExt, pin_mut};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::apply::{Applier, as_parameters, keys};
+use super::apply::{Applier, ROWS, as_parameters, keys};
 use super::layout::Table;
 use super::map::{Mapped, Place, Target};
 use super::net::{Cell, Effect, Fate, Key, parts};
@@ -128,8 +128,11 @@ impl Applier {
             let partition = quote::qualified(&name.schema, &name.name);
             match self.routes.read_as(oid) {
                 ReadAs::Part => {}
-                // What was written to it was read as that of the one whose name it has taken.
-                ReadAs::Nobody if self.routes.is_named(&name) => {}
+                // What was written to it was read as that of the one whose name it has taken, which it is not.
+                ReadAs::Nobody if self.routes.is_named(&name) => {
+                    let whole = whole.clone();
+                    self.touch_all(live, &whole, &partition).await?;
+                }
                 ReadAs::Another if map.places[mapped.place].key.is_none() && self.routes.is_named(&name) => {
                     // Some of it was read, and nothing tells what.
                     return Err(DbError::Replay(format!(
@@ -146,7 +149,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Takes note of what is new in all rows of a partition, of which nothing was read.
+    /// Takes note of what is new in all rows of a partition.
     async fn touch_all(&mut self, live: &Client, whole: &Table, partition: &str) -> Result<(), DbError> {
         let map = &self.routes.map;
         let new = new_in(map, map.stages.len() - 1, whole);
@@ -157,9 +160,13 @@ impl Applier {
         let none: [&str; 0] = [];
         let rows = live.query_raw(&sql, none).await.doing(what)?;
         pin_mut!(rows);
-        while let Some(row) = rows.next().await {
+        for read in 1.. {
+            let Some(row) = rows.next().await else { break };
             let key: Vec<String> = row.doing(what)?.get(0);
             self.touched.note(whole.oid, key.join("\0"), State::Made);
+            if read % ROWS == 0 {
+                self.touched.flush(&self.client).await?;
+            }
         }
         self.flush().await
     }

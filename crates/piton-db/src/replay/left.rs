@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use futures_util::{StreamExt, pin_mut};
 use tokio_postgres::Client;
 
+use super::layout::Column;
 use super::net::Key;
 use super::offer::hash_of;
 use super::route::New;
@@ -64,6 +65,7 @@ impl Left {
         };
         if new.key.is_none() {
             if is_there {
+                noted.columns = names.cloned().collect();
                 noted.nameless.push(whole_row(new.columns.iter().map(|(at, _)| text(at))));
             }
             return Ok(());
@@ -131,15 +133,6 @@ struct Rows {
     marks: Vec<Option<i64>>,
 }
 
-/// Forgets all rows of a table that was emptied.
-pub(super) async fn forget(client: &Client, table: u32) -> Result<(), DbError> {
-    client
-        .execute("delete from piton_replay.left_by where tab = $1", &[&table])
-        .await
-        .map(drop)
-        .doing(|| "forget rows of a table that was emptied".into())
-}
-
 /// A row as the migration has left it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
@@ -185,23 +178,33 @@ pub(super) async fn rows(
     Ok(known)
 }
 
-/// Counts the rows that were put into a table without a key, by the hash of what [`whole_row`] calls them, of these columns alone.
+/// Counts the rows that were put into a table without a key, by the hash of what [`whole_row`] calls them, of these columns.
 pub(super) async fn counts(
     client: &Client,
     table: u32,
-    columns: &[usize],
+    columns: &[&Column],
 ) -> Result<HashMap<u64, u64>, DbError> {
     let what = || "read what the migration has written".to_owned();
-    let sql = "select keys from piton_replay.left_by where tab = $1";
+    let sql = "select keys, columns from piton_replay.left_by where tab = $1";
     let lists = client.query_raw(sql, [&table]).await.doing(what)?;
     pin_mut!(lists);
     let mut counts = HashMap::new();
     while let Some(list) = lists.next().await {
-        for key in list.doing(what)?.get::<_, Vec<Vec<u8>>>(0) {
+        let list = list.doing(what)?;
+        let told: Vec<String> = list.get(1);
+        // One that came later holds what it has where nothing was written.
+        let missing: Vec<String> =
+            columns.iter().map(|column| mark(column.missing.as_deref()).to_string()).collect();
+        let at: Vec<Option<usize>> =
+            columns.iter().map(|column| told.iter().position(|told| *told == column.name)).collect();
+        for key in list.get::<_, Vec<Vec<u8>>>(0) {
             let key = touched::key_of(key)?;
             let marks: Vec<&str> = key.split(' ').collect();
-            let kept: Vec<&str> = columns.iter().filter_map(|at| marks.get(*at).copied()).collect();
-            *counts.entry(hash_of(&kept.join(" "))).or_default() += 1;
+            let mark = |(at, missing): (&Option<usize>, &'_ String)| {
+                at.and_then(|at| marks.get(at).copied()).map_or_else(|| missing.clone(), str::to_owned)
+            };
+            let row: Vec<String> = at.iter().zip(&missing).map(mark).collect();
+            *counts.entry(hash_of(&row.join(" "))).or_default() += 1;
         }
     }
     Ok(counts)

@@ -190,14 +190,20 @@ impl Map {
 
     /// Lists the tables whose rows are a place's in the end, each row once.
     pub(super) fn last_sources(&self, place: usize) -> Vec<(&Table, &Mapped)> {
-        let all: Vec<_> = self.sources(self.stages.len() - 1, place).collect();
-        let chosen = |is_chosen: &dyn Fn(&Table, &Mapped) -> bool| -> Vec<_> {
-            all.iter().filter(|(table, mapped)| is_chosen(table, mapped)).copied().collect()
+        self.sources_once(self.stages.len() - 1, place)
+    }
+
+    /// Lists the tables of a stage whose rows are a place's, without those whose rows another one of them has as well.
+    fn sources_once(&self, stage: usize, place: usize) -> Vec<(&Table, &Mapped)> {
+        let all: Vec<_> = self.sources(stage, place).collect();
+        let is_source = |oid: u32| all.iter().any(|(table, _)| table.oid == oid);
+        let is_free = |(table, mapped): &&(&Table, &Mapped)| match table.root {
+            None => true,
+            // What it is a part of is something new.
+            Some(root) => mapped.leaf.is_none() && !is_source(root),
         };
-        // What has them all, though it may be a partition of something new by now; or else the partitions that are left of it.
-        let whole = chosen(&|table, _| table.root.is_none());
-        let became_part = chosen(&|_, mapped| mapped.leaf.is_none());
-        [whole, became_part].into_iter().find(|found| !found.is_empty()).unwrap_or(all)
+        let free: Vec<_> = all.iter().filter(is_free).copied().collect();
+        if free.is_empty() { all } else { free }
     }
 
     /// Chooses the key by which the rows of a place are found, whatever the stage in which they are changed.
@@ -234,8 +240,7 @@ fn others(stages: &[Layout], way: &Way) -> HashSet<u32> {
 
 /// Returns the table of a stage that has all rows of a place, or any of those that have a part.
 pub(super) fn whole_source(map: &Map, stage: usize, place: usize) -> Option<(&Table, &Mapped)> {
-    let mut sources = map.sources(stage, place);
-    sources.find(|(table, _)| table.root.is_none()).or_else(|| map.sources(stage, place).next())
+    map.sources_once(stage, place).first().copied()
 }
 
 fn position(table: &Table, name: &str) -> Option<usize> {

@@ -23,6 +23,8 @@ const TABLES: &str = "
     create table piton_replay.own (place text not null, key text not null, filled text not null);
     create index on piton_replay.own using hash (key);
     create table piton_replay.touched (number int8 generated always as identity, tab oid not null, state int2 not null, keys bytea[] not null);
+    -- A list is written for each block: whoever waits for it waits longer for its compression.
+    alter table piton_replay.touched alter keys set storage external;
     create table piton_replay.left_by (number int8 generated always as identity, tab oid not null, is_there bool not null, mixed bool not null, columns text[] not null, keys bytea[] not null, marks int8[] not null);
     create table piton_replay.switched_off (off text not null, put_back text not null);
     -- A publication of all tables, which comes with the backup, has no row removed from a table that cannot tell which.
@@ -252,6 +254,18 @@ pub(super) struct SetAside {
     pub(super) why: String,
     /// Whether the migration has made it.
     pub(super) of_migration: bool,
+}
+
+/// Forgets what is noted of what is new in the rows of tables that were emptied.
+pub(super) async fn forget_new(client: &Client, tables: &[u32]) -> Result<(), DbError> {
+    for notes in ["touched", "left_by"] {
+        let forget = format!("delete from piton_replay.{notes} where tab = any($1)");
+        client
+            .execute(&forget, &[&tables])
+            .await
+            .doing(|| "forget rows of a table that was emptied".into())?;
+    }
+    Ok(())
 }
 
 /// Reads the rows that are set aside.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::apply::{Applier, ROWS};
-use super::left::{self, Left};
+use super::left::Left;
 use super::net::{Cell, Effect, Fate, Key, key_of};
 use super::own;
 use super::route::Route;
 use super::state;
-use super::touched::{self, State};
+use super::touched::State;
 use crate::capture::{Change, Column, Name, Tuple, Value};
 use crate::{DbError, quote};
 
@@ -193,10 +193,7 @@ impl Applier {
                         self.learn(table, &[]).await?;
                     }
                 }
-                for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
-                    touched::forget(&self.client, oid).await?;
-                    left::forget(&self.client, oid).await?;
-                }
+                self.forget_new(tables).await?;
                 for (place, leaf) in self.routes.emptied(tables)? {
                     self.empty(place, leaf).await?;
                 }
@@ -240,6 +237,11 @@ impl Applier {
         Ok(())
     }
 
+    async fn forget_new(&self, tables: &[Arc<Name>]) -> Result<(), DbError> {
+        let emptied: Vec<u32> = tables.iter().filter_map(|table| self.routes.oid(table)).collect();
+        state::forget_new(&self.client, &emptied).await
+    }
+
     /// Takes note of rows that the migration itself has written: nothing of them is replayed, but what the app does to them later
     /// has to be told from what was in them before.
     pub(super) async fn note_own(&mut self, changes: &[Change]) -> Result<(), DbError> {
@@ -252,9 +254,7 @@ impl Applier {
                 Change::Delete { table, old: Some(old) } => (table, old, true),
                 Change::Truncate { tables } => {
                     left.flush(&self.client).await?;
-                    for oid in tables.iter().filter_map(|table| self.routes.oid(table)) {
-                        left::forget(&self.client, oid).await?;
-                    }
+                    self.forget_new(tables).await?;
                     continue;
                 }
                 Change::Delete { .. } => continue,

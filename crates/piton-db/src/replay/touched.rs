@@ -2,6 +2,7 @@
 //!
 //! Each block adds what it has touched as a list, which costs next to nothing; what the lists come to is worked out when they have grown.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
@@ -11,7 +12,7 @@ use crate::DbError;
 use crate::error::Doing;
 
 /// How many keys are added, at least, before the lists are worked out.
-const MANY: u64 = 100_000;
+const MANY: u64 = 500_000;
 
 /// What somebody other than the migration has done to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +54,8 @@ impl State {
 /// The rows that were touched since the last block, and how far the lists in the golden copy have grown.
 #[derive(Debug)]
 pub(super) struct Touched {
-    /// By table and key.
-    rows: HashMap<(u32, Key), State>,
+    /// By table and key; with whether it was made and nothing was noted of it before.
+    rows: HashMap<(u32, Key), (State, bool)>,
     /// How many keys were added since the lists were worked out.
     added: u64,
     /// How many there were then.
@@ -72,8 +73,17 @@ impl Touched {
 
     /// Takes note of what came to a row.
     pub(super) fn note(&mut self, table: u32, key: Key, state: State) {
-        let entry = self.rows.entry((table, key));
-        entry.and_modify(|before| *before = state.after(Some(*before))).or_insert(state);
+        match self.rows.entry((table, key)) {
+            // It came and went, and what was known of it before holds.
+            Entry::Occupied(row) if *row.get() == (State::Made, true) && state == State::Gone => {
+                row.remove();
+            }
+            Entry::Occupied(mut row) => {
+                let (before, is_fresh) = *row.get();
+                row.insert((state.after(Some(before)), is_fresh));
+            }
+            Entry::Vacant(row) => drop(row.insert((state, state == State::Made))),
+        }
     }
 
     /// Adds them to the lists, in the transaction that is open.
@@ -83,7 +93,7 @@ impl Touched {
         }
         self.added += self.rows.len() as u64;
         let mut lists: BTreeMap<(u32, State), Vec<Vec<u8>>> = BTreeMap::new();
-        for ((table, key), state) in self.rows.drain() {
+        for ((table, key), (state, _)) in self.rows.drain() {
             lists.entry((table, state)).or_default().push(key.into_bytes());
         }
         let add = "insert into piton_replay.touched (tab, state, keys) values ($1, $2, $3)";
@@ -130,15 +140,6 @@ async fn condense(client: &Client) -> Result<u64, DbError> {
     Ok(row.get::<_, i64>(0).unsigned_abs())
 }
 
-/// Forgets all rows of a table that was emptied.
-pub(super) async fn forget(client: &Client, table: u32) -> Result<(), DbError> {
-    client
-        .execute("delete from piton_replay.touched where tab = $1", &[&table])
-        .await
-        .map(drop)
-        .doing(|| "forget rows of a table that was emptied".into())
-}
-
 /// Reads them, by table.
 pub(super) async fn all(client: &Client) -> Result<BTreeMap<u32, BTreeMap<Key, State>>, DbError> {
     let lists = client
@@ -174,4 +175,24 @@ pub(super) async fn among(client: &Client, table: u32, keys: &[Vec<u8>]) -> Resu
 /// Reads a key as it is kept.
 pub(super) fn key_of(kept: Vec<u8>) -> Result<Key, DbError> {
     Key::from_utf8(kept).map_err(|error| DbError::Replay(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_row_that_came_and_went_nothing_is_noted() {
+        use State::{Changed, Gone, Made};
+        let noted = |states: &[State]| {
+            let mut touched = Touched { rows: HashMap::new(), added: 0, kept: 0 };
+            states.iter().for_each(|state| touched.note(1, "1".into(), *state));
+            touched.rows.values().next().map(|(state, _)| *state)
+        };
+        assert_eq!(noted(&[Made, Changed, Gone]), None);
+        assert_eq!(noted(&[Made, Gone, Made, Changed]), Some(Made));
+        // It may be one of the migration's own, which somebody has removed.
+        assert_eq!(noted(&[Gone, Made, Gone]), Some(Gone));
+        assert_eq!(noted(&[Changed, Gone]), Some(Gone));
+    }
 }

@@ -108,17 +108,25 @@ async fn a_partition_that_is_attached_when_it_is_full_loses_no_row(by: By) {
 #[tokio::test]
 async fn a_partition_that_takes_another_ones_place_comes_once() {
     let setup = "create table k (n int, w text) partition by list (n); create table k_7 partition of k for values in (7);
-                 alter table k_7 replica identity full; insert into k values (7, 'old')";
+                 alter table k_7 replica identity full; insert into k values (7, 'old');
+                 create table m (id int primary key) partition by range (id); create table m_1 partition of m for values from (0) to (10)";
     let Some(scene) = Scene::new(By::Log, "partitions_replaced", setup).await else { return };
-    scene.migrate("alter table k add note text").await;
+    scene.migrate("alter table k add note text; alter table m add note text").await;
     run(
         &scene.live,
-        "alter table k detach partition k_7; alter table k_7 rename to k_7_old; create table k_7 partition of k for values in (7);
+        "drop table m_1; create table m_1 partition of m for values from (0) to (10); insert into m values (7, 'important');
+         alter table k detach partition k_7; alter table k_7 rename to k_7_old; create table k_7 partition of k for values in (7);
          insert into k values (7, 'new'), (7, 'new')",
     )
     .await;
     drop(scene.replay().await.unwrap());
     run(&scene.live, "insert into k values (7, 'last')").await;
-    scene.rewind().await;
+    scene.replay().await.unwrap().finish().await.unwrap().commit().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rescue.jsonl");
+    assert_eq!(rescue(&scene.golden, &scene.live, &file).await.unwrap().unwrap_or_default().values, 1);
+    give_up(&scene.golden).await.unwrap();
+    scene.let_go().await;
+    assert_eq!(scene.golden("select * from m").await, "(7)");
     assert_eq!(scene.golden("select * from k").await, "(7,last) (7,new) (7,new) (7,old)");
 }

@@ -164,11 +164,12 @@ async fn a_row_that_the_migration_made_keeps_what_somebody_wrote(by: By) {
 async fn rows_without_a_key_are_saved_and_loaded(by: By) {
     let setup = "create table t (id int primary key)";
     let Some(again) = Again::new(by, "rescue_keyless", setup).await else { return };
-    let migration = "create table log (what text, n int); insert into log values ('made', 1), ('made', 1), ('made', null)";
+    let migration = "create table log (what text, n int); insert into log values ('made', 1), ('made', 1), ('made', null);
+                     create table kinds (v text); insert into kinds values ('a'), ('b'); alter table kinds add w text";
     again.scene.migrate(migration).await;
-    run(&again.scene.live, "insert into log values ('made', 1), ('seen', 2), ('seen', 2), (null, null)")
+    run(&again.scene.live, "insert into log values ('made', 1), ('seen', 2), ('seen', 2), (null, null); insert into kinds values ('b', 'w')")
         .await;
-    assert_eq!(again.back().await.rows, 4);
+    assert_eq!(again.back().await.rows, 5);
     run(&again.scene.golden, &recorded(migration)).await;
     run(&again.scene.golden, "insert into log values ('seen', 2)").await;
     let mut load = Load::open(&again.scene.golden, &again.file()).await.unwrap();
@@ -178,11 +179,12 @@ async fn rows_without_a_key_are_saved_and_loaded(by: By) {
     let part = load.next(&before).await.unwrap().unwrap();
     let transaction = part.transaction;
     let after = part.commit().await.unwrap();
-    assert_eq!((after.loaded.loaded, after.loaded.there), (4, 0), "{after:?}");
+    assert_eq!((after.loaded.loaded, after.loaded.there), (5, 0), "{after:?}");
     assert!(load.next(&after).await.unwrap().is_none());
     assert!(is_committed(&again.scene.golden, transaction).await.unwrap());
     let rows = "(,) (made,) (made,1) (made,1) (made,1) (seen,2) (seen,2) (seen,2)";
     assert_eq!(again.scene.golden("select * from log").await, rows);
+    assert_eq!(again.scene.golden("select * from kinds").await, "(a,) (b,) (b,w)");
 }
 
 /// A session that was killed with its process may not have ended yet.

@@ -16,7 +16,7 @@ use super::checks::{self, Checks};
 use super::put::{Loader, Put};
 use super::{Kind, Line, lines_of, write};
 use crate::error::{Doing, SqlError};
-use crate::{Database, DbError};
+use crate::{Database, DbError, files};
 
 /// How many lines go with one transaction: whoever wants to write a row of them waits for its end.
 const PART: usize = 1_000;
@@ -27,8 +27,8 @@ const WORDS: usize = 100;
 /// How long a row that is locked is waited for.
 const LOCK_WAIT: &str = "2s";
 
-/// How long it is after the first in a part that had to be left.
-const SHORT_WAIT: &str = "10ms";
+/// How long it is after the first that had to be left.
+const SHORT_WAIT: &str = "1ms";
 
 /// How often it is looked whether a session has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,14 +66,28 @@ impl Numbers {
         self.0.iter().map(Range::len).sum()
     }
 
-    /// Lists them in the order of the file, or the other way round.
-    fn listed(&self, backwards: bool) -> Vec<usize> {
-        let mut all: Vec<usize> = self.0.iter().cloned().flatten().collect();
-        all.sort_unstable();
-        if backwards {
-            all.reverse();
+    /// Puts them into the order of the file.
+    fn sort(&mut self) {
+        self.0.sort_unstable_by_key(|run| run.start);
+    }
+
+    /// Lists at most so many behind the first `done`; sorted ones in the order of the file, or the other way round.
+    fn listed(&self, mut done: usize, most: usize, backwards: bool) -> Vec<usize> {
+        let mut listed = Vec::new();
+        for at in 0..self.0.len() {
+            let run = self.0[if backwards { self.0.len() - 1 - at } else { at }].clone();
+            let passed = done.min(run.len());
+            done -= passed;
+            let left = most - listed.len();
+            match backwards {
+                true => listed.extend(run.rev().skip(passed).take(left)),
+                false => listed.extend(run.skip(passed).take(left)),
+            }
+            if listed.len() == most {
+                break;
+            }
         }
-        all
+        listed
     }
 }
 
@@ -109,11 +123,13 @@ impl Loaded {
         if self.left.len() < WORDS {
             self.left.push(line.words(why));
         }
-        if self.lines.last().is_none_or(|(_, last)| *last != rest) {
-            self.lines.push((Numbers::default(), rest));
-        }
-        if let Some((numbers, _)) = self.lines.last_mut() {
-            numbers.add(number);
+        match self.lines.iter_mut().find(|(_, known)| *known == rest) {
+            Some((numbers, _)) => numbers.add(number),
+            None => {
+                let mut numbers = Numbers::default();
+                numbers.add(number);
+                self.lines.push((numbers, rest));
+            }
         }
     }
 
@@ -141,18 +157,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Lists the lines that this round has still to do, of a file with so many.
-    fn waiting(&self, lines: usize) -> Vec<usize> {
+    /// Lists the lines that this round has to do next, at most so many, of a file with so many lines.
+    fn waiting(&self, lines: usize, most: usize) -> Vec<usize> {
         match &self.round {
-            None => (self.done..lines).collect(),
-            Some(round) => round.listed(self.backwards).split_off(self.done),
+            None => (self.done..lines).take(most).collect(),
+            Some(round) => round.listed(self.done, most, self.backwards),
         }
     }
 
     /// Begins another round with what was refused; tells whether there is any.
     fn next_round(&mut self, lines: usize) -> bool {
         let before = self.round.as_ref().map_or(lines, Numbers::count);
-        let refused = std::mem::take(&mut self.refused);
+        let mut refused = std::mem::take(&mut self.refused);
+        refused.sort();
         let count = refused.count();
         // If nothing came in, nothing more will.
         self.is_last = count == before;
@@ -178,10 +195,13 @@ impl Progress {
         for (numbers, as_what) in &self.loaded.lines {
             numbers.0.iter().cloned().flatten().for_each(|number| take(number, as_what));
         }
-        let waiting = [self.refused.listed(false), self.waiting(count)].concat();
+        let waiting = [self.refused.listed(0, count, false), self.waiting(count, count)].concat();
         waiting.into_iter().for_each(|number| take(number, &Rest::AsItIs));
         match write(&rest, file)? {
-            None if file.exists() => Ok(fs::remove_file(file)?),
+            None if file.exists() => {
+                fs::remove_file(file)?;
+                files::sync_dir(file.parent().unwrap_or(Path::new(".")))
+            }
             _ => Ok(()),
         }
     }
@@ -189,11 +209,19 @@ impl Progress {
 
 /// Has a file go over nothing that is there when it is loaded: its lines were not loaded, and the migration has stayed.
 ///
+/// One that cannot be read goes over nothing, and is left as it is.
+///
 /// # Errors
-/// When it cannot be read or written.
+/// When it cannot be written.
 pub fn doubt(file: &Path) -> Result<(), DbError> {
-    let lines = lines_of(file)?.into_iter().map(|line| Rest::All.of(line));
-    write(&lines.collect::<Vec<_>>(), file).map(drop)
+    match lines_of(file) {
+        Ok(lines) => {
+            let lines = lines.into_iter().map(|line| Rest::All.of(line));
+            write(&lines.collect::<Vec<_>>(), file).map(drop)
+        }
+        Err(DbError::Replay(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A rescue file that is put into a database which has been migrated again.
@@ -252,7 +280,11 @@ pub async fn is_committed(database: &Database, transaction: u64) -> Result<bool,
         let row = row.doing(|| "look whether a rescue file was loaded".into())?;
         match row.get(0) {
             Some("in progress") => tokio::time::sleep(LOOK).await,
-            status => return Ok(status == Some("committed")),
+            Some(status) => return Ok(status == "committed"),
+            None => {
+                let why = "the server does not know any more whether a part of the file is in";
+                return Err(DbError::Replay(why.into()));
+            }
         }
     }
 }
@@ -269,7 +301,9 @@ impl Load {
         // Who keeps a row locked keeps that one from coming in, and no more. And where a constraint's own trigger fires, it does at
         // once: otherwise the last statement would fail for one row.
         let at_once = if is_quiet { "" } else { "; set constraints all immediate" };
-        let begin = format!("begin; set local lock_timeout = '{LOCK_WAIT}'{at_once}");
+        let begin = format!("begin{at_once}");
+        let wait = format!("set lock_timeout = '{LOCK_WAIT}'");
+        client.batch_execute(&wait).await.doing(loading)?;
         let layout = Layout::read(&client).await?;
         let names: BTreeSet<_> = lines.iter().map(|line| (&line.schema, &line.table)).collect();
         let tables: Vec<&Table> =
@@ -289,9 +323,8 @@ impl Load {
     pub async fn next(&mut self, before: &Progress) -> Result<Option<Part<'_>>, DbError> {
         let mut after = before.clone();
         let numbers = loop {
-            let mut waiting = after.waiting(self.lines.len());
+            let waiting = after.waiting(self.lines.len(), PART);
             if !waiting.is_empty() {
-                waiting.truncate(PART);
                 break waiting;
             }
             if !after.next_round(self.lines.len()) {
@@ -325,7 +358,7 @@ impl Load {
             self.loader.client.batch_execute(end).await.doing(loading)?;
             if is_locked {
                 // One is waited for, not a thousand: whoever wants what is written here waits as long.
-                let shortly = format!("set local lock_timeout = '{SHORT_WAIT}'");
+                let shortly = format!("set lock_timeout = '{SHORT_WAIT}'");
                 self.loader.client.batch_execute(&shortly).await.doing(loading)?;
             }
             match put {
@@ -334,10 +367,12 @@ impl Load {
                     is_in.push(number);
                 }
                 Put::There => after.loaded.there += 1,
-                Put::Left(rest, why) => {
-                    after.loaded.loaded += u64::from(matches!(rest, Rest::Columns(_)));
-                    after.loaded.leave(number, line, rest, &why);
+                Put::Partly(left, why) => {
+                    after.loaded.loaded += 1;
+                    is_in.push(number);
+                    after.loaded.leave(number, line, Rest::Columns(left), &why);
                 }
+                Put::Left(rest, why) => after.loaded.leave(number, line, rest, &why),
                 Put::Refused(why) if after.is_last => after.loaded.leave(number, line, Rest::All, &why),
                 Put::Refused(_) => after.refused.add(number),
             }

@@ -17,7 +17,9 @@ use crate::{DbError, Session, quote};
 pub(super) enum Put {
     Loaded,
     There,
-    /// So much of it stays in the file, and why; the rest is in.
+    /// Some of it was put in; these columns stay in the file, and why.
+    Partly(Vec<String>, String),
+    /// Nothing was put in, and so much stays in the file, and why.
     Left(Rest, String),
     /// It may fit when others are in.
     Refused(String),
@@ -153,10 +155,9 @@ impl Loader {
             Spot::of(table, &part).filter(|_| line.kind == Kind::NewColumns && !part.values.is_empty());
         let Some(spot) = spot else { return Ok(Put::left(WHY)) };
         Ok(match self.put_at(&part, &spot).await? {
-            Put::Loaded | Put::There => Put::Left(Rest::Columns(missing), WHY.into()),
-            Put::Left(Rest::Columns(left), why) => {
-                Put::Left(Rest::Columns([left, missing].concat()), format!("{why}; {WHY}"))
-            }
+            Put::Loaded => Put::Partly(missing, WHY.into()),
+            Put::There => Put::Left(Rest::Columns(missing), WHY.into()),
+            Put::Partly(left, why) => Put::Partly([left, missing].concat(), format!("{why}; {WHY}")),
             other => other,
         })
     }
@@ -233,7 +234,7 @@ impl Loader {
         if set.is_empty() {
             return Ok(Put::left(why));
         }
-        Ok(Put::Left(Rest::Columns(left.iter().map(|at| name(*at).clone()).collect()), why))
+        Ok(Put::Partly(left.iter().map(|at| name(*at).clone()).collect(), why))
     }
 
     /// Writes columns of the row that is there; tells why it may not be.

@@ -150,9 +150,8 @@ impl Saver {
 
     /// Reads the rows of a new table of which nothing but itself names one; what the migration has put there is left out.
     async fn nameless<'a>(&self, source: Source<'a>, new: &NewIn<'a>) -> Result<Vec<Line>, DbError> {
-        let there = |(at, column): (usize, &&'a Column)| Some((at, self.column(source, column)?));
-        let (kept, columns): (Vec<usize>, Vec<Read<'a>>) =
-            new.columns.iter().enumerate().filter_map(there).unzip();
+        let columns = self.columns(source, &new.columns);
+        let kept: Vec<&Column> = columns.iter().map(|column| column.left).collect();
         let mut left = left::counts(&self.now, source.left.oid, &kept).await?;
         let what = || format!("read the rows of {}", source.is.quoted());
         let texts: Vec<String> =
