@@ -141,8 +141,8 @@ async fn load(
         None if !file.exists() => return Ok(None),
         None => {
             let migrated = ctx.outcome::<super::migrate::Outcome>("migrate");
-            if migrated.is_some_and(|migrated| migrated.migrations.is_empty()) {
-                // Whoever has migrated it otherwise may have written what is new.
+            // Whoever has migrated it otherwise may have written what is new.
+            if migrated.is_some_and(|migrated| migrated.migrations.is_empty()) && !away.exists() {
                 replay::doubt(file).or_fault(|| cannot(file))?;
             }
             files::link(file, &away).or_fault(|| format!("{} cannot be put away", file.display()))?;
