@@ -78,14 +78,16 @@ async fn measure(cluster: &Cluster, megabytes: u64) -> Result<Row, Box<dyn Error
     let (mut held, mut by_hand) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let backup = dir.path().join(format!("backup_{round}"));
-        let (took, changes) = there_and_back(&live, &backup, round).await?;
+        let Back { parts, took, written } = there_and_back(&live, &backup, round).await?;
         held.push(took.as_secs_f64());
         if round == 1 {
             by_hand.push(restored_by_hand(&live, &backup).await?.as_secs_f64());
         }
+        let parts = parts.map(|(name, took)| format!("{:.3} s {name}", took.as_secs_f64()));
         println!(
-            "round {round} of {ROUNDS}: held for {:.3} s, with {changes} writes since the backup",
-            took.as_secs_f64()
+            "round {round} of {ROUNDS}: held for {:.3} s, with {written} writes since the backup: {}",
+            took.as_secs_f64(),
+            parts.join(", ")
         );
         backup::discard(&backup).await?;
     }
@@ -98,12 +100,18 @@ async fn measure(cluster: &Cluster, megabytes: u64) -> Result<Row, Box<dyn Error
     Ok(row)
 }
 
-/// Migrates a database under a writer and lets it go back; returns how long the writer had to wait, and what it wrote.
-async fn there_and_back(
-    live: &Database,
-    dir: &Path,
-    round: usize,
-) -> Result<(Duration, u64), Box<dyn Error>> {
+/// How a database went back.
+struct Back {
+    /// What the time went to.
+    parts: [(&'static str, Duration); 4],
+    /// How long the writer had to wait.
+    took: Duration,
+    /// How many rows it had written.
+    written: u64,
+}
+
+/// Migrates a database under a writer and lets it go back.
+async fn there_and_back(live: &Database, dir: &Path, round: usize) -> Result<Back, Box<dyn Error>> {
     let slot = slot_name(&format!("{}_{round}", live.dbname));
     let golden = live.with_name(&format!("{}_golden_{round}", live.dbname));
     let record = RecordTables::default();
@@ -150,15 +158,24 @@ async fn there_and_back(
 
     let begin = Instant::now();
     let frozen = changes::freeze(live, Duration::from_secs(5)).await?.ok_or("it does not keep still")?;
+    let still = begin.elapsed();
     let upto = now(&*live.connect().await?).await?;
     replay.reach(upto).await?;
+    let followed = begin.elapsed();
     let ready = replay.finish().await?;
     assert_eq!(ready.finished.aside, []);
     frozen.check().await?;
     let finished = ready.commit().await?;
+    let whole = begin.elapsed();
     let old = format!("{}_old_{round}", live.dbname);
     swap(live, &golden.dbname, &old).await?;
     let took = begin.elapsed();
+    let parts = [
+        ("to keep still", still),
+        ("to follow to the end", followed - still),
+        ("to make it whole", whole - followed),
+        ("to change places", took - whole),
+    ];
 
     let acknowledged = writer.stop().await?;
     give_up(live).await?;
@@ -172,7 +189,7 @@ async fn there_and_back(
     assert!(there.unsigned_abs() >= acknowledged, "{there} of {acknowledged} acknowledged orders");
     live.connect().await?.batch_execute("update orders set state = 'kept' where state = 'bench'").await?;
     made::drop_replaced(&live.with_name(&old), &label(Purpose::Replaced)).await?;
-    Ok((took, finished.written))
+    Ok(Back { parts, took, written: finished.written })
 }
 
 /// Somebody who places orders all the time, two hundred a second.
