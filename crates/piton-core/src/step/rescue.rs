@@ -36,6 +36,11 @@ impl Begun {
     }
 }
 
+/// Returns how far each file was loaded by an attempt before.
+fn begun(ctx: &Ctx<'_, '_>) -> BTreeMap<PathBuf, Begun> {
+    ctx.noted().and_then(|note| serde_json::from_value(note).ok()).unwrap_or_default()
+}
+
 fn cannot(file: &Path) -> String {
     format!("{} cannot be loaded", file.display())
 }
@@ -86,8 +91,7 @@ impl Act for LoadRescued {
     async fn act(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         let database = super::database_of(ctx.settings())?;
         let (mut loaded, mut there, mut left, mut fired) = (0, 0, Vec::new(), false);
-        let noted = ctx.noted().and_then(|note| serde_json::from_value(note).ok());
-        let mut begun: BTreeMap<PathBuf, Begun> = noted.unwrap_or_default();
+        let mut begun = begun(ctx);
         for file in &self.files {
             ctx.say(&file.display().to_string());
             let Some(result) = load(ctx, &database, file, &mut begun).await? else { continue };
@@ -103,10 +107,8 @@ impl Act for LoadRescued {
 
     async fn undo(&self, ctx: &Ctx<'_, '_>) -> Result<Value, Fault> {
         // What becomes of what is in goes by how the migration goes back; where it was cut off, the file keeps the rest.
-        let noted = ctx.noted().and_then(|note| serde_json::from_value(note).ok());
-        let begun: BTreeMap<PathBuf, Begun> = noted.unwrap_or_default();
         let database = super::database_of(ctx.settings())?;
-        for (file, begun) in begun {
+        for (file, begun) in begun(ctx) {
             let away = away(ctx, &file);
             if !is_same(&file, &away)? {
                 continue;

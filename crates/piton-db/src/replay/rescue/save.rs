@@ -149,7 +149,7 @@ impl Saver {
     }
 
     /// Reads the rows of a new table of which nothing but itself names one; what the migration has put there is left out.
-    async fn nameless<'a>(&self, source: Source<'a>, new: &NewIn<'a>) -> Result<Vec<Line>, DbError> {
+    async fn nameless(&self, source: Source<'_>, new: &NewIn<'_>) -> Result<Vec<Line>, DbError> {
         let columns = self.columns(source, &new.columns);
         let kept: Vec<&Column> = columns.iter().map(|column| column.left).collect();
         let mut left = left::counts(&self.now, source.left.oid, &kept).await?;
