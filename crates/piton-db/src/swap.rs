@@ -17,7 +17,10 @@ use crate::target::SILENCE;
 use crate::{Database, DbError, Session, changes, facts, made, quote};
 
 /// How often sessions that came in before the lock are ended.
-const PATROL: Duration = Duration::from_millis(20);
+const PATROL: Duration = Duration::from_millis(5);
+
+/// The channel on which a renaming session is woken.
+const CHANNEL: &str = "piton swap";
 
 /// How long a swap waits for a lock on a database's name: meanwhile nobody gets into the live database.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -95,8 +98,7 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
 
     let what = || format!("swap {replacement} in for {name}");
     let begin = Instant::now();
-    let transaction = client.transaction().await.doing(what)?;
-    transaction.batch_execute(&limits()).await.doing(what)?;
+    let transaction = begin_renaming(&mut client).await.doing(what)?;
     rename(&transaction, &patrol, name, keep_old_as).await?;
     rename(&transaction, &patrol, replacement, name).await?;
     let inside = transaction.client();
@@ -108,12 +110,16 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
     Ok(Swapped { took: begin.elapsed(), now: true })
 }
 
-/// Returns the statements that keep a transaction which renames databases from waiting, or from being silent, without end.
-fn limits() -> String {
-    format!(
+/// Begins a transaction that renames databases, and neither waits nor is silent without end; its session can be woken.
+async fn begin_renaming(client: &mut Client) -> Result<Transaction<'_>, tokio_postgres::Error> {
+    client.batch_execute(&format!("LISTEN {}", quote::ident(CHANNEL))).await?;
+    let transaction = client.transaction().await?;
+    let limits = format!(
         "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = '{SILENCE}'",
         LOCK_WAIT.as_millis()
-    )
+    );
+    transaction.batch_execute(&limits).await?;
+    Ok(transaction)
 }
 
 /// Renames a live database and marks it, ending the sessions on it; nothing takes its place. Done already, it does nothing.
@@ -135,8 +141,7 @@ pub async fn put_aside(live: &Database, name: &str, label: &Label) -> Result<(),
     let patrol = Patrol(live.maintenance().await?);
     refuse_prepared(&client, &[&live.dbname]).await?;
     let what = || format!("put {} aside", live.dbname);
-    let transaction = client.transaction().await.doing(what)?;
-    transaction.batch_execute(&limits()).await.doing(what)?;
+    let transaction = begin_renaming(&mut client).await.doing(what)?;
     rename(&transaction, &patrol, &live.dbname, name).await?;
     identity::write_mark(transaction.client(), name, label).await?;
     transaction.commit().await.doing(what)
@@ -199,7 +204,7 @@ async fn rename(transaction: &Transaction<'_>, patrol: &Patrol, from: &str, to: 
         }
         is_closed = is_closed || patrol.is_closed(from, renamer).await?;
         let ended = match is_closed {
-            true => patrol.end_sessions(from).await,
+            true => patrol.clear(from).await,
             false => patrol.end_blockers(from, renamer).await,
         };
         if let Err(error) = ended {
@@ -247,6 +252,18 @@ impl Patrol {
     /// Ends the sessions on the database that keep the renaming session from its lock.
     async fn end_blockers(&self, database: &str, renamer: i32) -> Result<(), DbError> {
         self.end(database, "pid = any(pg_catalog.pg_blocking_pids($2))", &renamer).await
+    }
+
+    /// Ends every session, and wakes the renaming one when none is left: the server looks for them only ten times a second.
+    async fn clear(&self, database: &str) -> Result<(), DbError> {
+        self.end_sessions(database).await?;
+        let wake = "select pg_catalog.pg_notify($2, '')
+                    where not exists (select from pg_catalog.pg_stat_activity where datname = $1)";
+        self.0
+            .execute(wake, &[&database, &CHANNEL])
+            .await
+            .doing(|| format!("look whether a session is left on {database}"))?;
+        Ok(())
     }
 
     /// Ends every session; a freezing one only when no other is left, so that no write that waits for it gets through.

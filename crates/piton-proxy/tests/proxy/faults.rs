@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Http, Proxy, SOON, Upstream, any_port, body, eventually, full, get, post, raw_upstream, read_head,
+    Http, Proxy, SOON, Upstream, any_port, body, bound, eventually, full, get, post, raw_upstream, read_head,
     silent_upstream, text,
 };
 
@@ -36,8 +36,8 @@ async fn settled(proxy: &Proxy) -> SlotStats {
 
 #[tokio::test]
 async fn an_upstream_that_is_not_there_is_a_502_and_a_connect_failure() {
-    let gone = TcpListener::bind(any_port()).await.unwrap().local_addr().unwrap();
-    let proxy = Proxy::in_front_of(gone).await;
+    let gone = bound();
+    let proxy = Proxy::in_front_of(gone.local_addr().unwrap().as_socket().unwrap()).await;
     let (status, page) = Http::connect(proxy.addr).await.get(&[]).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert!(page.contains("blue slot is not reachable"), "{page}");

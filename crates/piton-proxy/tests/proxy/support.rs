@@ -303,10 +303,16 @@ pub(crate) async fn silent_upstream() -> (SocketAddr, watch::Receiver<bool>) {
     (upstream.await, is_seen)
 }
 
-/// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
-pub(crate) async fn full() -> (socket2::Socket, Vec<TcpStream>) {
+/// Takes a port on which nobody listens, and which nobody else gets while it is kept.
+pub(crate) fn bound() -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&any_port().into()).unwrap();
+    socket
+}
+
+/// A listener whose queue is full, with those who fill it: Linux leaves further connections unanswered.
+pub(crate) async fn full() -> (socket2::Socket, Vec<TcpStream>) {
+    let socket = bound();
     socket.listen(0).unwrap();
     let mut queued = Vec::new();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
