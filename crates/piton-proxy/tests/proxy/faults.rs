@@ -10,12 +10,12 @@ use hyper::StatusCode;
 use piton_proxy::Slot;
 use piton_proxy::control::{Failures, SlotStats};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Http, Proxy, SOON, Upstream, any_port, body, bound, eventually, full, get, post, raw_upstream, read_head,
+    Http, Proxy, SOON, Upstream, body, bound, eventually, full, get, post, raw_upstream, read_head,
     silent_upstream, text,
 };
 
