@@ -204,11 +204,12 @@ impl Writer {
         let (live, told) = (live.clone(), Arc::clone(&stop));
         let task = tokio::spawn(async move {
             let (mut session, mut acknowledged) = (None, 0);
+            // Behind a subquery, so that a number is drawn once and the row found by its key.
             let order = "with o as (insert into orders (customer, placed_at, state, total)
-                             select id, now(), 'bench', 10 from customers where id = 1 + (random() * 1000)::int returning id)
+                             select id, now(), 'bench', 10 from customers where id = (select 1 + (random() * 1000)::int) returning id)
                          insert into items (order_id, product, quantity, price, label)
                              select id, 1, 1, 10, 'item' from o; ";
-            let pay = "update orders set total = total + 1 where id = 1 + (random() * 10000)::int";
+            let pay = "update orders set total = total + 1 where id = (select 1 + (random() * 10000)::int)";
             while !told.load(Ordering::SeqCst) {
                 if session.is_none() {
                     session = live.connect().await.ok();
