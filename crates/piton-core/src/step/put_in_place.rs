@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use piton_db::changes::{self, Frozen};
+use piton_db::changes::{Freezer, Frozen};
 use piton_db::identity::{self, Purpose};
 use piton_db::loss::{self, Exported};
 use piton_db::manifest::Manifest;
@@ -60,9 +60,10 @@ impl PutInPlace {
         (live, older): (&Database, &str),
         before: &loss::Look,
     ) -> Result<(), Fault> {
-        let mut cut_off = hold.begin().await?;
         let still = || "the database cannot be kept still".to_owned();
-        let Some(frozen) = changes::freeze(live, PART).await.or_fault(still)? else {
+        let freezer = Freezer::ready(live).await.or_fault(still)?;
+        let mut cut_off = hold.begin().await?;
+        let Some(frozen) = freezer.freeze(PART).await.or_fault(still)? else {
             return Err(somebody_writes(ctx, live));
         };
         let last = async {
