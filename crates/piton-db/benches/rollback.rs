@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use piton_db::backup::{self, DumpOptions};
 use piton_db::capture::{Source, create_slot, drop_slot, now, slot_name};
-use piton_db::changes::Freezer;
 use piton_db::identity::{Label, Purpose};
 use piton_db::manifest::MadeFor;
 use piton_db::migrate::RecordTables;
@@ -21,7 +20,7 @@ use piton_db::prove::{self, Owners};
 use piton_db::replay::{Replay, Watch, give_up, note_layout, offer, prepare};
 use piton_db::swap::swap;
 use piton_db::tools::Tools;
-use piton_db::{Database, made};
+use piton_db::{Database, changes, made};
 use piton_exec::{Command, Secret, local};
 use piton_testkit::bench::{Report, Row, make_shop};
 use piton_testkit::postgres::{Cluster, Options};
@@ -155,11 +154,11 @@ async fn there_and_back(live: &Database, dir: &Path, round: usize) -> Result<Bac
     live.connect().await?.batch_execute("checkpoint").await?;
     // As a release does before it holds requests.
     replay.look_ahead().await?;
+    changes::send_autovacuum_away(live).await?;
     replay.reach(now(&*live.connect().await?).await?).await?;
 
-    let freezer = Freezer::ready(live).await?;
     let begin = Instant::now();
-    let frozen = freezer.freeze(Duration::from_secs(5)).await?.ok_or("it does not keep still")?;
+    let frozen = changes::freeze(live, Duration::from_secs(5)).await?.ok_or("it does not keep still")?;
     let still = begin.elapsed();
     let upto = now(&*live.connect().await?).await?;
     replay.reach(upto).await?;
@@ -194,7 +193,7 @@ async fn there_and_back(live: &Database, dir: &Path, round: usize) -> Result<Bac
     Ok(Back { parts, took, written: finished.written })
 }
 
-/// Somebody who places orders all the time, two hundred a second.
+/// Somebody who places orders all the time, up to two hundred a second.
 struct Writer {
     task: tokio::task::JoinHandle<u64>,
     stop: Arc<AtomicBool>,

@@ -257,7 +257,7 @@ fn alone(table: &str, presence: Presence) -> TableChange {
     }
 }
 
-/// Returns one hash over what a [freeze](Freezer::freeze) cannot hold still: where the sequences stand, and the large objects.
+/// Returns one hash over what a [freeze](freeze) cannot hold still: where the sequences stand, and the large objects.
 ///
 /// # Errors
 /// When either cannot be read.
@@ -364,8 +364,54 @@ pub(crate) const FREEZER: &str = "piton freeze";
 /// the later ones are longer, because it is that wait which makes autovacuum give way.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// How long whoever maintains a table is waited for before a freeze.
+/// How long autovacuum is waited for before a freeze, in all.
 const MAINTENANCE: Duration = Duration::from_secs(3);
+
+/// Sends autovacuum away from the tables while nobody waits yet; returns whether it was at one.
+///
+/// It gives way to whoever has waited for a second, and would let a [freeze] be that one. It takes three seconds at most: what does
+/// not give way, a freeze will tell.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn send_autovacuum_away(live: &Database) -> Result<bool, DbError> {
+    let session = live.connect().await?;
+    let begin = Instant::now();
+    let mut was_there = false;
+    while let Some(table) = vacuumed(&session).await?
+        && begin.elapsed() < MAINTENANCE
+    {
+        was_there = true;
+        let left = MAINTENANCE.saturating_sub(begin.elapsed()).as_millis().max(1);
+        // Nothing else is locked while it waits, and no writer waits behind it.
+        let wait = format!(
+            "begin; set local lock_timeout = {left}; lock table only {table} in share update exclusive mode; rollback"
+        );
+        if session.batch_execute(&wait).await.is_err() {
+            break;
+        }
+    }
+    Ok(was_there)
+}
+
+/// Returns a table, quoted, at which autovacuum is; it is known by having no user, which everybody may see.
+async fn vacuumed(client: &Client) -> Result<Option<String>, DbError> {
+    let row = client
+        .query_opt(
+            "select n.nspname::text, c.relname::text
+             from pg_catalog.pg_locks l
+             join pg_catalog.pg_stat_activity a on a.pid = l.pid and a.usesysid is null
+             join pg_catalog.pg_database d on d.oid = l.database and d.datname = pg_catalog.current_database()
+             join pg_catalog.pg_class c on c.oid = l.relation and c.relkind in ('r', 'p')
+             join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where l.granted and l.mode = 'ShareUpdateExclusiveLock' and n.nspname !~ '^pg_'
+             order by c.oid limit 1",
+            &[],
+        )
+        .await
+        .doing(|| "look for autovacuum".into())?;
+    Ok(row.map(|row| quote::qualified(row.get(0), row.get(1))))
+}
 
 /// A database in which no row is written until this is dropped, its process ends, or a swap takes the database away.
 #[derive(Debug)]
@@ -384,101 +430,43 @@ impl Frozen {
     }
 }
 
-/// A session that is about to freeze a database: nobody vacuums, analyzes or alters a table any more, and everybody writes on.
-#[derive(Debug)]
-#[must_use = "it freezes nothing by itself"]
-pub struct Freezer {
-    session: Session,
-    user: String,
-    /// Whether its transaction is open.
-    open: bool,
-}
-
-impl Freezer {
-    /// Gets ready while nobody has to wait: autovacuum gives way only after a second, which would be one of the freeze's.
-    ///
-    /// Whoever maintains a table for longer than three seconds is left to it, and a freeze may have to wait.
-    ///
-    /// # Errors
-    /// When the server cannot be asked.
-    pub async fn ready(live: &Database) -> Result<Self, DbError> {
-        let preparing = || "prepare to freeze the database".to_owned();
-        let session = live.connect().await?;
-        session
-            .batch_execute(&format!(
-                "set application_name = {}; set idle_in_transaction_session_timeout = '{SILENCE}'; set lock_timeout = 0;
-                 select pg_catalog.set_config('transaction_timeout', '0', false)
-                 where pg_catalog.current_setting('server_version_num')::int >= 170000",
-                quote::literal(FREEZER)
-            ))
-            .await
-            .doing(preparing)?;
-        let mut freezer = Self { session, user: live.user.clone(), open: false };
-        // What stands in the way of this one, the freeze itself will tell.
-        if freezer.lock_tables("share update exclusive", MAINTENANCE).await.is_err() {
-            freezer.roll_back().await.doing(preparing)?;
-        }
-        Ok(freezer)
-    }
-
-    /// Keeps every row of the database as it is: writers wait, readers go on; `None` when writers stood in the way for `wait`.
-    ///
-    /// One transaction holds a SHARE lock on every table outside the system's schemas. Not held are sequences and large objects, which
-    /// [`unfrozen`] tells about, and a table that is created meanwhile. `None` leaves nothing locked. While a swap is under way it keeps
-    /// the writers waiting until none of them is left; they are told that their session was ended, and nothing of theirs was written.
-    ///
-    /// # Errors
-    /// [`DbError::Privilege`] when the user may not write one of the tables; or when the server cannot be asked.
-    pub async fn freeze(mut self, wait: Duration) -> Result<Option<Frozen>, DbError> {
-        let begin = Instant::now();
-        let mut attempt = FIRST_ATTEMPT;
-        loop {
-            let left = wait.saturating_sub(begin.elapsed());
-            match self.lock_tables("share", attempt.min(left)).await {
-                Ok(()) => return Ok(Some(Frozen { session: self.session })),
-                Err(error) if !loses_to_others(&error) => {
-                    return Err(error).needing(
-                        || "freeze the database".into(),
-                        || format!("GRANT UPDATE ON the table TO {}", quote::ident(&self.user)),
-                    );
-                }
-                Err(_) if begin.elapsed() >= wait => return Ok(None),
-                Err(_) => {
-                    self.roll_back().await.doing(|| "let the writers go on".into())?;
-                    attempt *= 2;
-                }
+/// Keeps every row of a live database as it is: writers wait, readers go on; `None` when writers stood in the way for `wait`.
+///
+/// One transaction holds a SHARE lock on every table outside the system's schemas. Not held are sequences and large objects, which
+/// [`unfrozen`] tells about, and a table that is created meanwhile. `None` leaves nothing locked. While a swap is under way it keeps the writers waiting until
+/// none of them is left; they are told that their session was ended, and nothing of theirs was written.
+///
+/// # Errors
+/// [`DbError::Privilege`] when the user may not write one of the tables; or when the server cannot be asked.
+pub async fn freeze(live: &Database, wait: Duration) -> Result<Option<Frozen>, DbError> {
+    let session = live.connect().await?;
+    session
+        .batch_execute(&format!(
+            "set application_name = {}; set idle_in_transaction_session_timeout = '{SILENCE}'; set lock_timeout = 0;
+             select pg_catalog.set_config('transaction_timeout', '0', false)
+             where pg_catalog.current_setting('server_version_num')::int >= 170000",
+            quote::literal(FREEZER)
+        ))
+        .await
+        .doing(|| "prepare to freeze the database".into())?;
+    let begin = Instant::now();
+    let mut attempt = FIRST_ATTEMPT;
+    loop {
+        let left = wait.saturating_sub(begin.elapsed());
+        match lock_tables(&session, attempt.min(left)).await {
+            Ok(()) => return Ok(Some(Frozen { session })),
+            Err(error) if !loses_to_others(&error) => {
+                return Err(error).needing(
+                    || "freeze the database".into(),
+                    || format!("GRANT UPDATE ON the table TO {}", quote::ident(&live.user)),
+                );
+            }
+            Err(_) if begin.elapsed() >= wait => return Ok(None),
+            Err(_) => {
+                session.batch_execute("rollback").await.doing(|| "let the writers go on".into())?;
+                attempt *= 2;
             }
         }
-    }
-
-    /// Locks every table, in a transaction that stays open.
-    async fn lock_tables(&mut self, mode: &str, within: Duration) -> Result<(), tokio_postgres::Error> {
-        if !self.open {
-            self.session.batch_execute("begin isolation level read committed").await?;
-            self.open = true;
-        }
-        // 0 would be no limit at all.
-        let limit = within.as_millis().max(1);
-        self.session.batch_execute(&format!("set local statement_timeout = {limit}")).await?;
-        let mut locked: Vec<String> = Vec::new();
-        loop {
-            // While it waited for its locks, others may have created tables.
-            let tables = lockable(&self.session).await?;
-            let new: Vec<&str> =
-                tables.iter().map(String::as_str).filter(|t| !locked.iter().any(|l| l == t)).collect();
-            if new.is_empty() {
-                break;
-            }
-            let lock = format!("lock table only {} in {mode} mode", new.join(", only "));
-            self.session.batch_execute(&lock).await?;
-            locked = tables;
-        }
-        self.session.batch_execute("set local statement_timeout = 0").await
-    }
-
-    async fn roll_back(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.open = false;
-        self.session.batch_execute("rollback").await
     }
 }
 
@@ -493,6 +481,30 @@ fn loses_to_others(error: &tokio_postgres::Error) -> bool {
                 | &SqlState::INVALID_SCHEMA_NAME
         )
     )
+}
+
+/// Locks every table against writers, in a transaction that stays open.
+async fn lock_tables(client: &Client, within: Duration) -> Result<(), tokio_postgres::Error> {
+    // 0 would be no limit at all.
+    let limit = within.as_millis().max(1);
+    client
+        .batch_execute(&format!(
+            "begin isolation level read committed; set local statement_timeout = {limit}"
+        ))
+        .await?;
+    let mut locked: Vec<String> = Vec::new();
+    loop {
+        // While it waited for its locks, others may have created tables.
+        let tables = lockable(client).await?;
+        let new: Vec<&str> =
+            tables.iter().map(String::as_str).filter(|t| !locked.iter().any(|l| l == t)).collect();
+        if new.is_empty() {
+            break;
+        }
+        client.batch_execute(&format!("lock table only {} in share mode", new.join(", only "))).await?;
+        locked = tables;
+    }
+    client.batch_execute("set local statement_timeout = 0").await
 }
 
 /// Lists the tables, quoted; an extension's own are left out where the user could not write them either.

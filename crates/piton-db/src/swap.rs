@@ -13,11 +13,14 @@ use tokio_postgres::{Client, Transaction};
 use crate::error::{Doing, SqlError};
 use crate::identity::{self, Label, Purpose};
 use crate::properties::Properties;
-use crate::target::SILENCE;
+use crate::target::{APPLICATION, SILENCE};
 use crate::{Database, DbError, Session, changes, facts, made, quote};
 
-/// How often sessions that came in before the lock are ended.
-const PATROL: Duration = Duration::from_millis(5);
+/// How often it is looked for who keeps a renaming session from its lock.
+const PATROL: Duration = Duration::from_millis(20);
+
+/// How often sessions are ended when it has its lock, and nobody gets in.
+const LAST_PATROL: Duration = Duration::from_millis(5);
 
 /// The channel on which a renaming session is woken.
 const CHANNEL: &str = "piton swap";
@@ -79,7 +82,7 @@ async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Res
 /// The replacement takes over owner, privileges, connection limit, settings and comment of the live database, and a mark that
 /// protects it from [`made::drop_made`] unless the live database was itself Piton's clone or an adopted one. Done already, it does nothing. Swapping
 /// back is a swap with the names exchanged. Prepared transactions stop it before any session is ended. When the live database is
-/// [frozen](changes::Freezer), its freeze ends after every other session on it. A session of another database that holds a lock on
+/// [frozen](changes::freeze), its freeze ends after every other session on it. A session of another database that holds a lock on
 /// one of the names, as `COMMENT ON DATABASE` does, is waited for during five seconds.
 ///
 /// # Errors
@@ -87,7 +90,7 @@ async fn state(client: &Client, live: &str, replacement: &str, old: &str) -> Res
 pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Result<Swapped, DbError> {
     made::check_name(keep_old_as)?;
     let mut client = live.maintenance().await?;
-    let patrol = Patrol(live.maintenance().await?);
+    let patrol = Patrol::on(live).await?;
     let name = live.dbname.as_str();
     if state(&client, name, replacement, keep_old_as).await? == SwapState::Done {
         return Ok(Swapped { took: Duration::ZERO, now: false });
@@ -112,7 +115,12 @@ pub async fn swap(live: &Database, replacement: &str, keep_old_as: &str) -> Resu
 
 /// Begins a transaction that renames databases, and neither waits nor is silent without end; its session can be woken.
 async fn begin_renaming(client: &mut Client) -> Result<Transaction<'_>, tokio_postgres::Error> {
-    client.batch_execute(&format!("LISTEN {}", quote::ident(CHANNEL))).await?;
+    // Of several tries at the sessions each notification uses one up: others', in the same database, would leave too few.
+    let alone = "select count(*) = 0 from pg_catalog.pg_stat_activity
+                 where datname = pg_catalog.current_database() and usesysid is not null and application_name is distinct from $1";
+    if client.query_one(alone, &[&APPLICATION]).await?.get(0) {
+        client.batch_execute(&format!("LISTEN {}", quote::ident(CHANNEL))).await?;
+    }
     let transaction = client.transaction().await?;
     let limits = format!(
         "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = '{SILENCE}'",
@@ -138,7 +146,7 @@ pub async fn put_aside(live: &Database, name: &str, label: &Label) -> Result<(),
             return Err(DbError::NoDatabase { name: live.dbname.clone(), server: live.server() });
         }
     }
-    let patrol = Patrol(live.maintenance().await?);
+    let patrol = Patrol::on(live).await?;
     refuse_prepared(&client, &[&live.dbname]).await?;
     let what = || format!("put {} aside", live.dbname);
     let transaction = begin_renaming(&mut client).await.doing(what)?;
@@ -196,20 +204,22 @@ async fn rename(transaction: &Transaction<'_>, patrol: &Patrol, from: &str, to: 
     tokio::pin!(renaming);
     let mut is_closed = false;
     let ended = loop {
+        let round = async {
+            tokio::time::sleep(if is_closed { LAST_PATROL } else { PATROL }).await;
+            is_closed = is_closed || patrol.is_closed(from, renamer).await?;
+            match is_closed {
+                true => patrol.clear(from).await,
+                false => patrol.end_blockers(from, renamer).await,
+            }
+        };
         // The statement is sent first: its lock closes the database, and only then can the last session be known.
         tokio::select! {
             biased;
             ended = &mut renaming => break ended,
-            () = tokio::time::sleep(PATROL) => {}
-        }
-        is_closed = is_closed || patrol.is_closed(from, renamer).await?;
-        let ended = match is_closed {
-            true => patrol.clear(from).await,
-            false => patrol.end_blockers(from, renamer).await,
-        };
-        if let Err(error) = ended {
-            patrol.cancel(renamer).await;
-            return Err(error);
+            done = round => if let Err(error) = done {
+                patrol.cancel(renamer).await;
+                return Err(error);
+            }
         }
     };
     match ended {
@@ -233,6 +243,14 @@ async fn rename(transaction: &Transaction<'_>, patrol: &Patrol, from: &str, to: 
 struct Patrol(Session);
 
 impl Patrol {
+    async fn on(live: &Database) -> Result<Self, DbError> {
+        let session = live.maintenance().await?;
+        // What wakes a session need not last, and shall not wait for a standby.
+        let quick = "set synchronous_commit = off";
+        session.batch_execute(quick).await.doing(|| "prepare to rename a database".into())?;
+        Ok(Self(session))
+    }
+
     /// Tells whether the renaming session has its lock: nobody comes in any more, and whoever came in is listed.
     async fn is_closed(&self, database: &str, renamer: i32) -> Result<bool, DbError> {
         let row = self
@@ -254,7 +272,7 @@ impl Patrol {
         self.end(database, "pid = any(pg_catalog.pg_blocking_pids($2))", &renamer).await
     }
 
-    /// Ends every session, and wakes the renaming one when none is left: the server looks for them only ten times a second.
+    /// Ends the sessions, and wakes the renaming one when none is left: the server looks for them only ten times a second.
     async fn clear(&self, database: &str) -> Result<(), DbError> {
         self.end_sessions(database).await?;
         let wake = "select pg_catalog.pg_notify($2, '')

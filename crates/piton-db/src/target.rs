@@ -73,6 +73,9 @@ const MIGRATING: [(&str, &str); 3] = [
     ("idle_session_timeout", "0"),
 ];
 
+/// The name by which the server lists our sessions.
+pub(crate) const APPLICATION: &str = "piton";
+
 /// The setting by which a session is known to be the one that our startup options opened.
 pub(crate) const OWN: &str = "piton.session";
 
@@ -224,7 +227,7 @@ impl Database {
             .port(self.port)
             .user(&self.user)
             .dbname(&self.dbname)
-            .application_name("piton")
+            .application_name(APPLICATION)
             .connect_timeout(Duration::from_secs(10))
             .keepalives_idle(Duration::from_secs(30))
             .keepalives_interval(Duration::from_secs(10))

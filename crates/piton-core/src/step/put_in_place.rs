@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use piton_db::changes::{Freezer, Frozen};
+use piton_db::changes::{self, Frozen};
 use piton_db::identity::{self, Purpose};
 use piton_db::loss::{self, Exported};
 use piton_db::manifest::Manifest;
@@ -61,9 +61,9 @@ impl PutInPlace {
         before: &loss::Look,
     ) -> Result<(), Fault> {
         let still = || "the database cannot be kept still".to_owned();
-        let freezer = Freezer::ready(live).await.or_fault(still)?;
+        changes::send_autovacuum_away(live).await.or_fault(still)?;
         let mut cut_off = hold.begin().await?;
-        let Some(frozen) = freezer.freeze(PART).await.or_fault(still)? else {
+        let Some(frozen) = changes::freeze(live, PART).await.or_fault(still)? else {
             return Err(somebody_writes(ctx, live));
         };
         let last = async {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use piton_db::changes::{self, Expected, Freezer, Kind, Presence, TableChange};
+use piton_db::changes::{self, Expected, Kind, Presence, TableChange};
 use piton_db::fingerprint::Structure;
 use piton_db::identity::Purpose;
 use piton_db::replay::{self, Aside, Replay};
@@ -289,13 +289,20 @@ impl Rewind<'_, '_, '_> {
         note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Carried, Fault> {
         let cannot = || "the last writes cannot be carried back".to_owned();
-        let still = || "the database cannot be kept still".to_owned();
-        let freezer = Freezer::ready(self.live).await.or_fault(still)?;
+        if changes::send_autovacuum_away(self.live).await.or_fault(cannot)? {
+            // Meanwhile everybody has written on.
+            match followed.to_now(&mut replay).await {
+                Err(DbError::Replay(why)) => return Ok(Carried::Never(why)),
+                followed => followed.or_fault(cannot)?,
+            }
+        }
         let cut_off = hold.begin().await?;
         if cut_off > 0 && !self.ctx.database {
             return Ok(Carried::Kept(format!("{} did not end in time", words::counted(cut_off, "request"))));
         }
-        let Some(frozen) = freezer.freeze(PART).await.or_fault(still)? else {
+        let frozen =
+            changes::freeze(self.live, PART).await.or_fault(|| "the database cannot be kept still".into())?;
+        let Some(frozen) = frozen else {
             return Ok(Carried::Kept("somebody writes to the database past the proxy".into()));
         };
         let last = async {
@@ -367,21 +374,20 @@ impl Rewind<'_, '_, '_> {
             Swapping::new(lossless.then_some(leaving.unfrozen), known)
         };
         let under_way = |left: u64| format!("{} did not end in time", words::counted(left, "request"));
+        let still = || "the database cannot be kept still".to_owned();
+        changes::send_autovacuum_away(self.live).await.or_fault(still)?;
+        let cut_off = hold.begin().await?;
         if self.ctx.database {
-            let cut_off = hold.begin().await?;
             let swapping = swapping(leaving, false, cut_off);
             note(&swapping)?;
             self.swap().await?;
             return Ok(Attempt::Swapped(swapping));
         }
-        let still = || "the database cannot be kept still".to_owned();
-        let freezer = Freezer::ready(self.live).await.or_fault(still)?;
-        let cut_off = hold.begin().await?;
         if cut_off > 0 {
             return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
         }
         // Whoever writes past the proxy waits from here until the swap.
-        let Some(frozen) = freezer.freeze(PART).await.or_fault(still)? else {
+        let Some(frozen) = changes::freeze(self.live, PART).await.or_fault(still)? else {
             return Ok(Attempt::Kept {
                 leaving,
                 why: "somebody writes to the database past the proxy".into(),

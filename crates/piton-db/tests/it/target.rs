@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use piton_db::changes::Freezer;
+use piton_db::changes::freeze;
 use piton_db::{Database, DbError};
 use piton_exec::{Secret, local};
 use piton_testkit::pooler::{Pooler, StartupOptions};
@@ -162,7 +162,7 @@ async fn the_apps_limits_are_not_a_sessions() {
 async fn a_freeze_does_not_outlast_a_silent_owner() {
     let Some((cluster, db)) = fresh("silent").await else { return };
     run(&db, "create table a (id int)").await;
-    let frozen = Freezer::ready(&db).await.unwrap().freeze(Duration::from_secs(5)).await.unwrap().unwrap();
+    let frozen = freeze(&db, Duration::from_secs(5)).await.unwrap().unwrap();
     let began = Instant::now();
     let writer = cluster.connect("silent").await;
     let written = writer.batch_execute("insert into a values (1)");
