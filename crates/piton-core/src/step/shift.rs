@@ -70,10 +70,14 @@ struct Note {
 
 impl Note {
     /// Lets the gate see what was answered since the last look; the time is for the caller to count.
-    fn take_in(&mut self, slot: Slot, stats: Stats) {
+    ///
+    /// Beside a release that has all of the traffic the other slot ends what it was given before: that tells of no outage, and
+    /// nobody is better off when the step ends early.
+    fn take_in(&mut self, slot: Slot, share: Percent, stats: Stats) {
         let window = stats.since(&self.seen);
         let answers = |slot: Slot| Answers::from(&window.slots[slot]);
-        self.gate.see(&answers(slot), &answers(slot.other()));
+        let serving = if share == Percent::FULL { Answers::default() } else { answers(slot.other()) };
+        self.gate.see(&answers(slot), &serving);
         self.at = uptime();
         self.seen = stats;
     }
@@ -250,7 +254,7 @@ impl Bake {
             Some(note) if stands => note,
             // The traffic was sent back meanwhile: what was answered until then is judged, and the time since then does not count.
             Some(mut note) => {
-                note.take_in(self.slot, seen);
+                note.take_in(self.slot, self.share, seen);
                 let judged = !ctx.forward && !self.length.is_zero();
                 if let (true, Verdict::RollBack(why)) = (judged, note.gate.verdict(false)) {
                     return Err(Fault::verdict(why));
@@ -307,7 +311,7 @@ impl Bake {
         if stats.epoch == note.seen.epoch {
             note.served += uptime().saturating_sub(note.at);
         }
-        note.take_in(self.slot, stats);
+        note.take_in(self.slot, self.share, stats);
         Ok(())
     }
 }
@@ -355,4 +359,25 @@ fn uptime() -> Duration {
 
 fn round(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_other_slot_ends_after_the_switch_ends_no_watch() {
+        let verdict = |share: &str| {
+            let limits = config::Gate { errors: "1%".parse().unwrap(), p95: None, at_least: 50 };
+            let (gate, at) = (Gate::new(limits), uptime());
+            let mut note = Note { gate, seen: Stats::default(), served: Duration::ZERO, at };
+            let mut stats = Stats::default();
+            stats.slots.green.status.success = 100;
+            (stats.slots.blue.status.server_error, stats.slots.blue.bad) = (2, 2);
+            note.take_in(Slot::Green, share.parse().unwrap(), stats);
+            note.gate.verdict(false)
+        };
+        assert!(matches!(verdict("50%"), Verdict::Continue(_)));
+        assert!(matches!(verdict("100%"), Verdict::Hold(_)));
+    }
 }

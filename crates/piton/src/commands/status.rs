@@ -135,7 +135,7 @@ impl Found {
         }
         lines.extend(self.kept_words.iter().map(|words| format!("  {words}")));
         lines.extend(self.rescued.iter().map(|file| {
-            format!("  Waits for the next release that migrates, which loads it: {}", file.display())
+            format!("  Waits for the next release that migrates, which loads what fits: {}", file.display())
         }));
         if let Some(holder) = &self.holder {
             lines.push(format!("  run by {} since {}", holder.operator, words::time(holder.since)));
