@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use piton_db::Database;
+use piton_db::changes::{self, Frozen};
 use piton_proxy::Slot;
 use piton_proxy::control::{Client, ControlError};
 
@@ -69,4 +71,20 @@ impl Hold {
             None => Ok(false),
         }
     }
+}
+
+/// Gets a database ready to be [kept still](freeze) while requests do not wait yet; returns whether that took time.
+///
+/// Autovacuum at a table gives way only to whoever has waited for a second.
+pub(super) async fn get_ready_to_freeze(live: &Database) -> Result<bool, Fault> {
+    changes::send_autovacuum_away(live).await.or_fault(cannot_be_kept_still)
+}
+
+/// Keeps a database still for what is done while requests wait; `None` when somebody writes past the proxy all the time.
+pub(super) async fn freeze(live: &Database) -> Result<Option<Frozen>, Fault> {
+    changes::freeze(live, PART).await.or_fault(cannot_be_kept_still)
+}
+
+fn cannot_be_kept_still() -> String {
+    "the database cannot be kept still".into()
 }

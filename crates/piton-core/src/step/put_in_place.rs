@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use piton_db::changes::{self, Frozen};
+use piton_db::changes::Frozen;
 use piton_db::identity::{self, Purpose};
 use piton_db::loss::{self, Exported};
 use piton_db::manifest::Manifest;
@@ -12,7 +12,7 @@ use piton_db::{Database, facts, made, swap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::hold::{Hold, PART};
+use super::hold::{self, Hold, PART};
 use super::loss::{Lost, Older};
 use super::migrate_copy::replacement;
 use super::rewind::{bound, swapped};
@@ -60,10 +60,9 @@ impl PutInPlace {
         (live, older): (&Database, &str),
         before: &loss::Look,
     ) -> Result<(), Fault> {
-        let still = || "the database cannot be kept still".to_owned();
-        changes::send_autovacuum_away(live).await.or_fault(still)?;
+        hold::get_ready_to_freeze(live).await?;
         let mut cut_off = hold.begin().await?;
-        let Some(frozen) = changes::freeze(live, PART).await.or_fault(still)? else {
+        let Some(frozen) = hold::freeze(live).await? else {
             return Err(somebody_writes(ctx, live));
         };
         let last = async {

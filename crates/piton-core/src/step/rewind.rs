@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::Ctx;
 use super::capture::captured;
 use super::follow::{CaughtUp, Followed};
-use super::hold::{Hold, PART};
+use super::hold::{self, Hold, PART};
 use super::rehearse::Rehearsed;
 use crate::fault::{self, Fault, OrFault};
 use crate::journal::Event;
@@ -289,7 +289,7 @@ impl Rewind<'_, '_, '_> {
         note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Carried, Fault> {
         let cannot = || "the last writes cannot be carried back".to_owned();
-        if changes::send_autovacuum_away(self.live).await.or_fault(cannot)? {
+        if hold::get_ready_to_freeze(self.live).await? {
             // Meanwhile everybody has written on.
             match followed.to_now(&mut replay).await {
                 Err(DbError::Replay(why)) => return Ok(Carried::Never(why)),
@@ -300,9 +300,7 @@ impl Rewind<'_, '_, '_> {
         if cut_off > 0 && !self.ctx.database {
             return Ok(Carried::Kept(format!("{} did not end in time", words::counted(cut_off, "request"))));
         }
-        let frozen =
-            changes::freeze(self.live, PART).await.or_fault(|| "the database cannot be kept still".into())?;
-        let Some(frozen) = frozen else {
+        let Some(frozen) = hold::freeze(self.live).await? else {
             return Ok(Carried::Kept("somebody writes to the database past the proxy".into()));
         };
         let last = async {
@@ -374,8 +372,9 @@ impl Rewind<'_, '_, '_> {
             Swapping::new(lossless.then_some(leaving.unfrozen), known)
         };
         let under_way = |left: u64| format!("{} did not end in time", words::counted(left, "request"));
-        let still = || "the database cannot be kept still".to_owned();
-        changes::send_autovacuum_away(self.live).await.or_fault(still)?;
+        if !self.ctx.database {
+            hold::get_ready_to_freeze(self.live).await?;
+        }
         let cut_off = hold.begin().await?;
         if self.ctx.database {
             let swapping = swapping(leaving, false, cut_off);
@@ -387,7 +386,7 @@ impl Rewind<'_, '_, '_> {
             return Ok(Attempt::Kept { leaving, why: under_way(cut_off) });
         }
         // Whoever writes past the proxy waits from here until the swap.
-        let Some(frozen) = changes::freeze(self.live, PART).await.or_fault(still)? else {
+        let Some(frozen) = hold::freeze(self.live).await? else {
             return Ok(Attempt::Kept {
                 leaving,
                 why: "somebody writes to the database past the proxy".into(),

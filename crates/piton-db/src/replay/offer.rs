@@ -28,14 +28,14 @@ pub struct Offer {
     pub obstacles: Vec<String>,
     /// What a rewind does not bring back, or brings back although the migration has removed it.
     pub costs: Vec<String>,
-    /// The columns whose change of meaning is one of the obstacles: a down expression would clear it away.
+    /// The columns that are one of the obstacles each: a down expression would clear it away.
     #[serde(default)]
     pub changed: Vec<ChangedColumn>,
     /// What the replay needs to know.
     pub way: Way,
 }
 
-/// A column that means something else after a migration.
+/// A column that means something else after a migration, or is gone although every row must have a value for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedColumn {
     /// Its table as it was called before: `schema.table`.
@@ -341,8 +341,7 @@ impl Judge<'_> {
                     crate::replay::rows(changed),
                     if changed == 1 { "holds" } else { "hold" }
                 ));
-                let table = format!("{}.{}", golden.schema, golden.name);
-                self.offer.changed.push(ChangedColumn { table, column: column.name.clone() });
+                self.down_wanted(golden, column);
                 continue;
             }
             let pair = &pairs[*first];
@@ -354,6 +353,15 @@ impl Judge<'_> {
                     pair.live.full
                 ));
             }
+        }
+    }
+
+    /// Notes that a down expression would clear away what was said of a column.
+    fn down_wanted(&mut self, golden: &Table, column: &Column) {
+        let table = format!("{}.{}", golden.schema, golden.name);
+        let wanted = ChangedColumn { table, column: column.name.clone() };
+        if !self.offer.changed.contains(&wanted) {
+            self.offer.changed.push(wanted);
         }
     }
 
@@ -429,6 +437,9 @@ impl Judge<'_> {
                                 "{label} is removed, has no default and must not be NULL: a row that is written afterwards has no \
                                  value for it"
                             ));
+                            if place.key.as_ref().is_some_and(|key| !key.contains(&at)) {
+                                self.down_wanted(&place.table, column);
+                            }
                         }
                         None => self.offer.costs.push(format!(
                             "{label} is removed: rows that are written afterwards come back without a value for it"

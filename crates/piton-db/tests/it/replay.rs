@@ -6,7 +6,8 @@ use piton_db::identity::Purpose;
 use piton_db::made::clone_from;
 use piton_db::migrate::RecordTables;
 use piton_db::replay::{
-    Down, Finished, Load, Offer, Replay, Watch, give_up, note_applied, note_layout, offer, prepare, rescue,
+    ChangedColumn, Down, Finished, Load, Offer, Replay, Watch, give_up, note_applied, note_layout, offer,
+    prepare, rescue,
 };
 use piton_db::{Database, DbError};
 use piton_testkit::postgres::{Cluster, Options};
@@ -40,6 +41,7 @@ by_both! {
     a_changed_meaning_is_refused_and_a_fitting_type_is_not
     a_value_that_is_equal_and_another_one_comes_back
     a_down_expression_has_to_give_every_value_back
+    a_removed_column_that_must_have_a_value_wants_a_down_expression
     a_row_that_a_down_expression_cannot_read_is_set_aside
     half_a_migration_is_no_reason_to_believe_in_a_down_expression
     rows_that_changed_places_come_back
@@ -356,6 +358,31 @@ async fn a_down_expression_has_to_give_every_value_back(by: By) {
     scene.drop_copy().await;
     let offer = scene.rehearse(migration, &[down("price", "cents / 100.0")]).await;
     assert_eq!(offer.obstacles, [""; 0]);
+    scene.let_go().await;
+}
+
+async fn a_removed_column_that_must_have_a_value_wants_a_down_expression(by: By) {
+    let setup = "create table t (id int primary key, price numeric(10, 2) not null);
+                 insert into t select i, i + 0.5 from generate_series(1, 5) i;
+                 create table bare (price int not null); alter table bare replica identity full";
+    let Some(scene) = Scene::new(by, "replay_down_removed", setup).await else { return };
+    let migration =
+        "alter table t add cents int; update t set cents = price * 100; alter table t drop column price";
+    let offer = scene.rehearse(migration, &[]).await;
+    assert_eq!(offer.obstacles.len(), 1, "{offer:?}");
+    assert!(
+        offer.obstacles[0].starts_with(r#""public"."t"."price" is removed, has no default"#),
+        "{offer:?}"
+    );
+    let wanted = ChangedColumn { table: "public.t".into(), column: "price".into() };
+    assert_eq!(offer.changed, [wanted]);
+    scene.drop_copy().await;
+    let offer = scene.rehearse(migration, &[down("price", "cents / 100.0")]).await;
+    assert_eq!((offer.obstacles, offer.changed), (vec![], vec![]));
+    scene.drop_copy().await;
+    // A table without a key takes no expression.
+    let offer = scene.rehearse("alter table bare add n int; alter table bare drop column price", &[]).await;
+    assert!(!offer.obstacles.is_empty() && offer.changed.is_empty(), "{offer:?}");
     scene.let_go().await;
 }
 
