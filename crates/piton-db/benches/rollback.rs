@@ -154,6 +154,7 @@ async fn there_and_back(live: &Database, dir: &Path, round: usize) -> Result<Bac
     live.connect().await?.batch_execute("checkpoint").await?;
     // As a release does before it holds requests.
     replay.look_ahead().await?;
+    changes::send_autovacuum_away(&golden).await?;
     changes::send_autovacuum_away(live).await?;
     replay.reach(now(&*live.connect().await?).await?).await?;
 

@@ -289,7 +289,9 @@ impl Rewind<'_, '_, '_> {
         note: &impl Fn(&Swapping) -> Result<(), Fault>,
     ) -> Result<Carried, Fault> {
         let cannot = || "the last writes cannot be carried back".to_owned();
-        if hold::get_ready_to_freeze(self.live).await? {
+        // What makes the golden copy whole locks its tables, too, and a copy that was just restored is vacuumed for long.
+        let was_vacuumed = changes::send_autovacuum_away(&followed.golden).await.or_fault(cannot)?;
+        if hold::get_ready_to_freeze(self.live).await? || was_vacuumed {
             // Meanwhile everybody has written on.
             match followed.to_now(&mut replay).await {
                 Err(DbError::Replay(why)) => return Ok(Carried::Never(why)),
