@@ -195,8 +195,13 @@ impl Latency {
     const DIGITS: u8 = 2;
 
     pub(crate) fn record(&mut self, time: Duration) {
+        self.record_many(time, 1);
+    }
+
+    /// Records the same time for `count` answers.
+    pub fn record_many(&mut self, time: Duration, count: u64) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(Self::LONGEST);
-        self.0.saturating_record(micros.clamp(1, Self::LONGEST));
+        self.0.saturating_record_n(micros.clamp(1, Self::LONGEST), count);
     }
 
     /// Returns how many times were recorded.
@@ -218,7 +223,8 @@ impl Latency {
         self.0.len() - self.0.count_between(0, micros)
     }
 
-    fn add(&mut self, other: &Latency) {
+    /// Adds the records of another histogram.
+    pub fn add(&mut self, other: &Latency) {
         // Both have the same bounds and digits, so nothing can be out of range.
         let _ = self.0.add(&other.0);
     }

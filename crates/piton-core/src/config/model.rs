@@ -159,9 +159,6 @@ pub(super) struct Gate {
     pub errors: Option<String>,
     /// The largest 95th percentile of the latency. Default: no limit.
     pub p95: Option<String>,
-    /// How many responses the candidate must have given before a limit may judge. Default: 50.
-    #[schemars(range(min = 1))]
-    pub at_least: Option<u32>,
 }
 
 /// What is known about secrets.

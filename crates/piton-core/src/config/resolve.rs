@@ -270,9 +270,7 @@ fn gate(file: &model::File, cx: &mut Context<'_>) -> Option<Gate> {
     let gate = file.gate.as_ref();
     let errors = cx.parse("gate.errors", gate.and_then(|g| g.errors.as_deref()), "1%", Percent::from_str);
     let p95 = cx.optional("gate.p95", gate.and_then(|g| g.p95.as_deref()), parse_duration);
-    let at_least = gate.and_then(|g| g.at_least).unwrap_or(50);
-    cx.note("gate.at_least", at_least);
-    Some(Gate { errors: errors?, p95: p95?, at_least })
+    Some(Gate { errors: errors?, p95: p95? })
 }
 
 /// Every usual rule warns unless the file says otherwise: the rehearsal measures what a text can only suspect.

@@ -180,8 +180,6 @@ pub struct Gate {
     /// The largest 95th percentile of the latency; `None` is no limit.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub p95: Option<Duration>,
-    /// How many responses the candidate must have given before a limit may judge.
-    pub at_least: u32,
 }
 
 /// How grave a lint rule's finding in a migration is.

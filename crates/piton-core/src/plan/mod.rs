@@ -235,8 +235,8 @@ fn remarks(settings: &Settings, facts: &Facts) -> Vec<String> {
     if facts.live.is_none() {
         remarks.push("first release here: nothing serves yet, so traffic goes to it at once".into());
     }
-    if facts.live.is_some() {
-        remarks.extend(gate::reach(settings.gate));
+    if let (Some(_), Some(first)) = (&facts.live, settings.rollout.steps.first()) {
+        remarks.extend(gate::reach(settings.gate, first.share));
     }
     remarks.extend(facts.warnings.iter().cloned());
     remarks.extend(facts.lacking.iter().flat_map(what_is_lacking));

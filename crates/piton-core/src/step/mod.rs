@@ -254,6 +254,15 @@ kinds!(
 );
 
 impl Step {
+    /// Returns for how long the gate is to judge the release in this step.
+    fn is_judged_for(&self) -> std::time::Duration {
+        match self {
+            Step::Shift(shift) => shift.bake,
+            Step::Watch(watch) => watch.length,
+            _ => std::time::Duration::ZERO,
+        }
+    }
+
     /// Tells whether nothing can be undone once this step has begun.
     pub fn closes_the_way_back(&self) -> bool {
         matches!(

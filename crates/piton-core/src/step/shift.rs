@@ -69,17 +69,23 @@ struct Note {
 }
 
 impl Note {
-    /// Lets the gate see what was answered since the last look; the time is for the caller to count.
+    /// Lets the gate see what was answered since the last look; returns how long that was.
+    ///
+    /// While Piton was away its proxy served on: that time counts. A proxy that was away itself served nobody.
     ///
     /// Beside a release that has all of the traffic the other slot ends what it was given before: that tells of no outage, and
     /// nobody is better off when the step ends early.
-    fn take_in(&mut self, slot: Slot, share: Percent, stats: Stats) {
+    fn take_in(&mut self, slot: Slot, share: Percent, stats: Stats) -> Duration {
+        let now = uptime();
+        let was_there = stats.epoch == self.seen.epoch;
+        let time = if was_there { now.saturating_sub(self.at) } else { Duration::ZERO };
         let window = stats.since(&self.seen);
         let answers = |slot: Slot| Answers::from(&window.slots[slot]);
         let serving = if share == Percent::FULL { Answers::default() } else { answers(slot.other()) };
-        self.gate.see(&answers(slot), &serving);
-        self.at = uptime();
+        self.gate.see(time, &answers(slot), &serving);
+        self.at = now;
         self.seen = stats;
+        time
     }
 }
 
@@ -232,7 +238,9 @@ impl Bake {
                     } else {
                         format!("{} left", format_duration(round(left)))
                     };
-                    ctx.say(&format!("{state} · {}", note.gate.summary()));
+                    let departs =
+                        note.gate.departs().map_or_else(String::new, |departs| format!(" · {departs}"));
+                    ctx.say(&format!("{state} · {}{departs}", note.gate.summary()));
                 }
             }
             if noted.elapsed() > NOTE {
@@ -291,8 +299,9 @@ impl Bake {
     /// Takes the gate from the step before, or starts a new one.
     fn gate(&self, ctx: &Ctx<'_, '_>) -> Gate {
         let before = ctx.step_before().and_then(|step| ctx.outcome::<Outcome>(step));
-        let mut gate = before.map_or_else(|| Gate::new(self.limits), |outcome| outcome.gate);
-        gate.enter_step();
+        let length = ctx.plan.steps.iter().map(|planned| planned.step.is_judged_for()).sum();
+        let mut gate = before.map_or_else(|| Gate::new(self.limits, length), |outcome| outcome.gate);
+        gate.enter_step(self.share);
         gate
     }
 
@@ -307,11 +316,8 @@ impl Bake {
     /// Takes in what was answered since the last look, and the time since.
     async fn look(&self, ctx: &Ctx<'_, '_>, note: &mut Note) -> Result<(), Fault> {
         let stats = client(ctx).await?.stats().await.or_fault(no_answer)?;
-        // While Piton was away its proxy served on: that time counts. A proxy that was away itself served nobody.
-        if stats.epoch == note.seen.epoch {
-            note.served += uptime().saturating_sub(note.at);
-        }
-        note.take_in(self.slot, self.share, stats);
+        let time = note.take_in(self.slot, self.share, stats);
+        note.served += time;
         Ok(())
     }
 }
@@ -342,8 +348,8 @@ pub(super) async fn serving_fails(ctx: &Ctx<'_, '_>) -> Result<Option<String>, F
         tokio::time::sleep(LOOK).await;
         let window = client(ctx).await?.stats().await.or_fault(no_answer)?.since(&before);
         // It may have been slow before.
-        let mut gate = Gate::new(config::Gate { p95: None, ..ctx.settings().gate });
-        gate.see(&Answers::from(&window.slots[live.start.slot]), &Answers::default());
+        let mut gate = Gate::new(config::Gate { p95: None, ..ctx.settings().gate }, SHORT_LOOK);
+        gate.see(began.elapsed(), &Answers::from(&window.slots[live.start.slot]), &Answers::default());
         if let Verdict::RollBack(why) = gate.verdict(false) {
             return Ok(Some(why));
         }
@@ -368,13 +374,15 @@ mod tests {
     #[test]
     fn what_the_other_slot_ends_after_the_switch_ends_no_watch() {
         let verdict = |share: &str| {
-            let limits = config::Gate { errors: "1%".parse().unwrap(), p95: None, at_least: 50 };
-            let (gate, at) = (Gate::new(limits), uptime());
+            let limits = config::Gate { errors: "20%".parse().unwrap(), p95: None };
+            let (gate, at) = (Gate::new(limits, Duration::ZERO), uptime());
             let mut note = Note { gate, seen: Stats::default(), served: Duration::ZERO, at };
             let mut stats = Stats::default();
-            stats.slots.green.status.success = 100;
-            (stats.slots.blue.status.server_error, stats.slots.blue.bad) = (2, 2);
-            note.take_in(Slot::Green, share.parse().unwrap(), stats);
+            stats.slots.green.status.success = 1000;
+            (stats.slots.blue.status.server_error, stats.slots.blue.bad) = (10, 10);
+            let share = share.parse().unwrap();
+            note.gate.enter_step(share);
+            note.take_in(Slot::Green, share, stats);
             note.gate.verdict(false)
         };
         assert!(matches!(verdict("50%"), Verdict::Continue(_)));

@@ -106,7 +106,7 @@ impl Settings {
             "app = {:?}\n\n[build]\nrun = {:?}\n\n[run]\ncommand = {:?}\n\
              ready = {{ get = \"/health\", within = {:?} }}\nstop_within = \"5s\"\n\n\
              [database]\n{}\n\n\
-             [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"2%\"\nat_least = 1\n\n",
+             [rollout]\nsteps = {:?}\nwatch = {:?}\n\n[gate]\nerrors = \"20%\"\n\n",
             self.app, self.build, self.command, self.ready_within, self.database, self.steps, self.watch,
         );
         for name in ["production", "staging"] {

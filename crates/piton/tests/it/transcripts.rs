@@ -39,6 +39,8 @@ const FILTERS: [(&str, &str); 28] = [
     (r"\b\d+(\.\d+)? (B|kB|MB|GB)\b", "SIZE"),
     (r"\b0 of [1-9]\d* bad", "0 of N bad"),
     (r"\b[1-9]\d* of [1-9]\d* bad", "N of N bad"),
+    // By the limit, or beside the serving release: whichever is sure first.
+    (r"N of N bad( answers, limit 20%| \(.* to 1)", "N of N bad, WHY"),
     (r"serving release: 0 of [1-9]\d*", "serving release: 0 of N"),
     (r"\b[1-9][\d,]* rows", "N rows"),
 ];

@@ -40,7 +40,7 @@ fn every_key_arrives() {
     assert_eq!(settings.rollout.steps[0].share, Percent::from_basis_points(500).unwrap());
     assert_eq!(settings.rollout.watch, Duration::from_secs(86_400));
     assert_eq!(settings.gate.errors, Percent::from_basis_points(50).unwrap());
-    assert_eq!((settings.gate.p95, settings.gate.at_least), (Some(Duration::from_millis(500)), 100));
+    assert_eq!(settings.gate.p95, Some(Duration::from_millis(500)));
     assert_eq!(settings.data, None);
     let keep = Duration::from_secs(14 * 86_400);
     assert_eq!(settings.backup.retention, Retention { keep, last: 3, daily: 30, weekly: 12 });

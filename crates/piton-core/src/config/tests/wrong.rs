@@ -15,7 +15,7 @@ fn wrong(text: &str) -> String {
 fn unknown_keys_are_told_all_at_once() {
     let text = FULL
         .replace("steps = [\"5%", "step = [\"5%")
-        .replace("at_least", "atleast")
+        .replace("errors", "erors")
         .replace("protected = true", "protect = true")
         .replace("on_update", "onupdate");
     insta::assert_snapshot!(wrong(&text));
@@ -61,7 +61,7 @@ fn a_key_twice() {
 #[test]
 fn wrong_types() {
     let text = FULL
-        .replace("at_least = 100", "at_least = \"many\"")
+        .replace("errors = \"0.5%\"", "errors = 0.5")
         .replace("protected = true", "protected = \"yes\"")
         .replace("watch = \"24h\"", "watch = 24")
         .replace("blue = 3101", "blue = 70000")
