@@ -79,7 +79,8 @@ fn innocent() -> Vec<(String, Scene)> {
 /// Releases that fail more.
 fn failing() -> Vec<(String, Scene)> {
     let mut scenes = Vec::new();
-    let shares: [(&str, fn(f64) -> f64); 4] =
+    type Share = fn(f64) -> f64;
+    let shares: [(&str, Share); 4] =
         [("1 %", |_| 0.01), ("2 %", |_| 0.02), ("5 %", |_| 0.05), ("all", |_| 1.0)];
     for (share, candidate) in shares {
         for rate in [1.0, 10.0, 100.0, 1000.0] {

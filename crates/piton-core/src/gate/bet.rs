@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 /// How long the parts of time are by which it is told whether bad answers come singly or in clumps.
 const CLUMP: Duration = Duration::from_secs(10);
 /// A look over more than this tells nothing of clumps: Piton was away.
-const GAP: Duration = Duration::from_mins(1);
+pub(super) const GAP: Duration = Duration::from_mins(1);
 /// How many single bad answers, and how many parts of time with as many as usual, are taken for seen before any is: neither the first clump nor
 /// a few uneven parts shall weigh alone.
 const SINGLES: f64 = 3.0;
 const PARTS: f64 = 10.0;
-/// No bet is written down larger; it has been won long before.
-const MOST: f64 = 1e100;
+/// What is told of clumps is forgotten behind so many bad answers: an outage that is over is none.
+const MEMORY: f64 = 200.0;
+/// No clump is taken for larger: an outage begins and ends, and is none.
+const LARGEST: f64 = 50.0;
+/// No bet is written down larger: it has been won long before, and what is over shall not weigh for hours.
+const MOST: f64 = 1e4;
 
 /// Bad answers among answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +79,10 @@ impl Capital {
     /// Lets each bet grow by its factor, told as a logarithm.
     fn grow(&mut self, growth: impl Iterator<Item = f64>) {
         for (wealth, growth) in self.0.iter_mut().zip(growth) {
-            *wealth = (*wealth * growth.exp()).min(MOST);
+            // What is lost stays lost: 0 times infinity is not a number.
+            if *wealth > 0.0 {
+                *wealth = (*wealth * growth.exp()).min(MOST);
+            }
         }
     }
 
@@ -135,38 +142,46 @@ pub(super) fn chance(times: f64, share: f64) -> f64 {
 /// count as clumps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Clumps {
-    began: Duration,
+    began: Option<Duration>,
     now: u64,
     before: Option<u64>,
     /// Half the squares of the differences, and what they would sum up to if answers were bad singly.
     squares: f64,
     singles: f64,
-    parts: u32,
+    parts: f64,
 }
 
 impl Clumps {
     /// Takes in the stable slot's bad answers of the time from `from` to `to`.
     pub(super) fn see(&mut self, from: Duration, to: Duration, bad: u64) {
         if to.saturating_sub(from) > GAP {
-            *self = Self { began: to, now: 0, before: None, ..self.clone() };
+            self.begin_anew();
             return;
         }
         self.now += bad;
-        if to.saturating_sub(self.began) < CLUMP {
+        if to.saturating_sub(*self.began.get_or_insert(from)) < CLUMP {
             return;
         }
         if let Some(before) = self.before {
-            let apart = float(self.now.abs_diff(before));
-            self.squares += apart * apart / 2.0;
-            self.singles += float(self.now + before) / 2.0;
-            self.parts += 1;
+            let (apart, singles) = (float(self.now.abs_diff(before)), float(self.now + before) / 2.0);
+            self.squares += (apart * apart / 2.0).min(LARGEST * singles);
+            self.singles += singles;
+            self.parts += 1.0;
+            let kept = (MEMORY / self.singles).min(1.0);
+            (self.squares, self.singles) = (self.squares * kept, self.singles * kept);
+            self.parts *= kept;
         }
-        (self.before, self.now, self.began) = (Some(self.now), 0, to);
+        (self.before, self.now, self.began) = (Some(self.now), 0, Some(to));
+    }
+
+    /// Compares what comes now with nothing that was before: the stable slot has another share of the traffic.
+    pub(super) fn begin_anew(&mut self) {
+        (self.began, self.now, self.before) = (None, 0, None);
     }
 
     /// Returns how many bad answers are one observation, 1 at least.
     pub(super) fn size(&self) -> f64 {
-        let usual = PARTS * self.singles / f64::from(self.parts.max(1));
+        let usual = PARTS * self.singles / self.parts.max(1.0);
         let prior = SINGLES.max(usual);
         ((self.squares + prior) / (self.singles + prior)).max(1.0)
     }

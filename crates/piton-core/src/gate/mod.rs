@@ -30,12 +30,12 @@ pub const ALPHA: f64 = 0.002;
 const SUSPECT: f64 = 10.0;
 /// A limit is proved kept when the bet that it is kept has won this much.
 const PROVED: f64 = 20.0;
-/// The part of a capital that is there at the start; the rest comes by the hour, for what goes wrong late.
+/// The part of a capital that is there at the start; the rest comes by the minute, for what goes wrong late.
 const AT_FIRST: f64 = 0.5;
 /// How many answers the configured share counts for before the real one is known.
 const PRIOR: f64 = 200.0;
-/// Where a release has more of the answers than this there is nothing to compare it with.
-const NO_CONTROL: f64 = 0.9;
+/// With so many answers beside none of the serving release there is nothing to compare a release with.
+const ALONE: u64 = 200;
 /// Of answers within a p95 limit, at most this share may be slower than it.
 const SLOW_SHARE: f64 = 0.05;
 /// An answer is slow beside the serving release's when it takes this many times as long as nearly all of them: what nobody feels
@@ -53,8 +53,9 @@ const P99: Odds = Odds { tolerated: 1.5, bets: &[2.0, 3.0, 5.0, 10.0, 20.0, 50.0
 /// The bets against a limit are on shares of bad answers this many times the limit; those that it is kept, on these parts of it.
 const ABOVE: [f64; 7] = [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 90.0];
 const BELOW: [f64; 5] = [0.001, 1.0 / 30.0, 0.1, 1.0 / 3.0, 0.5];
-/// No limit is lower for the bets: that no answer at all is bad cannot be proved.
+/// No limit is lower or higher for the bets: that no answer at all is bad cannot be proved.
 const LEAST: f64 = 0.001;
+const MOST: f64 = 0.999;
 
 /// What one slot answered between two looks.
 #[derive(Clone, Debug, Default)]
@@ -99,21 +100,24 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gate {
     limits: config::Gate,
-    /// Into how many parts, by the hour, the rest of each capital is split.
-    hours: u32,
+    /// For how many minutes, as planned, the release is to be judged.
+    minutes: f64,
     /// How much time has gone by, over all steps.
     passed: Duration,
     /// The second for which the terms are fixed.
     fixed: Option<u64>,
     /// The share of traffic that the step is to give the release.
     weight: f64,
-    /// When the release was first seen to answer, and how often it has.
-    warming: Option<Duration>,
+    /// When the release was first seen to answer, and whether that is long enough ago for its slowness to count.
+    first: Option<Duration>,
+    is_warm: bool,
     candidate: Tally,
     stable: Tally,
     /// How long the serving release's answers take.
     usual: Latency,
     errors: Relative,
+    /// The bet that it is the serving release which is worse.
+    serving: Capital,
     p95: Relative,
     p99: Relative,
     error_limit: Absolute,
@@ -125,9 +129,10 @@ pub struct Gate {
 struct Relative {
     capital: Capital,
     clumps: Clumps,
-    /// What was seen within the step.
     candidate: Tally,
     stable: Tally,
+    /// How many answers of each were seen within the step.
+    step: (u64, u64),
     /// The terms: the release's share of the answers, how many bad ones are one observation, what counts as slow.
     share: f64,
     clump: f64,
@@ -141,51 +146,53 @@ struct Absolute {
     candidate: Capital,
     stable: Capital,
     kept: Capital,
-    /// What was seen within the step.
     seen: Tally,
     seen_stable: Tally,
+    /// What was seen within the step.
+    step: Tally,
 }
 
 impl Gate {
     /// Starts a release's gate; `length` is how long the release is to be judged, in all.
     pub fn new(limits: config::Gate, length: Duration) -> Self {
-        let hours = u32::try_from(length.as_secs() / 3600).unwrap_or(u32::MAX);
-        let part = if hours == 0 { 1.0 } else { AT_FIRST };
         Self {
             limits,
-            hours,
+            minutes: (length.as_secs_f64() / 60.0).max(1.0),
             passed: Duration::ZERO,
             fixed: None,
             weight: 1.0,
-            warming: None,
+            first: None,
+            is_warm: false,
             candidate: Tally::default(),
             stable: Tally::default(),
             usual: Latency::default(),
-            errors: Relative::new(ERRORS, part),
-            p95: Relative::new(P95, part),
-            p99: Relative::new(P99, part),
-            error_limit: Absolute::new(limits.errors.fraction(), part),
-            p95_limit: limits.p95.map(|_| Absolute::new(SLOW_SHARE, part)),
+            errors: Relative::new(ERRORS),
+            serving: Capital::new(ERRORS.bets.len(), AT_FIRST),
+            p95: Relative::new(P95),
+            p99: Relative::new(P99),
+            error_limit: Absolute::new(limits.errors.fraction()),
+            p95_limit: limits.p95.map(|_| Absolute::new(SLOW_SHARE)),
         }
     }
 
     /// Begins a rollout step with this share of traffic: that the limits are kept is proved anew, the evidence goes on.
     ///
-    /// After an outage that hit both slots the evidence against a limit begins anew, too: it says nothing about the release.
+    /// What was beyond a limit and stayed all the same, because an outage hit both slots or a person said so, is told of anew, too.
     pub fn enter_step(&mut self, share: Percent) {
         self.weight = share.fraction();
         self.fixed = None;
         for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {
-            (relative.candidate, relative.stable) = (Tally::default(), Tally::default());
+            relative.step = (0, 0);
+            relative.clumps.begin_anew();
         }
-        let outage = self.serving_fails();
         for absolute in self.absolutes_mut() {
-            let anew = Absolute::new(absolute.limit, AT_FIRST);
-            let (candidate, stable) = match outage {
-                true => (anew.candidate.clone(), anew.stable.clone()),
-                false => (absolute.candidate.clone(), absolute.stable.clone()),
-            };
-            *absolute = Absolute { candidate, stable, ..anew };
+            let new = Absolute::new(absolute.limit);
+            for (bet, new) in [(&mut absolute.candidate, new.candidate), (&mut absolute.stable, new.stable)] {
+                if bet.sum() >= 1.0 / ALPHA {
+                    *bet = new;
+                }
+            }
+            (absolute.kept, absolute.step) = (new.kept, Tally::default());
         }
     }
 
@@ -196,17 +203,20 @@ impl Gate {
             self.fix();
             self.fixed = Some(from.as_secs());
         }
-        let warm = self.is_warm(from);
         if candidate.responses > 0 {
-            self.warming.get_or_insert(from);
+            self.first.get_or_insert(from);
         }
-        self.errors.see(ERRORS, (from, to), candidate.tally(), stable.tally());
-        let clump = self.errors.clump;
+        let both_failed = self.both_fail();
+        let span = (from, to);
+        self.errors.see((ERRORS, self.weight), span, candidate.tally(), stable.tally());
+        let (share, clump) = (self.errors.share, self.errors.clump);
+        self.serving.toss(ERRORS, 1.0 - share, clump, stable.bad, candidate.bad);
         self.error_limit.see(clump, candidate.tally(), stable.tally());
-        if warm {
+        if self.is_warm {
             for (relative, odds) in [(&mut self.p95, P95), (&mut self.p99, P99)] {
                 if let Some(slow) = relative.slow {
-                    relative.see(odds, (from, to), candidate.slower_than(slow), stable.slower_than(slow));
+                    let (ours, theirs) = (candidate.slower_than(slow), stable.slower_than(slow));
+                    relative.see((odds, self.weight), span, ours, theirs);
                 }
             }
             if let (Some(limit), Some(p95)) = (&mut self.p95_limit, self.limits.p95) {
@@ -218,6 +228,12 @@ impl Gate {
         self.usual.add(&stable.latency);
         self.passed = to;
         self.pay_in(from, to);
+        if both_failed && !self.both_fail() {
+            // What was answered during an outage would have to be outweighed for hours.
+            for absolute in self.absolutes_mut() {
+                absolute.kept = Absolute::new(absolute.limit).kept;
+            }
+        }
     }
 
     /// Judges what was seen so far.
@@ -249,17 +265,19 @@ impl Gate {
             }
             (None, _) => {}
         }
-        for (absolute, what, _) in self.absolutes() {
+        for (absolute, what, beside) in self.absolutes() {
             if absolute.kept.sum() < PROVED {
-                return Verdict::Hold(absolute.unproved(&what, self.errors.clump));
+                return Verdict::Hold(absolute.unproved(&what, beside.first().map_or(1.0, |one| one.clump)));
             }
         }
-        if let Some(worse) = self.relatives().find(|(relative, _)| relative.capital.sum() >= SUSPECT) {
+        // Where nothing is compared any more, nothing could take a suspicion back.
+        let suspects = self.relatives().filter(|_| self.has_control());
+        if let Some(worse) = suspects.into_iter().find(|(one, _)| one.capital.sum() >= SUSPECT) {
             return Verdict::Hold(format!("{}, not yet beyond chance", self.worse(worse)));
         }
         // Whoever the one before still has is better off here: with a schema that it does not know, or when it has died. One
         // that has only become slower, or always was, is no reason to hurry.
-        if self.error_limit.stable_fails() {
+        if self.error_limit.stable_fails() && self.serving.sum() >= 1.0 / ALPHA {
             return Verdict::Continue(format!(
                 "{} bad; the serving release fails: {} bad",
                 words(self.error_limit.seen),
@@ -288,9 +306,12 @@ impl Gate {
 
     /// Says that the release has another share of the answers than the step is to give it; `None` while it has not, or too few came.
     pub fn departs(&self) -> Option<String> {
-        let all = self.errors.candidate.of + self.errors.stable.of;
-        let (real, least) = (Tally { bad: self.errors.candidate.of, of: all }.share(), 1000);
-        let departs = self.weight < 1.0 && all >= least && (real / self.weight - 1.0).abs() > 0.25;
+        let (ours, theirs) = self.errors.step;
+        let (all, least) = (ours + theirs, 1000);
+        let real = Tally { bad: ours, of: all }.share();
+        let apart = (real - self.weight).abs();
+        let by_chance = 4.0 * (self.weight * (1.0 - self.weight) / float(all.max(1))).sqrt();
+        let departs = self.weight < 1.0 && all >= least && apart > by_chance && apart > self.weight / 4.0;
         departs.then(|| format!("it has {} of the answers, not {}", percent(real), percent(self.weight)))
     }
 
@@ -304,33 +325,32 @@ impl Gate {
         for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {
             relative.fix(self.weight);
         }
+        self.is_warm = self.candidate.of >= WARM_UP_ANSWERS
+            || self.first.is_some_and(|first| self.passed.saturating_sub(first) >= WARM_UP);
     }
 
-    fn is_warm(&self, now: Duration) -> bool {
-        self.candidate.of >= WARM_UP_ANSWERS
-            || self.warming.is_some_and(|first| now.saturating_sub(first) >= WARM_UP)
-    }
-
-    /// Pays in, at each whole hour, a part of what is left of each capital.
+    /// Pays in, at each whole minute, a part of what is left of each capital: about as much each time as long as was planned, and
+    /// less and less behind that. All parts together are what was left.
     fn pay_in(&mut self, from: Duration, to: Duration) {
-        let hour = |time: Duration| (time.as_secs() / 3600).min(self.hours.into());
-        let parts = float(hour(to) - hour(from));
-        if parts == 0.0 {
+        let left = |time: Duration| self.minutes / (self.minutes + float(time.as_secs() / 60));
+        let part = (left(from) - left(to)) * (1.0 - AT_FIRST);
+        if part <= 0.0 {
             return;
         }
-        let part = parts * (1.0 - AT_FIRST) / f64::from(self.hours);
-        for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {
-            relative.capital.add(part);
+        for capital in
+            [&mut self.errors.capital, &mut self.p95.capital, &mut self.p99.capital, &mut self.serving]
+        {
+            capital.add(part);
         }
         for absolute in self.absolutes_mut() {
-            for capital in [&mut absolute.candidate, &mut absolute.stable, &mut absolute.kept] {
-                capital.add(part);
-            }
+            absolute.candidate.add(part);
+            absolute.stable.add(part);
         }
     }
 
     fn has_control(&self) -> bool {
-        self.errors.share < NO_CONTROL
+        let (ours, theirs) = self.errors.step;
+        self.weight < 1.0 && (theirs > 0 || ours < ALONE)
     }
 
     fn serving_fails(&self) -> bool {
@@ -375,12 +395,13 @@ impl Gate {
 }
 
 impl Relative {
-    fn new(odds: Odds, part: f64) -> Self {
+    fn new(odds: Odds) -> Self {
         Self {
-            capital: Capital::new(odds.bets.len(), part),
+            capital: Capital::new(odds.bets.len(), AT_FIRST),
             clumps: Clumps::default(),
             candidate: Tally::default(),
             stable: Tally::default(),
+            step: (0, 0),
             share: 1.0,
             clump: 1.0,
             slow: None,
@@ -388,26 +409,42 @@ impl Relative {
     }
 
     fn fix(&mut self, weight: f64) {
-        let (ours, theirs) = (float(self.candidate.of), float(self.stable.of));
+        let (ours, theirs) = (float(self.step.0), float(self.step.1));
         self.share = (ours + PRIOR * weight) / (ours + theirs + PRIOR);
         self.clump = self.clumps.size();
     }
 
-    fn see(&mut self, odds: Odds, (from, to): (Duration, Duration), candidate: Tally, stable: Tally) {
+    fn see(
+        &mut self,
+        (odds, weight): (Odds, f64),
+        (from, to): (Duration, Duration),
+        candidate: Tally,
+        stable: Tally,
+    ) {
+        let answers = (self.step.0 + candidate.of, self.step.1 + stable.of);
+        if to.saturating_sub(from) > bet::GAP {
+            // Of a time in which nobody looked, what came then tells the share best.
+            self.step = answers;
+            self.fix(weight);
+        }
         self.capital.toss(odds, self.share, self.clump, candidate.bad, stable.bad);
-        self.clumps.see(from, to, stable.bad);
+        if weight < 1.0 {
+            self.clumps.see(from, to, stable.bad);
+        }
+        self.step = answers;
         self.candidate.add(candidate);
         self.stable.add(stable);
     }
 }
 
 impl Absolute {
-    fn new(limit: f64, part: f64) -> Self {
-        let limit = limit.max(LEAST);
-        let above = Capital::new(above(limit).count(), part);
+    fn new(limit: f64) -> Self {
+        let limit = limit.clamp(LEAST, MOST);
+        let above = Capital::new(above(limit).count(), AT_FIRST);
         let kept = Capital::new(BELOW.len(), 1.0);
-        let (seen, seen_stable) = (Tally::default(), Tally::default());
-        Self { limit, candidate: above.clone(), stable: above, kept, seen, seen_stable }
+        let nothing = Tally::default();
+        let (candidate, stable) = (above.clone(), above);
+        Self { limit, candidate, stable, kept, seen: nothing, seen_stable: nothing, step: nothing }
     }
 
     fn see(&mut self, clump: f64, candidate: Tally, stable: Tally) {
@@ -416,6 +453,7 @@ impl Absolute {
         self.kept.weigh(self.limit, below(self.limit), clump, candidate);
         self.seen.add(candidate);
         self.seen_stable.add(stable);
+        self.step.add(candidate);
     }
 
     fn stable_fails(&self) -> bool {
@@ -427,12 +465,14 @@ impl Absolute {
         let more = more.map_or_else(String::new, |more| {
             format!(": it takes about {} more good ones", words::count(more))
         });
-        format!("{} {what}, not yet proved{more}", words(self.seen))
+        format!("{} {what}, not yet proved{more}", words(self.step))
     }
 }
 
 fn above(limit: f64) -> impl Iterator<Item = f64> + Clone {
-    ABOVE.into_iter().map(move |times| times * limit).filter(|share| *share < 1.0)
+    let times = ABOVE.into_iter().map(move |times| times * limit).filter(|share| *share < 1.0);
+    // Of a high limit nothing else is above it.
+    times.chain([f64::midpoint(limit, 1.0)])
 }
 
 fn below(limit: f64) -> impl Iterator<Item = f64> + Clone {

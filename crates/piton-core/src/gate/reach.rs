@@ -1,7 +1,7 @@
 //! What the gate can find, said before a release begins.
 
 use super::bet::{Capital, Tally, chance};
-use super::{ALPHA, AT_FIRST, ERRORS, NO_CONTROL, above};
+use super::{ALPHA, AT_FIRST, ERRORS, LEAST, MOST, above};
 use crate::config::{self, Percent};
 use crate::words;
 
@@ -13,9 +13,12 @@ const USUAL: f64 = 0.1;
 ///
 /// Beside a release that serves it is told in failed requests, in the median and where a tenth of what the limit allows is usual.
 pub fn reach(limits: config::Gate, share: Percent) -> Option<String> {
-    let limit = limits.errors.fraction();
+    let limit = limits.errors.fraction().max(LEAST);
+    if limit > MOST {
+        return None;
+    }
     let told = |share: f64| super::percent(share);
-    if share.fraction() >= NO_CONTROL {
+    if share == Percent::FULL {
         let shares = [5.0, 20.0].map(|times| (limit * times).clamp(0.001, 1.0));
         let (late, soon) = (alone(limit, shares[0])?, alone(limit, shares[1])?);
         let more = match told(shares[0]) == told(shares[1]) {
@@ -32,16 +35,14 @@ pub fn reach(limits: config::Gate, share: Percent) -> Option<String> {
     let usual = limit * USUAL;
     let [small, large] = [1.0, 5.0].map(|times| (limit * times).min(1.0));
     let (late, soon) = (beside(share.fraction(), small / usual), beside(share.fraction(), large / usual));
-    (limit > 0.0 && limit < 1.0).then(|| {
-        format!(
-            "with {share} of traffic, and where {} of requests fail anyway, a release that fails {} goes back after about {late} failed \
-             requests, one that fails {} after about {soon} (gate: at most {})",
-            told(usual),
-            told(small),
-            told(large),
-            limits.errors
-        )
-    })
+    Some(format!(
+        "with {share} of traffic, and where {} of requests fail anyway, a release that fails {} goes back after about {late} failed \
+         requests, one that fails {} after about {soon} (gate: at most {})",
+        told(usual),
+        told(small),
+        told(large),
+        limits.errors
+    ))
 }
 
 /// Returns the median of how many bad answers it takes, beside a release that serves, when `times` as many are.
@@ -83,7 +84,6 @@ mod tests {
              requests, one that fails 5% after about 5 (gate: at most 1%)"
         );
         assert_eq!(told("100%", "5%"), None);
-        assert_eq!(told("0%", "5%"), None);
     }
 
     #[test]
@@ -99,8 +99,10 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_has_bets_above_it() {
-        assert_eq!(above(0.01).count(), ABOVE.len());
-        assert_eq!(above(1.0).count(), 0);
+    fn every_limit_has_a_bet_above_it() {
+        assert_eq!(above(0.01).count(), ABOVE.len() + 1);
+        for limit in [LEAST, 0.5, 0.7, MOST] {
+            assert!(above(limit).count() > 0 && above(limit).all(|bet| bet > limit && bet < 1.0), "{limit}");
+        }
     }
 }

@@ -262,7 +262,8 @@ impl Bake {
             Some(note) if stands => note,
             // The traffic was sent back meanwhile: what was answered until then is judged, and the time since then does not count.
             Some(mut note) => {
-                note.take_in(self.slot, self.share, seen);
+                // What the other slot answered alone says nothing of a share.
+                note.take_in(self.slot, Percent::FULL, seen);
                 let judged = !ctx.forward && !self.length.is_zero();
                 if let (true, Verdict::RollBack(why)) = (judged, note.gate.verdict(false)) {
                     return Err(Fault::verdict(why));
@@ -379,7 +380,7 @@ mod tests {
             let mut note = Note { gate, seen: Stats::default(), served: Duration::ZERO, at };
             let mut stats = Stats::default();
             stats.slots.green.status.success = 1000;
-            (stats.slots.blue.status.server_error, stats.slots.blue.bad) = (10, 10);
+            (stats.slots.blue.status.server_error, stats.slots.blue.bad) = (40, 40);
             let share = share.parse().unwrap();
             note.gate.enter_step(share);
             note.take_in(Slot::Green, share, stats);

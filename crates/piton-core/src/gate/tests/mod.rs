@@ -68,10 +68,8 @@ fn no_bet_is_better_than_fair() {
                 capital.toss(odds, share, 1.0, hits.into(), (n - hits).into());
                 capital.sum()
             });
-            assert!(
-                expected < 1.0 + 1e-9 && (times < 1.0 || expected > 1.0 - 1e-9),
-                "{share}, {n}: {expected}"
-            );
+            // Once, and as bad as is tolerated, it is fair; a bet that is won is not let grow without end.
+            assert!(expected < 1.0 + 1e-9 && (n > 1 || expected > 1.0 - 1e-9), "{share}, {n}: {expected}");
         }
     }
     for (limit, n) in [(0.01_f64, 40_u32), (0.05, 60), (0.5, 20)] {
@@ -84,7 +82,7 @@ fn no_bet_is_better_than_fair() {
         };
         let kept = bets(&|capital, tally| capital.weigh(limit, below(limit), 1.0, tally));
         let over = bets(&|capital, tally| capital.weigh(limit, above(limit).chain(above(limit)), 1.0, tally));
-        assert!((kept - 1.0).abs() < 1e-9 && over < 1.0 + 1e-9, "limit {limit}, n {n}: {kept}, {over}");
+        assert!(kept < 1.0 + 1e-9 && over < 1.0 + 1e-9, "limit {limit}, n {n}: {kept}, {over}");
     }
 }
 
@@ -92,13 +90,14 @@ fn no_bet_is_better_than_fair() {
 fn five_percent_errors_go_back_after_a_few_bad_answers() {
     assert!(matches!(seen("5%", (200, 10), (4000, 4)).verdict(false), Verdict::RollBack(_)));
     assert!(matches!(seen("5%", (3, 3), (60, 0)).verdict(false), Verdict::RollBack(_)));
-    assert!(matches!(seen("100%", (200, 10), (0, 0)).verdict(false), Verdict::RollBack(_)));
+    assert!(matches!(seen("100%", (200, 14), (0, 0)).verdict(false), Verdict::RollBack(_)));
 }
 
 #[test]
 fn a_verdict_says_what_it_rests_on() {
     let Verdict::RollBack(why) = seen("5%", (200, 10), (4000, 4)).verdict(false) else { panic!() };
-    let wanted = "10 of 200 bad (5%), the serving release 4 of 4000 (0.1%): more than 1.5 times as many, 1,000,000 to 1";
+    let wanted =
+        "10 of 200 bad (5%), the serving release 4 of 4000 (0.1%): more than 1.5 times as many, 43,117 to 1";
     assert_eq!(why, wanted);
     let Verdict::Hold(why) = seen("5%", (40, 0), (4000, 4)).verdict(false) else { panic!() };
     assert!(why.starts_with("0 of 40 bad answers, limit 1%, not yet proved: it takes about 3"), "{why}");
@@ -147,6 +146,41 @@ fn a_shared_outage_holds() {
 }
 
 #[test]
+fn who_goes_on_after_a_shared_outage_is_judged_by_what_comes_then() {
+    let mut gate = seen("5%", (200, 60), (4000, 1200));
+    for _ in 0..100 {
+        // The serving release has made up for it first, having more of the traffic.
+        gate.see(SECOND, &answers(5, 0), &answers(95, 0));
+    }
+    assert!(!gate.absolutes().any(|(absolute, ..)| absolute.stable_fails()));
+    gate.enter_step(Percent::FULL);
+    gate.see(SECOND, &answers(10, 0), &Answers::default());
+    assert!(matches!(gate.verdict(false), Verdict::Hold(_)), "{:?}", gate.verdict(false));
+}
+
+#[test]
+fn what_two_releases_break_alike_ends_no_step_early() {
+    // However long ago a part of the capital came in: the serving release has most of the answers and is sure first.
+    for after in [20.0, 100.0, 700.0, 1790.0] {
+        for (share, seed) in [("5%", 1), ("25%", 2)] {
+            let scene = Scene { steps: vec![(share, Duration::from_hours(1))], ..Scene::usual(100.0) };
+            let mut gate = Gate::new(limits("1%", None), scene.length());
+            let before = Scene { steps: vec![(share, Duration::from_secs_f64(after))], ..scene.clone() };
+            before.run(&mut gate, seed);
+            let outage = Scene {
+                stable: |_| 0.5,
+                candidate: |_| 0.5,
+                looks: 4,
+                steps: vec![(share, Duration::from_mins(3))],
+                ..scene
+            };
+            let end = outage.run(&mut gate, seed);
+            assert!(!end.back && !end.early, "{after}, {share}: {end:?}");
+        }
+    }
+}
+
+#[test]
 fn after_a_shared_outage_the_next_step_judges_again() {
     let mut gate = seen("5%", (200, 60), (4000, 1200));
     gate.enter_step("100%".parse().unwrap());
@@ -158,32 +192,41 @@ fn after_a_shared_outage_the_next_step_judges_again() {
 
 #[test]
 fn a_second_may_be_parted_in_any_way_and_the_state_stored_between() {
-    let scene = Scene { candidate: |_| 0.004, ..Scene::usual(400.0) };
-    let mut whole = Gate::new(limits("1%", Some(500)), scene.length());
+    let mut whole = Gate::new(limits("2%", Some(500)), Duration::from_hours(1));
     let mut parts = whole.clone();
     for gate in [&mut whole, &mut parts] {
-        gate.enter_step("25%".parse().unwrap());
+        gate.enter_step("50%".parse().unwrap());
     }
+    let timed = |bad: u64, slow: u64| Answers { bad, ..timed(&[(100, 37 - slow), (900, slow)]) };
+    let sums = |gate: &Gate| {
+        let (errors, p95) = (&gate.error_limit, gate.p95_limit.as_ref().unwrap());
+        let ours = [&gate.errors.capital, &gate.p95.capital, &errors.candidate, &errors.kept, &p95.kept];
+        ours.into_iter()
+            .chain([&gate.serving, &errors.stable, &p95.stable])
+            .map(Capital::sum)
+            .collect::<Vec<_>>()
+    };
     for second in 0..900_u64 {
-        let (bad, slow) = (second % 7 / 3, second % 5);
-        let timed = |bad: u64, slow: u64| Answers { bad, ..timed(&[(100, 20 - slow), (900, slow)]) };
-        whole.see(SECOND, &timed(3 * bad, slow), &timed(bad, 0));
+        let (bad, slow) = (second % 7 / 3, second % 3);
+        whole.see(SECOND, &timed(bad, slow), &timed(bad, slow));
         for part in 0..4 {
-            let bad_then = if part < 3 { bad } else { 0 };
-            let others = if part == 2 { timed(0, slow) } else { answers(0, 0) };
-            let responses = if part == 2 { 20 - 2 * bad } else { bad_then };
-            let some = Answers { bad: bad_then, responses, ..others };
-            let others = if part == 1 { timed(bad, 0) } else { answers(0, 0) };
-            parts.see(SECOND / 4, &some, &others);
+            let candidate = match part {
+                0 => answers(bad, bad),
+                2 => Answers { responses: 37 - bad, ..timed(0, slow) },
+                _ => Answers::default(),
+            };
+            let stable = if part == 3 { timed(bad, slow) } else { Answers::default() };
+            parts.see(SECOND / 4, &candidate, &stable);
             let stored = serde_json::to_string(&parts).unwrap();
             parts = serde_json::from_str(&stored).unwrap();
         }
-        let (one, other) = (whole.errors.capital.sum(), parts.errors.capital.sum());
-        assert!((one / other - 1.0).abs() < 1e-6, "{second}: {one} and {other}");
-        let (one, other) = (whole.p95.capital.sum(), parts.p95.capital.sum());
-        assert!((one / other - 1.0).abs() < 1e-6, "{second}: {one} and {other}");
+        for (one, other) in sums(&whole).into_iter().zip(sums(&parts)) {
+            // What has won all it may depends on what came first.
+            assert!(one > 1000.0 || (one / other - 1.0).abs() < 1e-6, "{second}: {one} and {other}");
+        }
         assert_eq!(whole.verdict(false), parts.verdict(false));
     }
+    assert!(whole.is_warm && whole.p95.slow.is_some() && whole.p95.stable.bad > 100);
 }
 
 #[test]
@@ -209,11 +252,13 @@ fn a_release_that_is_no_worse_stays_at_any_rate() {
 #[test]
 fn an_outage_that_hits_both_sends_nothing_back() {
     fn outage(at: f64) -> f64 {
-        if (3000.0..3300.0).contains(&at) { 0.5 } else { 0.001 }
+        if (4500.0..4800.0).contains(&at) { 0.5 } else { 0.001 }
     }
     let scene = Scene { stable: outage, candidate: outage, ..Scene::usual(100.0) };
-    let ends = ends(&scene, limits("1%", None), 3);
-    assert_eq!(went_back(&ends), 0, "{ends:?}");
+    for end in ends(&scene, limits("1%", None), 3) {
+        // When it is over the step goes on, and ends.
+        assert!(!end.back && !end.early && end.held == 0, "{end:?}");
+    }
 }
 
 #[test]
@@ -295,10 +340,15 @@ fn what_goes_wrong_after_hours_is_found() {
     for end in ends {
         assert!(end.back && end.at > 6.0 * 3600.0 && end.at < 6.1 * 3600.0, "{end:?}");
     }
-    // Where nothing is left to compare with, too.
-    let alone = Scene { steps: vec![("100%", Duration::from_hours(9))], ..scene };
-    let end = alone.run(&mut Gate::new(limits("1%", None), alone.length()), 1);
-    assert!(end.back && end.at > 6.0 * 3600.0 && end.at < 6.1 * 3600.0, "{end:?}");
+    // Where nothing is left to compare with, too, and later than was planned.
+    fn late(at: f64) -> f64 {
+        if at < 6.83 * 3600.0 { 0.001 } else { 0.05 }
+    }
+    let alone = Scene { candidate: late, steps: vec![("100%", Duration::from_hours(9))], ..scene };
+    for planned in [9, 1] {
+        let end = alone.run(&mut Gate::new(limits("1%", None), Duration::from_hours(planned)), 1);
+        assert!(end.back && end.at > 6.83 * 3600.0 && end.at < 6.9 * 3600.0, "{end:?}");
+    }
 }
 
 #[test]

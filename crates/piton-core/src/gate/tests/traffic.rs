@@ -80,6 +80,8 @@ pub(super) struct Times {
 pub(super) struct End {
     /// Whether it went back.
     pub(super) back: bool,
+    /// Whether a step was to end before its time.
+    pub(super) early: bool,
     /// At how many steps' ends it did not go on.
     pub(super) held: u32,
     /// When it ended, in seconds.
@@ -132,8 +134,12 @@ impl Scene {
                 if matches!(last, Verdict::RollBack(_)) {
                     return End { back: true, ..end };
                 }
+                end.early |= number < looks && matches!(last, Verdict::Continue(_));
             }
-            end.held += u32::from(!matches!(last, Verdict::Continue(_)));
+            if let Verdict::Hold(why) = last {
+                println!("{share}: {why}");
+                end.held += 1;
+            }
         }
         end
     }
