@@ -137,7 +137,9 @@ impl Scene {
                 end.early |= number < looks && matches!(last, Verdict::Continue(_));
             }
             if let Verdict::Hold(why) = last {
-                println!("{share}: {why}");
+                if cfg!(test) {
+                    println!("{share}: {why}");
+                }
                 end.held += 1;
             }
         }
