@@ -38,9 +38,10 @@ const PRIOR: f64 = 200.0;
 const ALONE: u64 = 200;
 /// Of answers within a p95 limit, at most this share may be slower than it.
 const SLOW_SHARE: f64 = 0.05;
-/// An answer is slow beside the serving release's when it takes this many times as long as nearly all of them: what nobody feels
-/// sends nothing back.
+/// An answer is slow beside the serving release's when it takes this many times as long as nearly all of them, and so much longer at least:
+/// what nobody feels sends nothing back.
 const SLOWER: f64 = 1.25;
+const FELT: Duration = Duration::from_millis(50);
 /// How many of the serving release's answers tell how long they take.
 const SAMPLES: u64 = 500;
 /// A started app is slow at first; how long that is forgiven, and for how many answers at most.
@@ -319,7 +320,7 @@ impl Gate {
     fn fix(&mut self) {
         let slow = |quantile: f64| {
             let usual = (self.usual.count() >= SAMPLES).then(|| self.usual.quantile(quantile)).flatten();
-            usual.map(|usual| usual.mul_f64(SLOWER))
+            usual.map(|usual| usual.mul_f64(SLOWER).max(usual + FELT))
         };
         (self.p95.slow, self.p99.slow) = (slow(0.95), slow(0.99));
         for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {

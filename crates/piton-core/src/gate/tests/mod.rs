@@ -334,6 +334,15 @@ fn what_is_slow_while_it_warms_up_is_forgiven() {
 }
 
 #[test]
+fn what_nobody_feels_sends_nothing_back() {
+    let times = Times { p95: 0.006, sigma: 0.5, factor: |_| 2.0, stuck: (0.0, 0.0) };
+    let scene = Scene { times: Some(times), ..Scene::usual(100.0) };
+    let scene = Scene { steps: vec![("5%", Duration::from_mins(10))], ..scene };
+    let ends = ends(&scene, limits("1%", None), 2);
+    assert!(ends.iter().all(|end| !end.back && end.held == 0), "{ends:?}");
+}
+
+#[test]
 fn what_goes_wrong_after_hours_is_found() {
     let scene = Scene { candidate: |at| if at < 6.0 * 3600.0 { 0.001 } else { 0.02 }, ..Scene::usual(100.0) };
     let ends = ends(&scene, limits("1%", None), 3);
