@@ -76,6 +76,11 @@ impl Capital {
         self.0.iter().sum()
     }
 
+    /// Tells whether so much was won that it is no chance.
+    pub(super) fn is_won(&self) -> bool {
+        self.sum() >= 1.0 / super::ALPHA
+    }
+
     /// Lets each bet grow by its factor, told as a logarithm.
     fn grow(&mut self, growth: impl Iterator<Item = f64>) {
         for (wealth, growth) in self.0.iter_mut().zip(growth) {

@@ -112,8 +112,6 @@ pub struct Gate {
     /// When the release was first seen to answer, and whether that is long enough ago for its slowness to count.
     first: Option<Duration>,
     is_warm: bool,
-    candidate: Tally,
-    stable: Tally,
     /// How long the serving release's answers take.
     usual: Latency,
     errors: Relative,
@@ -164,8 +162,6 @@ impl Gate {
             weight: 1.0,
             first: None,
             is_warm: false,
-            candidate: Tally::default(),
-            stable: Tally::default(),
             usual: Latency::default(),
             errors: Relative::new(ERRORS),
             serving: Capital::new(ERRORS.bets.len(), AT_FIRST),
@@ -182,14 +178,14 @@ impl Gate {
     pub fn enter_step(&mut self, share: Percent) {
         self.weight = share.fraction();
         self.fixed = None;
-        for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {
+        for relative in self.relatives_mut() {
             relative.step = (0, 0);
             relative.clumps.begin_anew();
         }
         for absolute in self.absolutes_mut() {
             let new = Absolute::new(absolute.limit);
             for (bet, new) in [(&mut absolute.candidate, new.candidate), (&mut absolute.stable, new.stable)] {
-                if bet.sum() >= 1.0 / ALPHA {
+                if bet.is_won() {
                     *bet = new;
                 }
             }
@@ -224,8 +220,6 @@ impl Gate {
                 limit.see(self.p95.clump, candidate.slower_than(p95), stable.slower_than(p95));
             }
         }
-        self.candidate.add(candidate.tally());
-        self.stable.add(stable.tally());
         self.usual.add(&stable.latency);
         self.passed = to;
         self.pay_in(from, to);
@@ -239,9 +233,8 @@ impl Gate {
 
     /// Judges what was seen so far.
     pub fn verdict(&self, time_has_passed: bool) -> Verdict {
-        let serving = self.absolutes().find(|(absolute, ..)| absolute.stable_fails());
-        let failing: Vec<_> =
-            self.absolutes().filter(|(absolute, ..)| absolute.candidate.sum() >= 1.0 / ALPHA).collect();
+        let serving = self.absolutes().find(|(absolute, ..)| absolute.stable.is_won());
+        let failing: Vec<_> = self.absolutes().filter(|(absolute, ..)| absolute.candidate.is_won()).collect();
         let is_suspect = |relatives: &[&Relative]| {
             !self.has_control() || relatives.iter().any(|relative| relative.capital.sum() >= SUSPECT)
         };
@@ -249,7 +242,7 @@ impl Gate {
         if let (None, Some(worst)) = (&serving, failing.iter().find(|(.., beside)| is_suspect(beside))) {
             return Verdict::RollBack(over(worst));
         }
-        if let Some(worse) = self.relatives().find(|(relative, _)| relative.capital.sum() >= 1.0 / ALPHA) {
+        if let Some(worse) = self.relatives().find(|(relative, _)| relative.capital.is_won()) {
             return Verdict::RollBack(self.worse(worse));
         }
         match (failing.first(), serving) {
@@ -272,13 +265,13 @@ impl Gate {
             }
         }
         // Where nothing is compared any more, nothing could take a suspicion back.
-        let suspects = self.relatives().filter(|_| self.has_control());
-        if let Some(worse) = suspects.into_iter().find(|(one, _)| one.capital.sum() >= SUSPECT) {
+        let mut suspects = self.relatives().filter(|_| self.has_control());
+        if let Some(worse) = suspects.find(|(one, _)| one.capital.sum() >= SUSPECT) {
             return Verdict::Hold(format!("{}, not yet beyond chance", self.worse(worse)));
         }
         // Whoever the one before still has is better off here: with a schema that it does not know, or when it has died. One
         // that has only become slower, or always was, is no reason to hurry.
-        if self.error_limit.stable_fails() && self.serving.sum() >= 1.0 / ALPHA {
+        if self.error_limit.stable.is_won() && self.serving.is_won() {
             return Verdict::Continue(format!(
                 "{} bad; the serving release fails: {} bad",
                 words(self.error_limit.seen),
@@ -293,15 +286,16 @@ impl Gate {
 
     /// Tells whether both slots are beyond a limit.
     pub fn both_fail(&self) -> bool {
-        self.serving_fails() && self.absolutes().any(|(absolute, ..)| absolute.candidate.sum() >= 1.0 / ALPHA)
+        let limits = || [&self.error_limit].into_iter().chain(&self.p95_limit);
+        limits().any(|limit| limit.stable.is_won()) && limits().any(|limit| limit.candidate.is_won())
     }
 
     /// Returns the candidate's and the stable slot's answers in one sentence.
     pub fn summary(&self) -> String {
-        let candidate = format!("{} bad", words(self.candidate));
-        match self.stable.of {
+        let candidate = format!("{} bad", words(self.errors.candidate));
+        match self.errors.stable.of {
             0 => candidate,
-            _ => format!("{candidate} (serving release: {})", words(self.stable)),
+            _ => format!("{candidate} (serving release: {})", words(self.errors.stable)),
         }
     }
 
@@ -323,10 +317,11 @@ impl Gate {
             usual.map(|usual| usual.mul_f64(SLOWER).max(usual + FELT))
         };
         (self.p95.slow, self.p99.slow) = (slow(0.95), slow(0.99));
-        for relative in [&mut self.errors, &mut self.p95, &mut self.p99] {
-            relative.fix(self.weight);
+        let weight = self.weight;
+        for relative in self.relatives_mut() {
+            relative.fix(weight);
         }
-        self.is_warm = self.candidate.of >= WARM_UP_ANSWERS
+        self.is_warm = self.errors.candidate.of >= WARM_UP_ANSWERS
             || self.first.is_some_and(|first| self.passed.saturating_sub(first) >= WARM_UP);
     }
 
@@ -338,10 +333,9 @@ impl Gate {
         if part <= 0.0 {
             return;
         }
-        for capital in
-            [&mut self.errors.capital, &mut self.p95.capital, &mut self.p99.capital, &mut self.serving]
-        {
-            capital.add(part);
+        self.serving.add(part);
+        for relative in self.relatives_mut() {
+            relative.capital.add(part);
         }
         for absolute in self.absolutes_mut() {
             absolute.candidate.add(part);
@@ -354,12 +348,12 @@ impl Gate {
         self.weight < 1.0 && (theirs > 0 || ours < ALONE)
     }
 
-    fn serving_fails(&self) -> bool {
-        self.absolutes().any(|(absolute, ..)| absolute.stable_fails())
-    }
-
     fn relatives(&self) -> impl Iterator<Item = (&Relative, Odds)> {
         [(&self.errors, ERRORS), (&self.p95, P95), (&self.p99, P99)].into_iter()
+    }
+
+    fn relatives_mut(&mut self) -> [&mut Relative; 3] {
+        [&mut self.errors, &mut self.p95, &mut self.p99]
     }
 
     /// The limits, what an answer beyond one is called, and the bets that tell whether the serving release is as bad.
@@ -455,10 +449,6 @@ impl Absolute {
         self.seen.add(candidate);
         self.seen_stable.add(stable);
         self.step.add(candidate);
-    }
-
-    fn stable_fails(&self) -> bool {
-        self.stable.sum() >= 1.0 / ALPHA
     }
 
     fn unproved(&self, what: &str, clump: f64) -> String {

@@ -59,7 +59,7 @@ fn alone(limit: f64, share: f64) -> Option<u64> {
         let bad = super::whole(super::float(*of) * share);
         let mut capital = Capital::new(above(limit).count(), AT_FIRST);
         capital.weigh(limit, above(limit), 1.0, Tally { bad, of: *of });
-        capital.sum() >= 1.0 / ALPHA
+        capital.is_won()
     })
 }
 

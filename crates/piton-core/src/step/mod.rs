@@ -255,7 +255,7 @@ kinds!(
 
 impl Step {
     /// Returns for how long the gate is to judge the release in this step.
-    fn is_judged_for(&self) -> std::time::Duration {
+    fn judged_for(&self) -> std::time::Duration {
         match self {
             Step::Shift(shift) => shift.bake,
             Step::Watch(watch) => watch.length,

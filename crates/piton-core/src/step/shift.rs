@@ -300,7 +300,7 @@ impl Bake {
     /// Takes the gate from the step before, or starts a new one.
     fn gate(&self, ctx: &Ctx<'_, '_>) -> Gate {
         let before = ctx.step_before().and_then(|step| ctx.outcome::<Outcome>(step));
-        let length = ctx.plan.steps.iter().map(|planned| planned.step.is_judged_for()).sum();
+        let length = ctx.plan.steps.iter().map(|planned| planned.step.judged_for()).sum();
         let mut gate = before.map_or_else(|| Gate::new(self.limits, length), |outcome| outcome.gate);
         gate.enter_step(self.share);
         gate

@@ -152,7 +152,7 @@ fn who_goes_on_after_a_shared_outage_is_judged_by_what_comes_then() {
         // The serving release has made up for it first, having more of the traffic.
         gate.see(SECOND, &answers(5, 0), &answers(95, 0));
     }
-    assert!(!gate.absolutes().any(|(absolute, ..)| absolute.stable_fails()));
+    assert!(!gate.absolutes().any(|(absolute, ..)| absolute.stable.is_won()));
     gate.enter_step(Percent::FULL);
     gate.see(SECOND, &answers(10, 0), &Answers::default());
     assert!(matches!(gate.verdict(false), Verdict::Hold(_)), "{:?}", gate.verdict(false));
